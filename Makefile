@@ -1,0 +1,38 @@
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+.PHONY: help build test lint verify demo bench e2e fuzz install-deps clean
+.DEFAULT_GOAL := help
+
+help: ## show this help
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## static binaries in bin/
+	script/build bin
+
+test: install-deps ## all tests, those that need root and FUSE included (PKG=./fs/... for some)
+	script/test $(PKG)
+
+lint: ## vet, format and golangci-lint
+	script/verify lint
+
+verify: ## tidy, format, lint: no diff
+	script/verify tidy lint
+
+demo: install-deps ## pull and run an image lazily and with overlayfs, side by side (IMAGE=… for a public one)
+	script/demo $(IMAGE)
+
+bench: install-deps ## the figures of the README on one node (ROUNDS=3)
+	script/bench one-node $(ROUNDS)
+
+e2e: install-deps ## the tests on a real containerd only (RUN=… for some of them)
+	script/test -run '$(or $(RUN),.)' ./script/e2e/...
+
+fuzz: ## each fuzz target for FUZZTIME (default 30s)
+	script/fuzz $(PKG)
+
+install-deps: ## what the targets above need: apt packages and pinned tools in .tools/ (repeatable)
+	@script/install-deps
+
+clean: ## remove what was built (.tools/ stays)
+	rm -rf bin out

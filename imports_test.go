@@ -1,0 +1,196 @@
+// Package dfsnapshotter_test holds what is true of the module as a whole: who
+// may import whom.
+package dfsnapshotter_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const module = "github.com/dfsnapshotter/dfsnapshotter/"
+
+// below lists, for each package of the product, the packages of the product it
+// may import. A lower layer that must call up declares a small interface, and
+// cmd connects them. A "/..." stands for the package and all below it; the
+// first entry that matches counts.
+var below = []struct {
+	pkg     string
+	imports []string
+	why     string
+}{
+	{"cmd/dfsnapshotter/...", []string{"cmd/dfsnapshotter/...", "snapshot", "fs", "fs/index", "fs/keeper", "fetcher", "fetcher/...", "p2p/..."}, "flags, configuration and wiring: it knows all parts, and no part knows it"},
+	{"snapshot", []string{"fs", "fetcher", "fetcher/origin"}, "containerd's contract; it says which layers, not where bytes come from"},
+	{"fs", []string{"fs/index", "fs/keeper", "fetcher", "fetcher/origin"}, "files from blobs; it does not know containerd"},
+	{"fs/index/indextest", []string{"fs/index"}, "test layers"},
+	{"fs/index", nil, "bytes in, bytes out"},
+	{"fs/keeper", nil, "the keeper process must stay tiny: it is what survives"},
+	{"fetcher/origin/origintest", []string{"fetcher/origin"}, "a registry with faults"},
+	{"fetcher/origin", nil, "one attempt at one registry"},
+	{"fetcher/store", nil, "bytes on disk"},
+	{"fetcher/mirror", []string{"fetcher", "fetcher/origin"}, "a front of the fetcher"},
+	{"fetcher", []string{"fetcher/store", "fetcher/origin", "p2p/peer"}, "decides where bytes come from, so it knows the sources and nobody else does"},
+	{"script/...", []string{"..."}, "tools and tests, not part of the product"},
+}
+
+// doors lists the outside technologies that have one door each.
+var doors = []struct {
+	outside string
+	through []string
+	why     string
+}{
+	{"github.com/containerd/containerd/v2/core/snapshots/...", []string{"snapshot"}, "containerd's snapshot API changes with containerd; one package follows it"},
+	{"github.com/containerd/containerd/v2/contrib/snapshotservice", []string{"snapshot"}, "the same API over gRPC"},
+	{"github.com/containerd/containerd/api/...", []string{"snapshot"}, "the same API over gRPC"},
+	{"github.com/containerd/containerd/v2/core/remotes/...", []string{"fetcher/origin"}, "hosts.toml and registry authentication"},
+	{"github.com/docker/docker-credential-helpers/...", []string{"fetcher/origin"}, "registry credentials"},
+	{"k8s.io/kubelet/...", []string{"fetcher/origin"}, "registry credentials"},
+	{"github.com/hanwen/go-fuse/v2/...", []string{"fs"}, "how the kernel asks is one package's business"},
+	{"go.etcd.io/bbolt", []string{"snapshot"}, "only containerd's snapshot storage is a database"},
+	{"github.com/containerd/stargz-snapshotter/estargz/...", []string{"fs/index"}, "layer formats"},
+	{"github.com/klauspost/compress/...", []string{"fs/index"}, "layer formats"},
+	{"google.golang.org/grpc/...", []string{"cmd/dfsnapshotter", "snapshot", "p2p/wire", "p2p/peer"}, "RPC at the edges only"},
+	{"google.golang.org/protobuf/...", []string{"p2p/wire"}, "RPC at the edges only"},
+	{"github.com/spf13/...", []string{"cmd/..."}, "flags belong to commands"},
+	{"flag", []string{"cmd/..."}, "flags belong to commands"},
+	{"github.com/pelletier/go-toml/...", []string{"cmd/..."}, "configuration files belong to commands"},
+	{"os/signal", []string{"cmd/..."}, "signals belong to commands"},
+	{"database/sql/...", []string{"cmd/dfmanager/store"}, "SQL has one owner"},
+	{"log", nil, "log/slog, injected"},
+	{"github.com/sirupsen/logrus", nil, "log/slog, injected"},
+	{"github.com/stretchr/testify/...", nil, "testing and go-cmp are enough"},
+	{"net/http/pprof", nil, "it registers itself for everybody"},
+	{"github.com/prometheus/client_golang/prometheus/promauto", nil, "metrics go to an injected Registerer, not to a global one"},
+}
+
+type listed struct {
+	ImportPath   string
+	Imports      []string
+	TestImports  []string
+	XTestImports []string
+}
+
+func list(t *testing.T) []listed {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-e", "-json=ImportPath,Imports,TestImports,XTestImports", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pkgs []listed
+	dec := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p listed
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+// matches reports whether pkg is what pattern names.
+func matches(pattern, pkg string) bool {
+	if pattern == "..." {
+		return true
+	}
+	root, tree := strings.CutSuffix(pattern, "/...")
+	return pkg == root || tree && strings.HasPrefix(pkg, root+"/")
+}
+
+func matchesAny(patterns []string, pkg string) bool {
+	for _, p := range patterns {
+		if matches(p, pkg) {
+			return true
+		}
+	}
+	return false
+}
+
+// violation checks one import of a package of the product, both without the
+// module's path where they are ours.
+func violation(pkg, imported string, ours bool) string {
+	if strings.HasPrefix(pkg, "script/") {
+		return ""
+	}
+	if ours {
+		for _, r := range below {
+			if !matches(r.pkg, pkg) {
+				continue
+			}
+			if !matchesAny(r.imports, imported) {
+				return fmt.Sprintf("%s must not import %s: %s", pkg, imported, r.why)
+			}
+			return ""
+		}
+		return fmt.Sprintf("%s imports %s and has no rule: say in below what it may import", pkg, imported)
+	}
+	for _, d := range doors {
+		if matches(d.outside, imported) && !matchesAny(d.through, pkg) {
+			return fmt.Sprintf("%s must not import %s (only %v may): %s", pkg, imported, d.through, d.why)
+		}
+	}
+	return ""
+}
+
+func TestImports(t *testing.T) {
+	t.Parallel()
+	for _, p := range list(t) {
+		pkg, ok := strings.CutPrefix(p.ImportPath, module)
+		if !ok {
+			continue // this package: it is only a test
+		}
+		for _, imported := range p.Imports {
+			name, ours := strings.CutPrefix(imported, module)
+			if v := violation(pkg, name, ours); v != "" {
+				t.Error(v)
+			}
+			if strings.HasSuffix(name, "test") && ours && !strings.HasSuffix(pkg, "test") && !strings.HasPrefix(pkg, "script/") {
+				t.Errorf("%s imports %s: test packages are for tests", pkg, name)
+			}
+		}
+		for _, imported := range append(p.TestImports, p.XTestImports...) {
+			if strings.HasPrefix(imported, "github.com/stretchr/testify") {
+				t.Errorf("tests of %s import %s: testing and go-cmp are enough", pkg, imported)
+			}
+		}
+	}
+}
+
+func TestViolation(t *testing.T) {
+	t.Parallel()
+	type imp struct {
+		pkg, imported string
+		ours          bool
+	}
+	got := map[imp]bool{}
+	want := map[imp]bool{
+		{"fs", "fs/index", true}:                                                false,
+		{"fs", "snapshot", true}:                                                true,
+		{"fs/index", "fs", true}:                                                true,
+		{"fetcher", "fs", true}:                                                 true,
+		{"unheard/of", "fs", true}:                                              true,
+		{"cmd/dfsnapshotter", "snapshot", true}:                                 false,
+		{"fs", "github.com/hanwen/go-fuse/v2/fuse", false}:                      false,
+		{"snapshot", "github.com/hanwen/go-fuse/v2/fuse", false}:                true,
+		{"fs", "github.com/containerd/containerd/v2/core/snapshots", false}:     true,
+		{"fetcher", "flag", false}:                                              true,
+		{"fetcher", "log/slog", false}:                                          false,
+		{"script/images", "flag", false}:                                        false,
+		{"snapshot", "github.com/containerd/containerd/v2/core/mount", false}:   false,
+		{"fs/keeper", "github.com/hanwen/go-fuse/v2/fuse", false}:               true,
+		{"fetcher/origin", "github.com/containerd/containerd/v2/core/x", false}: false,
+	}
+	for i := range want {
+		got[i] = violation(i.pkg, i.imported, i.ours) != ""
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
