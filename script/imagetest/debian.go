@@ -71,7 +71,14 @@ func (img *Image) saveWhole(dir string) error {
 // recipe itself.
 func (r recipe) key(debs [][]string) string {
 	// The number counts changes of how layers are made.
-	return digest.FromString(fmt.Sprint("2", debs, r)).Encoded()[:12]
+	names := []any{"2", r}
+	for _, files := range debs {
+		for _, f := range files {
+			names = append(names, filepath.Base(f))
+		}
+		names = append(names, "/")
+	}
+	return digest.FromString(fmt.Sprint(names...)).Encoded()[:12]
 }
 
 // download fetches the packages and returns the files for each layer.

@@ -28,7 +28,7 @@ var base = debLayer{
 }
 
 // tools are what an image of a language usually brings along.
-var tools = debLayer{packages: []string{"curl", "file", "git", "make", "openssh-client", "procps", "wget", "xz-utils"}, setup: "ldconfig"}
+var tools = debLayer{packages: []string{"curl", "file", "git", "make", "openssh-client", "xz-utils"}, setup: "ldconfig"}
 
 // recipes are the images that Debian makes. Each prints "ready" when it is up.
 var recipes = map[string]recipe{
