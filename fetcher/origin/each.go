@@ -1,0 +1,87 @@
+package origin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// each asks the hosts of a repository for one blob, in order, until one
+// succeeds.
+func (c *Client) each(ctx context.Context, q query, ask func(*host) error) error {
+	r, err := c.registry(q.repo.Host, time.Now())
+	if err != nil {
+		return err
+	}
+	var failed failures
+	for _, h := range r.inOrder(q.key(), time.Now()) {
+		err := ask(h)
+		if err == nil {
+			h.succeeded()
+			return nil
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		err = fmt.Errorf("%s: %w", h.base.Host, err)
+		c.note(h, q, err, len(r.hosts) > 1)
+		failed = append(failed, failure{h, err})
+	}
+	if len(failed) == 1 {
+		return failed[0].err
+	}
+	return failed
+}
+
+// note remembers what a host's failure means for the next request.
+func (c *Client) note(h *host, q query, err error, others bool) {
+	var unavailable *UnavailableError
+	switch {
+	case errors.As(err, &unavailable):
+		if h.failed(unavailable, time.Now()) && others {
+			c.cfg.Log.Warn("a host of the registry does not answer, asking the others first", "registry", q.repo.Host, "host", h.base.Host, "err", err)
+		}
+	case errors.Is(err, ErrNotFound) && !h.server:
+		h.absent.put(q.key(), struct{}{}, time.Now().Add(time.Minute))
+	}
+}
+
+type failure struct {
+	host *host
+	err  error
+}
+
+// failures is what several hosts answered, as one error: it names them all
+// and counts as the one that tells best what to do.
+type failures []failure
+
+func (f failures) Error() string {
+	var b strings.Builder
+	for i, e := range f {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(e.err.Error())
+	}
+	return b.String()
+}
+
+// Unwrap returns the failure to act on: the server's word on absence is
+// final, else a host that may come back is worth waiting for, else what the
+// last one said counts.
+func (f failures) Unwrap() error {
+	for _, e := range f {
+		if e.host.server && errors.Is(e.err, ErrNotFound) {
+			return e.err
+		}
+	}
+	for _, e := range f {
+		var unavailable *UnavailableError
+		if errors.As(e.err, &unavailable) {
+			return e.err
+		}
+	}
+	return f[len(f)-1].err
+}

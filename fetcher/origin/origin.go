@@ -1,0 +1,107 @@
+package origin
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Repo names a repository of a registry, the two parts as they stand in an
+// image name: "docker.io" and "library/python".
+type Repo struct {
+	Host string // with the port, if the image name has one
+	Path string
+}
+
+// String returns the repository's name as in an image reference.
+func (r Repo) String() string { return r.Host + "/" + r.Path }
+
+// Config says how a Client reaches registries. The zero value reaches public
+// registries directly and anonymously.
+type Config struct {
+	// HostsDir is the root of a hosts.toml tree, such as
+	// /etc/containerd/certs.d. It may be missing. Changes below it are
+	// noticed within seconds.
+	HostsDir string
+	// Proxy chooses the proxy of a request, as http.Transport does; nil means
+	// none. It is used for token servers and redirect targets as well.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Credentials are asked when a host wants to know who asks; nil means
+	// that all access is anonymous.
+	Credentials Credentials
+
+	Log        *slog.Logger          // nil discards
+	Registerer prometheus.Registerer // nil registers nowhere
+	UserAgent  string                // "" means dfsnapshotter
+
+	// DialTimeout bounds making a connection where hosts.toml has no
+	// dial_timeout; 0 means 10 s.
+	DialTimeout time.Duration
+	// HeaderTimeout bounds the time between a request and the first byte of
+	// its answer; 0 means 20 s. The body has no limit: its reader decides.
+	HeaderTimeout time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.UserAgent == "" {
+		c.UserAgent = "dfsnapshotter"
+	}
+	if c.DialTimeout == 0 {
+		c.DialTimeout = 10 * time.Second
+	}
+	if c.HeaderTimeout == 0 {
+		c.HeaderTimeout = 20 * time.Second
+	}
+	if c.Credentials == nil {
+		c.Credentials = Chain(c.Log)
+	}
+	return c
+}
+
+// Client reads from registries. Its methods may be called concurrently.
+type Client struct {
+	cfg     Config
+	metrics *metrics
+
+	ctx    context.Context // ends token requests when the client closes
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup // token requests
+
+	mu         sync.Mutex
+	registries map[string]*registry // by host of the image name; guarded by mu
+}
+
+// New returns a client. Close releases it.
+func New(cfg Config) (*Client, error) {
+	cfg = cfg.withDefaults()
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{cfg: cfg, metrics: m, registries: map[string]*registry{}}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	return c, nil
+}
+
+var errClosed = errors.New("origin: client is closed")
+
+// Close ends token requests under way and closes idle connections. Bodies
+// that are still open stay readable.
+func (c *Client) Close() {
+	c.cancel(errClosed)
+	c.wg.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range c.registries {
+		r.closeIdle()
+	}
+}

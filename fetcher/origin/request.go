@@ -1,0 +1,191 @@
+package origin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	maxRedirects = 5
+	// maxTries bounds how often one request is sent with other credentials.
+	maxTries = 12
+	// placeLife is how long a redirect is used again. Registries sign for
+	// longer; a place that refuses earlier is forgotten at once.
+	placeLife = 5 * time.Minute
+)
+
+// query is what one Blob or Document call wants of every host it asks.
+type query struct {
+	kind   string
+	repo   Repo
+	digest digest.Digest
+	accept []string
+	span   string // value of Range, "" for all
+}
+
+func newQuery(kind string, repo Repo, d digest.Digest) (query, error) {
+	q := query{kind: kind, repo: repo, digest: d}
+	if err := d.Validate(); err != nil {
+		return q, fmt.Errorf("%q: %w", d, err)
+	}
+	if _, err := reference.WithName(repo.String()); err != nil || repo.Host == "" || strings.Contains(repo.Host, "/") {
+		return q, fmt.Errorf("%q is not the name of a repository", repo)
+	}
+	return q, nil
+}
+
+func (q query) key() memoKey { return memoKey{q.repo.Path, q.digest} }
+
+// url returns where a host has what is asked for.
+func (q query) url(h *host) *url.URL {
+	u := h.base
+	part := "/blobs/"
+	if q.kind == kindManifest {
+		part = "/manifests/"
+	}
+	u.Path += "/" + q.repo.Path + part + q.digest.String()
+	return &u
+}
+
+// get sends q to a host, logs in where it asks for that, and follows where it
+// sends us. The answer is one with status 200 or 206.
+func (c *Client) get(ctx context.Context, h *host, q query) (*http.Response, error) {
+	if place, ok := h.places.get(q.key(), time.Now()); ok {
+		resp, err := c.follow(ctx, h, q, place, "")
+		if err == nil || ctx.Err() != nil || tooMany(err) {
+			return resp, err
+		}
+		h.places.drop(q.key()) // a new one may be signed anew, or be elsewhere
+	}
+	resp, auth, err := c.login(ctx, h, q)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode/100 != 3 {
+		return checked(resp)
+	}
+	place, err := location(resp)
+	if err != nil {
+		return nil, err
+	}
+	resp, err = c.follow(ctx, h, q, place, auth)
+	if err == nil && q.kind == kindBlob && !sameOrigin(place, &h.base) {
+		h.places.put(q.key(), place, time.Now().Add(placeLife))
+	}
+	return resp, err
+}
+
+func tooMany(err error) bool {
+	var e *UnavailableError
+	return errors.As(err, &e) && e.Status == http.StatusTooManyRequests
+}
+
+// login sends q to the host with the credentials it accepts, and returns its
+// answer and the Authorization it accepted.
+func (c *Client) login(ctx context.Context, h *host, q query) (*http.Response, string, error) {
+	s := h.session(c, q.repo.Path)
+	g, err := s.current(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	for range maxTries {
+		resp, err := c.send(ctx, h, q, q.url(h), g.authorization(), true)
+		if err != nil {
+			return nil, "", err
+		}
+		if resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusForbidden {
+			g.accepted()
+			return resp, g.authorization(), nil
+		}
+		if g, err = s.renew(ctx, g, resp); err != nil {
+			return nil, "", err
+		}
+	}
+	return nil, "", fmt.Errorf("%w: the registry refuses each token that it gave", ErrUnauthorized)
+}
+
+// follow reads from where a host sent us. Its Authorization and extra headers
+// go to that host only.
+func (c *Client) follow(ctx context.Context, h *host, q query, u *url.URL, auth string) (*http.Response, error) {
+	for range maxRedirects {
+		own := sameOrigin(u, &h.base)
+		if !own {
+			auth = ""
+		}
+		resp, err := c.send(ctx, h, q, u, auth, own)
+		if err != nil {
+			return nil, err
+		}
+		switch code := resp.StatusCode; {
+		case code/100 == 3:
+			if u, err = location(resp); err != nil {
+				return nil, err
+			}
+		case !own && (code == http.StatusUnauthorized || code == http.StatusForbidden):
+			// Not about our credentials: the link is bad or has expired.
+			return nil, &UnavailableError{Status: code, Err: fmt.Errorf("blob store %s that the registry named: status %d%s", u.Host, code, errorText(resp))}
+		default:
+			return checked(resp)
+		}
+	}
+	return nil, fmt.Errorf("%w: more than %d redirects", ErrResponse, maxRedirects)
+}
+
+// send makes one HTTP request. own says that u is the host itself.
+func (c *Client) send(ctx context.Context, h *host, q query, u *url.URL, auth string, own bool) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrResponse, netError(ctx, err))
+	}
+	if own {
+		for k, values := range h.header {
+			for _, v := range values {
+				req.Header.Add(k, v)
+			}
+		}
+	}
+	req.Header.Set("User-Agent", c.cfg.UserAgent)
+	req.Header.Set("Accept-Encoding", "identity") // ranges are of the blob's bytes
+	if auth != "" {
+		req.Header.Set("Authorization", auth)
+	}
+	if q.span != "" {
+		req.Header.Set("Range", q.span)
+	}
+	for _, t := range q.accept {
+		req.Header.Add("Accept", t)
+	}
+	resp, err := h.client.Do(req)
+	err = netError(ctx, err)
+	c.metrics.answered(q.kind, resp, err)
+	return resp, err
+}
+
+// checked turns an answer that is neither 200 nor 206 into an error.
+func checked(resp *http.Response) (*http.Response, error) {
+	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent {
+		return resp, nil
+	}
+	return nil, statusError(resp, time.Now())
+}
+
+// location returns where an answer redirects to, and closes its body.
+func location(resp *http.Response) (*url.URL, error) {
+	resp.Body.Close()
+	u, err := resp.Location()
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		return nil, fmt.Errorf("%w: status %d without a usable Location", ErrResponse, resp.StatusCode)
+	}
+	return u, nil
+}
+
+// sameOrigin tells whether two addresses are of one server.
+func sameOrigin(a, b *url.URL) bool { return a.Scheme == b.Scheme && a.Host == b.Host }
