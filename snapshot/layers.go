@@ -2,18 +2,21 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 )
 
-// Repo names a repository of a registry as image names do: Host "docker.io",
-// Path "library/python".
-type Repo struct{ Host, Path string }
+// ErrForeign means that a layer is of a kind that is not served here, such as
+// an encrypted one. Its image is left to containerd.
+var ErrForeign = errors.New("kind of layer is not served")
 
 // Want describes a layer as its image's manifest and config describe it.
 type Want struct {
-	Repo   Repo
+	Repo   origin.Repo
 	Desc   ocispec.Descriptor // of the layer in the manifest, annotations included
 	DiffID digest.Digest      // from the config
 }
@@ -36,6 +39,7 @@ type Below struct {
 // Form says which directories Paths may answer with.
 type Form int
 
+// The forms.
 const (
 	AnyForm   Form = iota // each layer as it is at the moment: plain, or lazy through a FUSE session
 	OneForm               // for id mappings: all plain, or all from the one session that can be id-mapped
@@ -50,10 +54,11 @@ type Layers interface {
 	// Resolve returns the layer that w describes. It comes back when the layer
 	// is lazily readable or unpacked, which can take as long as a download.
 	//
-	// ErrUnreadable means that no credentials here may read the blob, and
-	// ErrUnavailable that no source has answered: containerd may do better.
-	// ErrForeign means that the blob is of a kind that is not served. Any other
-	// error is final for this content, such as a wrong digest.
+	// origin.ErrUnauthorized and origin.ErrNotFound mean that no credentials
+	// here may read the blob, *origin.UnavailableError that no source has
+	// answered within the retry budget, ErrForeign that the blob is of a kind
+	// that is not served. Any other error is final for this content, such as
+	// a wrong digest.
 	Resolve(ctx context.Context, w Want) (uint32, error)
 
 	// Place gives the folders that layer id only implies the owner, mode and
@@ -79,5 +84,5 @@ type Layers interface {
 // Images reads manifests (manifest true) and configs by digest, verified and at
 // most 4 MiB long, with their media type. Errors are those of Layers.Resolve.
 type Images interface {
-	Document(ctx context.Context, repo Repo, d digest.Digest, manifest bool) (data []byte, mediaType string, err error)
+	Document(ctx context.Context, repo origin.Repo, d digest.Digest, manifest bool) (data []byte, mediaType string, err error)
 }

@@ -1,0 +1,99 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+)
+
+// create makes an active snapshot or a view with a directory of its own.
+func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, parent string, labels map[string]string) ([]mount.Mount, error) {
+	chain, err := s.catalog.chain(parent)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := newIDMap(labels)
+	if err != nil {
+		return nil, err
+	}
+	below, err := s.below(chain)
+	if err != nil {
+		return nil, err
+	}
+	uid, gid, err := s.owner(below, ids)
+	if err != nil {
+		return nil, err
+	}
+	// May have to wait for layers, so it comes before there is anything to undo.
+	lower, ids, err := s.lowerdirs(ctx, below, ids)
+	if err != nil {
+		return nil, edge(err)
+	}
+	var id string
+	err = s.update(ctx, func(ctx context.Context) (func(), error) {
+		snap, err := storage.CreateSnapshot(ctx, kind, key, parent, snapshots.WithLabels(labels))
+		if err != nil {
+			return nil, fmt.Errorf("create snapshot: %w", err)
+		}
+		id = snap.ID
+		if err := s.makeDir(id, kind, uid, gid); err != nil {
+			return nil, fmt.Errorf("create snapshot %s: %w", key, err)
+		}
+		return s.adds(id, snapshots.Info{Name: key, Parent: parent, Kind: kind, Labels: labels}), nil
+	})
+	if err != nil {
+		return nil, err // a directory without metadata is removed by Cleanup
+	}
+	return s.mounts(id, kind, lower, ids), nil
+}
+
+// makeDir makes s/<id>. What is there already was left by a transaction that
+// did not succeed, and is put aside for Cleanup.
+func (s *Snapshotter) makeDir(id string, kind snapshots.Kind, uid, gid int) error {
+	dir := filepath.Join(s.snapshotDir(), id)
+	if _, err := s.setAside(id); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	// The umask must not take from what the container's root directory allows.
+	upper := s.upperPath(id)
+	if err := errors.Join(os.Mkdir(upper, 0o755), os.Chmod(upper, 0o755), os.Lchown(upper, uid, gid)); err != nil {
+		return err
+	}
+	if kind != snapshots.KindActive {
+		return nil
+	}
+	return os.Mkdir(s.workPath(id), 0o711)
+}
+
+// owner returns whom the directory of a snapshot belongs to, as it is seen at
+// the top of the container's tree: the container's root user, or the owner of
+// the layer below.
+func (s *Snapshotter) owner(below []Below, ids idMap) (uid, gid int, err error) {
+	if ids.set() {
+		return ids.root()
+	}
+	if len(below) == 0 {
+		return os.Geteuid(), os.Getegid(), nil
+	}
+	return s.ownerOf(below[0])
+}
+
+func (s *Snapshotter) ownerOf(b Below) (uid, gid int, err error) {
+	if b.Layer != 0 {
+		l, ok := s.layers.Layer(b.Layer)
+		if !ok {
+			return 0, 0, s.missing(b)
+		}
+		return int(l.UID), int(l.GID), nil
+	}
+	return dirOwner(b.Dir)
+}
