@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -59,7 +60,7 @@ func (w *walk) xattrs(p string) {
 	pa, pb := filepath.Join(w.a, p), filepath.Join(w.b, p)
 	a, errA := listXattrs(pa)
 	b, errB := listXattrs(pb)
-	if errA != errB {
+	if message(errA) != message(errB) {
 		w.differ(p, "xattr list", message(errA), message(errB))
 		return
 	}
@@ -85,7 +86,7 @@ func union(a, b []string) []string {
 
 func listXattrs(p string) ([]string, error) {
 	buf, err := grow(func(b []byte) (int, error) { return unix.Llistxattr(p, b) })
-	if err == unix.ENOTSUP {
+	if errors.Is(err, unix.ENOTSUP) {
 		err = nil
 	}
 	if err != nil || len(buf) == 0 {
@@ -108,9 +109,9 @@ func grow(read func([]byte) (int, error)) ([]byte, error) {
 		buf := make([]byte, size)
 		n, err := read(buf)
 		switch {
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 			size /= 4
-		case err == unix.ERANGE && size < 1<<20:
+		case errors.Is(err, unix.ERANGE) && size < 1<<20:
 		case err != nil:
 			return nil, err
 		default:

@@ -3,6 +3,7 @@ package compare
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -77,7 +78,7 @@ func rehash(sums [2]hash.Hash, fa, fb *os.File, off int64) error {
 }
 
 func ended(err error) bool {
-	return err == nil || err == io.EOF || err == io.ErrUnexpectedEOF
+	return err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 func firstDifference(a, b []byte) int64 {

@@ -122,8 +122,8 @@ func (r *reader) step() (*Difference, error) {
 	}
 	defer fa.Close()
 	fb, err := os.Open(filepath.Join(r.b, f.path))
-	if err != nil {
-		return &Difference{f.path, "open", "ok", err.Error()}, nil
+	if d := failure(f.path, "open", err); d != nil {
+		return d, nil
 	}
 	defer fb.Close()
 	off := r.rnd.Int64N(f.size)
@@ -164,8 +164,8 @@ func parted(f file, off int64, a, b []byte) *Difference {
 // mapped compares some pages of a file through page faults.
 func (r *reader) mapped(f file, fa, fb *os.File) (diff *Difference, err error) {
 	m, err := unix.Mmap(int(fb.Fd()), 0, int(f.size), unix.PROT_READ, unix.MAP_PRIVATE)
-	if err != nil {
-		return &Difference{f.path, "mmap", "ok", err.Error()}, nil
+	if d := failure(f.path, "mmap", err); d != nil {
+		return d, nil
 	}
 	defer func() { err = errors.Join(err, unix.Munmap(m)) }()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -208,8 +208,8 @@ func (r *reader) look(dir string) (*Difference, error) {
 		if err := lstat(filepath.Join(r.a, p), &a); err != nil {
 			return nil, err
 		}
-		if err := lstat(filepath.Join(r.b, p), &b); err != nil {
-			return &Difference{p, "stat", "ok", err.Error()}, nil
+		if d := failure(p, "stat", lstat(filepath.Join(r.b, p), &b)); d != nil {
+			return d, nil
 		}
 		if e.IsDir() {
 			a.Nlink = b.Nlink // see Options.IgnoreDirNlink
@@ -222,4 +222,12 @@ func (r *reader) look(dir string) (*Difference, error) {
 		}
 	}
 	return nil, nil
+}
+
+// failure is what b alone cannot do.
+func failure(path, what string, err error) *Difference {
+	if err == nil {
+		return nil
+	}
+	return &Difference{path, what, "ok", message(err)}
 }
