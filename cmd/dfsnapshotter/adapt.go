@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
+	"github.com/dfsnapshotter/dfsnapshotter/fs"
+	"github.com/dfsnapshotter/dfsnapshotter/snapshot"
+)
+
+// layers makes an fs.FS what package snapshot asks for.
+type layers struct{ fs *fs.FS }
+
+func (s layers) Resolve(ctx context.Context, w snapshot.Want) (uint32, error) {
+	l, err := s.fs.Resolve(ctx, fs.Want{
+		Desc: w.Desc, DiffID: w.DiffID,
+		Ref: fetcher.Ref{Digest: w.Desc.Digest, Size: w.Desc.Size, Repo: w.Repo},
+	})
+	if err != nil {
+		return 0, err
+	}
+	return l.ID(), nil
+}
+
+func (s layers) Place(ctx context.Context, id uint32, below []snapshot.Below) (uint32, error) {
+	l, err := s.layer(id)
+	if err != nil {
+		return 0, err
+	}
+	lower := make([]fs.Below, len(below))
+	for i, b := range below {
+		if b.Dir != "" {
+			lower[i].Dir = b.Dir
+		} else if lower[i].Layer, err = s.layer(b.Layer); err != nil {
+			return 0, err
+		}
+	}
+	if l, err = s.fs.Place(ctx, l, lower); err != nil {
+		return 0, err
+	}
+	return l.ID(), nil
+}
+
+func (s layers) layer(id uint32) (*fs.Layer, error) {
+	l, ok := s.fs.Layer(id)
+	if !ok {
+		return nil, fmt.Errorf("layer %d is not on this host", id)
+	}
+	return l, nil
+}
+
+func (s layers) Paths(ctx context.Context, ids []uint32, form snapshot.Form) ([]string, error) {
+	return s.fs.Paths(ctx, ids, fs.Form(form))
+}
+
+func (s layers) Layer(id uint32) (snapshot.Layer, bool) {
+	l, ok := s.fs.Layer(id)
+	if !ok {
+		return snapshot.Layer{}, false
+	}
+	size, inodes := l.Usage()
+	uid, gid := l.Owner()
+	return snapshot.Layer{Size: size, Inodes: inodes, UID: uid, GID: gid}, true
+}
+
+func (s layers) List() []uint32 { return s.fs.IDs() }
+
+func (s layers) Remove(ctx context.Context, id uint32) error { return s.fs.Remove(ctx, id) }
+
+// images reads manifests and configs.
+type images struct{ fetcher *fetcher.Fetcher }
+
+func (i images) Document(ctx context.Context, repo origin.Repo, d digest.Digest, manifest bool) ([]byte, string, error) {
+	return i.fetcher.Document(ctx, repo, d, manifest)
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/net/http/httpproxy"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
+	"github.com/dfsnapshotter/dfsnapshotter/fs"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
+	"github.com/dfsnapshotter/dfsnapshotter/snapshot"
+)
+
+// quiet is how long no reader must have waited before filling goes on.
+const quiet = 2 * time.Second
+
+// node is the daemon: its parts in the order in which they are opened.
+type node struct {
+	cfg  Config
+	log  *slog.Logger
+	reg  *prometheus.Registry
+	lock *os.File
+
+	debug   *debugServer
+	keeper  *keeper.Client
+	origin  *origin.Client
+	fetcher *fetcher.Fetcher
+	fs      *fs.FS
+	sn      *snapshot.Snapshotter
+	status  *debugServer
+}
+
+// runDaemon serves until ctx ends.
+func runDaemon(ctx context.Context, c Config, configFile string, log *slog.Logger) (err error) {
+	n := &node{cfg: c, log: log, reg: prometheus.NewRegistry()}
+	n.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	defer func() { err = errors.Join(err, n.close()) }()
+	if err := n.open(ctx, configFile); err != nil {
+		return err
+	}
+	return n.serve(ctx)
+}
+
+func (n *node) open(ctx context.Context, configFile string) (err error) {
+	c := n.cfg
+	if err := n.own(); err != nil {
+		return err
+	}
+	if n.debug, err = openDebug("tcp", c.Debug.Listen, n.debugRoutes()); err != nil {
+		return err
+	}
+	if n.keeper, err = n.openKeeper(ctx, configFile); err != nil {
+		return err
+	}
+	if n.origin, err = n.openOrigin(); err != nil {
+		return err
+	}
+	limit, err := cacheLimit(c)
+	if err != nil {
+		return err
+	}
+	n.fetcher, err = fetcher.New(fetcher.Config{
+		Dir: filepath.Join(c.Root, "blobs"), Max: limit, Origin: n.origin, Log: n.log, Registerer: n.reg,
+	})
+	if err != nil {
+		return err
+	}
+	n.fs, err = fs.Open(ctx, fs.Config{
+		Root: c.Root, Fetcher: n.fetcher, Keeper: n.keeper, Relay: c.Relay, Unproven: c.Lazy.Unproven,
+		Quiet: quiet, Log: n.log, Metrics: n.reg,
+	})
+	if err != nil {
+		return err
+	}
+	n.sn, err = snapshot.New(snapshot.Config{
+		Root: c.Root, Layers: layers{n.fs}, Images: images{n.fetcher}, Log: n.log, Registerer: n.reg,
+	})
+	if err != nil {
+		return err
+	}
+	n.status, err = openDebug("unix", c.statusSocket(), n.statusRoutes())
+	return err
+}
+
+// own makes sure that no other daemon uses the root or the socket.
+func (n *node) own() error {
+	c := n.cfg
+	if err := os.MkdirAll(c.Root, 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(c.Root, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return fmt.Errorf("root %s is in use by another dfsnapshotter: stop it, or set another root", c.Root)
+	}
+	n.lock = f
+	return freeSocket(c.Address)
+}
+
+// freeSocket removes a socket that nobody listens on.
+func freeSocket(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return err
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		_ = conn.Close()
+		return fmt.Errorf("socket %s is in use by a live process: stop it, or set another address", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (n *node) openKeeper(ctx context.Context, configFile string) (*keeper.Client, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	start := []string{self, "keeper", "--detach", "--socket", n.cfg.keeperSocket()}
+	if configFile != "" {
+		start = append(start, "--config", configFile)
+	}
+	if n.cfg.Relay {
+		start = append(start, "--relay")
+	}
+	return keeper.Open(ctx, keeper.ClientConfig{Socket: n.cfg.keeperSocket(), Start: start, Log: n.log})
+}
+
+func (n *node) openOrigin() (*origin.Client, error) {
+	c := n.cfg.Registry
+	sources := []origin.Credentials{origin.DockerConfig(c.DockerConfig, n.log)}
+	if c.CredentialProvider != "" {
+		p, err := origin.KubeletProviders(c.CredentialProvider, c.CredentialBin, n.log)
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, p)
+	}
+	return origin.New(origin.Config{
+		HostsDir: c.HostsDir, Proxy: proxy(c.Proxy), Credentials: origin.Chain(n.log, sources...),
+		Log: n.log, Registerer: n.reg, UserAgent: "dfsnapshotter/" + version,
+	})
+}
+
+// proxy is the one configured, or else the environment's.
+func proxy(configured string) func(*http.Request) (*url.URL, error) {
+	env := httpproxy.FromEnvironment()
+	if configured != "" {
+		env.HTTPProxy, env.HTTPSProxy = configured, configured
+	}
+	f := env.ProxyFunc()
+	return func(r *http.Request) (*url.URL, error) { return f(r.URL) }
+}
+
+// cacheLimit is the configured size, but at most a fifth of the file system.
+func cacheLimit(c Config) (int64, error) {
+	limit, err := parseSize(c.Cache.Max)
+	if err != nil {
+		return 0, err
+	}
+	var s unix.Statfs_t
+	if err := unix.Statfs(c.Root, &s); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: c.Root, Err: err}
+	}
+	return min(limit, int64(s.Blocks)*s.Bsize/5), nil
+}
+
+// serve answers containerd until ctx ends.
+func (n *node) serve(ctx context.Context) error {
+	ln, err := net.Listen("unix", n.cfg.Address)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(n.cfg.Address, 0o600); err != nil {
+		_ = ln.Close()
+		return err
+	}
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(16<<20), grpc.MaxSendMsgSize(16<<20))
+	snapshot.Register(server, n.sn)
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(ln) }()
+	n.debug.setReady(true)
+	n.log.Info("ready", "address", n.cfg.Address, "root", n.cfg.Root, "version", version)
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		n.log.Warn("tell systemd", "err", err)
+	}
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	n.log.Info("stopping; the keeper holds the mounts")
+	n.debug.setReady(false)
+	stopServer(server)
+	<-failed
+	return nil
+}
+
+// stopServer lets calls under way end, for a while: containerd repeats them.
+func stopServer(s *grpc.Server) {
+	t := time.AfterFunc(3*time.Second, s.Stop)
+	defer t.Stop()
+	s.GracefulStop()
+}
+
+// close ends the parts in reverse order.
+func (n *node) close() error {
+	var errs []error
+	if n.status != nil {
+		errs = append(errs, n.status.close())
+	}
+	if n.sn != nil {
+		errs = append(errs, n.sn.Close())
+	}
+	if n.fs != nil {
+		errs = append(errs, n.fs.Close())
+	}
+	if n.fetcher != nil {
+		errs = append(errs, n.fetcher.Close())
+	}
+	if n.origin != nil {
+		n.origin.Close()
+	}
+	if n.keeper != nil {
+		errs = append(errs, n.keeper.Close())
+	}
+	if n.debug != nil {
+		errs = append(errs, n.debug.close())
+	}
+	if n.lock != nil {
+		errs = append(errs, n.lock.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
+)
+
+func keeperCommand(o *options) *cobra.Command {
+	var socket string
+	var relay, detach bool
+	cmd := &cobra.Command{
+		Use:   "keeper",
+		Short: "Hold the FUSE mounts while the daemon is dead or being upgraded",
+		Long: `The keeper holds the mounts' /dev/fuse descriptors, so that reads wait for the
+daemon's return instead of failing. The daemon starts one if there is none.`,
+		Args: cobra.NoArgs,
+	}
+	cmd.PersistentFlags().StringVar(&socket, "socket", "", "the keeper's socket (default: keeper.sock beside the configured address)")
+	cmd.Flags().BoolVar(&relay, "relay", false, "stay between kernel and daemon even where the kernel can resend requests")
+	cmd.Flags().BoolVar(&detach, "detach", false, "leave the terminal session and the cgroup of the process that started it")
+	where := func() (string, error) {
+		if socket != "" {
+			return socket, nil
+		}
+		c, err := o.load()
+		return c.keeperSocket(), err
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		log, err := o.logger(cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		path, err := where()
+		if err != nil {
+			return err
+		}
+		return keeper.Run(cmd.Context(), keeper.Config{Socket: path, Relay: relay, Detach: detach, Log: log})
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "abort",
+		Short: "Free readers that hang because no daemon comes back: they get ENOTCONN",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := o.logger(cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			path, err := where()
+			if err != nil {
+				return err
+			}
+			names, err := keeper.Abort(cmd.Context(), path, log)
+			for _, n := range names {
+				fmt.Fprintln(cmd.OutOrStdout(), "aborted", n)
+			}
+			return err
+		},
+	})
+	return cmd
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fs"
+)
+
+func statusCommand(o *options) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "status", Short: "Show what each layer is doing", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := o.load()
+			if err != nil {
+				return err
+			}
+			list, err := askStatus(cmd.Context(), c.statusSocket())
+			if err != nil {
+				return fmt.Errorf("ask the daemon: %w; is it running?", err)
+			}
+			if asJSON {
+				e := json.NewEncoder(cmd.OutOrStdout())
+				e.SetIndent("", "  ")
+				return e.Encode(list)
+			}
+			return printStatus(cmd.OutOrStdout(), list)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func askStatus(ctx context.Context, socket string) ([]fs.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	client := http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		},
+		DisableKeepAlives: true,
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://daemon/v1/layers", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", socket, resp.Status)
+	}
+	list := []fs.Status{}
+	return list, json.NewDecoder(resp.Body).Decode(&list)
+}
+
+func printStatus(w io.Writer, list []fs.Status) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(t, "LAYER\tBLOB\tREPOSITORY\tKIND\tSIZE\tSTATE\tFILLED\tFROM ORIGIN\tFROM DISK\tNOTE")
+	for _, s := range list {
+		part := 100.0
+		if s.Chunks > 0 {
+			part = 100 * float64(s.Filled) / float64(s.Chunks)
+		}
+		_, _ = fmt.Fprintf(t, "%d\t%.12s\t%s\t%s\t%s\t%s\t%.0f %%\t%s\t%s\t%s\n", s.ID, s.Blob.Encoded(), s.Repo, s.Kind,
+			size(s.Size), s.State, part, size(s.Sources.Origin), size(s.Sources.Store), s.Reason)
+	}
+	return t.Flush()
+}
+
+func size(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+	return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+}

@@ -1,0 +1,182 @@
+package fs
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+)
+
+// minFree is the part of the file system that filling leaves free, in percent.
+const minFree = 15
+
+const (
+	backgroundRun = 4 << 20          // blob bytes filled between two looks at what else is going on
+	retryAfter    = 30 * time.Second // pause after a layer could not be filled
+	fullFor       = 10 * time.Second // how long a full disk stops filling
+)
+
+// wake makes the background look for work.
+func (f *FS) wake() {
+	select {
+	case f.kick <- struct{}{}:
+	default:
+	}
+}
+
+// background fills and completes layers, one after the other, oldest first,
+// while no reader waits.
+func (f *FS) background() {
+	for f.ctx.Err() == nil {
+		pause := time.Hour
+		for _, l := range f.unfinished() {
+			err := l.fill(f.ctx)
+			if err == nil || errors.Is(err, errRemoved) || f.ctx.Err() != nil {
+				continue
+			}
+			l.mu.Lock()
+			l.failure = err
+			l.mu.Unlock()
+			pause = retryAfter
+			if !errors.Is(err, errLowSpace) {
+				l.log().Warn("filling stopped; trying again later", "err", err)
+			}
+		}
+		select {
+		case <-f.ctx.Done():
+		case <-f.kick:
+		case <-time.After(pause):
+		}
+	}
+}
+
+// unfinished returns the layers with work left to do, oldest first.
+func (f *FS) unfinished() []*Layer {
+	var ls []*Layer
+	for _, l := range f.all() {
+		l.mu.Lock()
+		todo := l.rec.Placed && l.rec.Refused == "" && !l.complete.Load()
+		l.mu.Unlock()
+		if todo {
+			ls = append(ls, l)
+		}
+	}
+	slices.SortFunc(ls, func(a, b *Layer) int { return cmp.Compare(a.id, b.id) })
+	return ls
+}
+
+var errLowSpace = errors.New("less than 15 % of the disk is free")
+
+// fill brings what the layer lacks, in the blob's order, and completes it.
+func (l *Layer) fill(ctx context.Context) error {
+	for {
+		done, err := l.fillRun(ctx)
+		if err != nil {
+			return err
+		}
+		if done {
+			break
+		}
+	}
+	start := time.Now()
+	if err := l.finalize(ctx); err != nil {
+		return err
+	}
+	l.log().Info("layer complete", "took", time.Since(start))
+	return nil
+}
+
+// fillRun fills one run and reports whether nothing is missing any more.
+func (l *Layer) fillRun(ctx context.Context) (done bool, err error) {
+	if !l.hold() {
+		return false, errRemoved
+	}
+	defer l.release()
+	c := l.missing(0)
+	if c >= l.filled.n {
+		return true, nil
+	}
+	if err := l.fs.fetcher.WaitQuiet(ctx, l.fs.quiet); err != nil {
+		return false, err
+	}
+	if err := l.fs.space(); err != nil {
+		return false, err
+	}
+	e := l.extent(c)
+	for e.Last+1 < l.filled.n && e.Len < backgroundRun {
+		n := l.extent(e.Last + 1)
+		if l.filled.hasAll(n.First, n.Last) {
+			break
+		}
+		e.Last, e.Len = n.Last, n.Off+n.Len-e.Off
+	}
+	return false, l.fetch(l.ctx, e, fetcher.Background, nil)
+}
+
+// space says why nothing more should be filled, if so.
+func (f *FS) space() error {
+	if time.Since(time.Unix(0, f.noSpace.Load())) < fullFor {
+		return unix.ENOSPC
+	}
+	var s unix.Statfs_t
+	if err := unix.Statfs(f.root, &s); err != nil {
+		return err
+	}
+	if s.Bavail*100 < s.Blocks*minFree {
+		return errLowSpace
+	}
+	return nil
+}
+
+// diskFull notes that a write found no space.
+func (f *FS) diskFull() { f.noSpace.Store(time.Now().UnixNano()) }
+
+// comparer is a sink that checks what it is given against the backing files.
+type comparer struct {
+	l    *Layer
+	file *file
+	buf  []byte
+}
+
+// WriteChunk implements index.Sink.
+func (c *comparer) WriteChunk(ino uint32, off int64, data []byte) error {
+	if c.file == nil || c.file.key.ino != ino {
+		c.close()
+		if in, ok := c.l.index.Inode(ino); !ok || in.Dead {
+			return nil // replaced later in the tar; the trees are compared at the end
+		}
+		f, err := c.l.fs.files.get(c.l, ino, false)
+		if err != nil {
+			return err
+		}
+		c.file = f
+	}
+	if len(c.buf) < len(data) {
+		c.buf = make([]byte, len(data))
+	}
+	if _, err := c.file.ReadAt(c.buf[:len(data)], off); err != nil {
+		return err
+	}
+	if !bytes.Equal(c.buf[:len(data)], data) {
+		return errDiffers
+	}
+	return nil
+}
+
+func (c *comparer) close() {
+	if c.file != nil {
+		c.file.put()
+		c.file = nil
+	}
+}
+
+func sortByTime(infos []os.FileInfo) {
+	slices.SortFunc(infos, func(a, b os.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
+}

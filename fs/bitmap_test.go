@@ -1,0 +1,109 @@
+package fs
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestBitmapBoots(t *testing.T) {
+	const n = 21
+	cases := []struct {
+		name     string
+		clean    bool
+		boot     string // of the second opening
+		has      bool   // bit 3 can be used at once
+		suspects bool
+	}{
+		{"killed, same boot", false, "boot-1", true, false},
+		{"stopped, same boot", true, "boot-1", true, false},
+		{"stopped, next boot", true, "boot-2", true, false},
+		{"power lost", false, "boot-2", false, true},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "filled")
+			b := mustBitmap(t, path, n, "boot-1")
+			b.set(3)
+			b.set(20)
+			if err := b.close(c.clean); err != nil {
+				t.Fatal(err)
+			}
+			b = mustBitmap(t, path, n, c.boot)
+			defer func() { _ = b.close(false) }()
+			if got := b.has(3); got != c.has {
+				t.Errorf("has(3) = %v, want %v", got, c.has)
+			}
+			if got := b.suspect(3); got != c.suspects {
+				t.Errorf("suspect(3) = %v, want %v", got, c.suspects)
+			}
+			if b.suspect(3) {
+				t.Error("a suspect is one only once")
+			}
+			if b.suspect(4) || b.has(4) {
+				t.Error("chunk 4 was never there")
+			}
+		})
+	}
+}
+
+func TestBitmapNext(t *testing.T) {
+	b := mustBitmap(t, filepath.Join(t.TempDir(), "filled"), 19, "b")
+	defer func() { _ = b.close(true) }()
+	for i := range 19 {
+		if i != 9 && i != 18 {
+			b.set(i)
+		}
+	}
+	for _, c := range []struct{ from, want int }{{0, 9}, {9, 9}, {10, 18}, {18, 18}, {19, 19}} {
+		if got := b.next(c.from); got != c.want {
+			t.Errorf("next(%d) = %d, want %d", c.from, got, c.want)
+		}
+	}
+	if b.hasAll(8, 10) || !b.hasAll(0, 8) || b.full() {
+		t.Error("wrong answer about runs")
+	}
+	b.set(9)
+	b.set(18)
+	if count, n := b.filled(); count != 19 || n != 19 || !b.full() || b.next(0) != 19 {
+		t.Errorf("full bitmap has %d of %d, next %d", count, n, b.next(0))
+	}
+}
+
+func TestBitmapForeignFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "filled")
+	junk := make([]byte, bitmapHeader+2)
+	for i := range junk {
+		junk[i] = 0xff
+	}
+	if err := os.WriteFile(path, junk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := mustBitmap(t, path, 16, "b")
+	if count, _ := b.filled(); count != 0 {
+		t.Errorf("%d chunks believed from a foreign file of the same size", count)
+	}
+	b.set(1)
+	if err := b.close(true); err != nil {
+		t.Fatal(err)
+	}
+	b = mustBitmap(t, path, 160, "b")
+	defer func() { _ = b.close(true) }()
+	if count, n := b.filled(); count != 0 || n != 160 {
+		t.Errorf("%d of %d chunks believed from another layer's bitmap", count, n)
+	}
+	b = mustBitmap(t, filepath.Join(t.TempDir(), "empty"), 0, "b")
+	defer func() { _ = b.close(true) }()
+	if !b.full() || b.next(0) != 0 {
+		t.Error("a layer without content is not full")
+	}
+}
+
+func mustBitmap(t *testing.T, path string, n int, boot string) *bitmap {
+	t.Helper()
+	b, err := openBitmap(path, n, boot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}

@@ -1,0 +1,257 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+)
+
+// finalize turns a filled layer into an ordinary directory. Each step can be
+// repeated: a tree that is not yet at l/N is begun anew, one that is there is
+// whole, because everything in it was synced before the rename.
+func (l *Layer) finalize(ctx context.Context) error {
+	if !l.hold() {
+		return errRemoved
+	}
+	defer l.release()
+	l.finalizing.Lock()
+	defer l.finalizing.Unlock()
+	if l.complete.Load() {
+		return nil
+	}
+	if err := l.prove(ctx); err != nil {
+		return err
+	}
+	staging := filepath.Join(l.dir, "tree")
+	if err := os.RemoveAll(staging); err != nil {
+		return err
+	}
+	if err := l.stage(staging); err != nil {
+		return fmt.Errorf("complete layer %d: %w", l.id, err)
+	}
+	if err := syncFS(staging); err != nil {
+		return fmt.Errorf("complete layer %d: sync: %w", l.id, err)
+	}
+	if err := os.Rename(staging, l.tree); err != nil {
+		return fmt.Errorf("complete layer %d: %w", l.id, err)
+	}
+	return l.finish()
+}
+
+// finish switches the layer over to its tree. Readers that hold a backing file
+// open go on with it: it is the same inode.
+func (l *Layer) finish() error {
+	l.complete.Store(true)
+	l.fs.files.forget(l.id)
+	l.mu.Lock()
+	data, blob := l.data, l.blob
+	l.data, l.blob = -1, nil
+	l.mu.Unlock()
+	if data >= 0 {
+		_ = unix.Close(data)
+	}
+	if blob != nil {
+		blob.Close()
+	}
+	// The other names of the files go, so that link counts are the tree's.
+	err := os.RemoveAll(filepath.Join(l.dir, "data"))
+	return err
+}
+
+// stage builds the tree at dir from the backing files.
+func (l *Layer) stage(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	s := &stager{l: l, linked: map[uint32]string{}, top: fd}
+	return s.dir(fd, rootIno, "")
+}
+
+// stager makes a tree, each inode through its parent's descriptor.
+type stager struct {
+	l      *Layer
+	top    int
+	linked map[uint32]string // where an inode with several names has its first
+}
+
+// dir fills the directory open at fd and gives it its own attributes last.
+func (s *stager) dir(fd int, ino uint32, path string) error {
+	x := s.l.index
+	for i := range x.Entries(ino) {
+		if err := s.l.ctx.Err(); err != nil {
+			return context.Cause(s.l.ctx)
+		}
+		name, child := x.Entry(ino, i)
+		in, _ := x.Inode(child)
+		at := path + name
+		var err error
+		if in.Mode&syscall.S_IFMT == syscall.S_IFDIR {
+			err = s.subdir(fd, name, child, at+"/")
+		} else {
+			err = s.leaf(fd, name, in, at)
+		}
+		if err != nil {
+			return fmt.Errorf("%q: %w", at, err)
+		}
+	}
+	in, _ := x.Inode(ino)
+	return s.attrs(fd, "", in)
+}
+
+func (s *stager) subdir(parent int, name string, ino uint32, path string) error {
+	if err := unix.Mkdirat(parent, name, 0o700); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return s.dir(fd, ino, path)
+}
+
+func (s *stager) leaf(parent int, name string, in index.Inode, path string) error {
+	if first, ok := s.linked[in.Ino]; ok {
+		return unix.Linkat(s.top, first, parent, name, 0)
+	}
+	if in.Nlink > 1 {
+		s.linked[in.Ino] = path
+	}
+	var err error
+	switch in.Mode & syscall.S_IFMT {
+	case syscall.S_IFREG:
+		err = s.regular(parent, name, in)
+	case syscall.S_IFLNK:
+		err = unix.Symlinkat(s.l.index.Readlink(in.Ino), parent, name)
+	default:
+		err = unix.Mknodat(parent, name, in.Mode&^0o7777, int(in.Rdev))
+	}
+	if err != nil {
+		return err
+	}
+	return s.attrs(parent, name, in)
+}
+
+// regular links a file's backing file into the tree, or makes an empty one.
+func (s *stager) regular(parent int, name string, in index.Inode) error {
+	err := unix.Linkat(s.l.data, strconv.FormatUint(uint64(in.Ino), 16), parent, name, 0)
+	if !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	fd, err := unix.Openat(parent, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return unix.Ftruncate(fd, in.Size) // nothing of it is on disk: it is empty or a hole
+}
+
+// attrs gives name in the directory at fd, or that directory itself if name is
+// empty, its owner, mode, xattrs and times, in this order: chown clears suid,
+// and everything sets times.
+func (s *stager) attrs(fd int, name string, in index.Inode) error {
+	a := s.l.nodeAttr(in)
+	link := in.Mode&syscall.S_IFMT == syscall.S_IFLNK
+	if err := unix.Fchownat(fd, name, int(a.uid), int(a.gid), unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("chown: %w", err)
+	}
+	path := procPath(fd)
+	if name != "" {
+		path += "/" + name
+	}
+	if !link {
+		if err := unix.Chmod(path, a.mode&0o7777); err != nil {
+			return fmt.Errorf("chmod: %w", err)
+		}
+	}
+	for k, v := range s.l.xattrs(in) {
+		set := unix.Lsetxattr
+		if name == "" { // the path is itself a link of /proc
+			set = unix.Setxattr
+		}
+		if err := set(path, k, v, 0); err != nil {
+			return fmt.Errorf("set xattr %s: %w", k, err)
+		}
+	}
+	ts := unix.Timespec{Sec: a.mtime, Nsec: int64(a.nsec)}
+	flags := unix.AT_SYMLINK_NOFOLLOW
+	if name == "" {
+		flags = 0
+	}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{ts, ts}, flags); err != nil {
+		return fmt.Errorf("set times: %w", err)
+	}
+	return nil
+}
+
+func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+func isRegular(mode uint32) bool { return mode&syscall.S_IFMT == syscall.S_IFREG }
+
+// prove makes sure that the layer is the diffID its image says. An index made
+// here from the whole blob was seen to be; a tree from a TOC is compared, with
+// its content, to what the blob unpacks to. One found wrong is refused.
+func (l *Layer) prove(ctx context.Context) error {
+	l.mu.Lock()
+	proven := l.rec.Proven
+	l.mu.Unlock()
+	if proven {
+		return nil
+	}
+	if err := l.compare(ctx); err != nil {
+		if errors.Is(err, index.ErrDigest) || errors.Is(err, index.ErrCorrupt) || errors.Is(err, errDiffers) {
+			err = errors.Join(err, l.refuse(err))
+		}
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rec.Proven = true
+	return l.save()
+}
+
+var errDiffers = errors.New("the tar is not what the TOC says")
+
+// compare unpacks the blob once more, against the backing files.
+func (l *Layer) compare(ctx context.Context) error {
+	blob, err := l.source()
+	if err != nil {
+		return err
+	}
+	r, err := blob.Range(ctx, 0, l.rec.Size, fetcher.Background)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Close() }()
+	path := filepath.Join(l.dir, "proof")
+	defer func() { _ = os.Remove(path) }()
+	c := &comparer{l: l}
+	defer c.close()
+	_, err = index.Build(ctx, path, r, index.Options{Blob: l.rec.Blob, Size: l.rec.Size, DiffID: l.rec.DiffID, Sink: c})
+	if err != nil {
+		return err
+	}
+	x, err := index.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = x.Close() }()
+	if err := index.Same(l.index, x); err != nil {
+		return fmt.Errorf("%w: %w", errDiffers, err)
+	}
+	return nil
+}

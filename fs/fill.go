@@ -1,0 +1,320 @@
+package fs
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+)
+
+// maxRun bounds the blob bytes of one flight: a reader that joins it late does
+// not wait longer than these take.
+const maxRun = 2 << 20
+
+// flight is a run of neighbouring extents on its way to disk, shared by all who
+// wait for a chunk of it.
+type flight struct {
+	extent index.Extent
+	prio   fetcher.Priority
+
+	mu      sync.Mutex // guards the fields below
+	changed chan struct{}
+	next    int // chunks before this one have been seen
+	over    bool
+	err     error
+}
+
+func newFlight(e index.Extent, prio fetcher.Priority) *flight {
+	return &flight{extent: e, prio: prio, next: e.First, changed: make(chan struct{})}
+}
+
+// step wakes the waiters: chunk next-1 is there, or the flight is over.
+func (f *flight) step(next int, over bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.next, f.over, f.err = next, over, err
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// await returns once chunk has passed, or the flight is over.
+func (f *flight) await(ctx context.Context, chunk int) error {
+	for {
+		f.mu.Lock()
+		changed, done, err := f.changed, f.over || f.next > chunk, f.err
+		if f.next > chunk {
+			err = nil
+		}
+		f.mu.Unlock()
+		if done {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// joinable reports whether a reader at prio waits for chunk in this flight
+// rather than start one of its own: a flight of lower priority must be under way
+// and about to reach it.
+func (f *flight) joinable(chunk int, prio fetcher.Priority) bool {
+	if f.prio <= prio {
+		return true
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.over && f.next > f.extent.First && chunk-f.next < 8
+}
+
+// ensure returns once bytes [off, off+n) of file ino are in its backing file.
+func (l *Layer) ensure(ctx context.Context, ino uint32, off, n int64, prio fetcher.Priority) error {
+	first, last, ok := l.index.Find(ino, off, n)
+	if !ok {
+		return nil
+	}
+	return l.ensureChunks(ctx, first, last, prio)
+}
+
+func (l *Layer) ensureChunks(ctx context.Context, first, last int, prio fetcher.Priority) error {
+	if l.complete.Load() || l.filled.hasAll(first, last) {
+		return nil
+	}
+	type wait struct {
+		f     *flight
+		chunk int
+	}
+	var waits []wait
+	for c := l.missing(first); c <= last; {
+		f, err := l.board(c, last, prio)
+		if err != nil {
+			return err
+		}
+		upto := min(last, f.extent.Last)
+		waits = append(waits, wait{f, upto})
+		c = l.missing(upto + 1)
+	}
+	for _, w := range waits {
+		if err := w.f.await(ctx, w.chunk); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// missing returns the first chunk at or after c that has to be fetched,
+// checking what an unclean boot left in doubt on the way.
+func (l *Layer) missing(c int) int {
+	for {
+		c = l.filled.next(c)
+		if c >= l.filled.n || !l.filled.suspect(c) || !l.intact(c) {
+			return c
+		}
+		l.filled.set(c)
+	}
+}
+
+// intact reports whether the backing file holds the right bytes of chunk c.
+func (l *Layer) intact(c int) bool {
+	ch := l.index.Chunk(c)
+	file, err := l.fs.files.get(l, ch.Ino, false)
+	if err != nil {
+		return false
+	}
+	defer file.put()
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(file, ch.Off, ch.Len)); err != nil {
+		return false
+	}
+	return [sha256.Size]byte(h.Sum(nil)) == ch.Digest
+}
+
+// board returns a flight that brings chunk, starting one that goes on as far
+// as last if there is none.
+func (l *Layer) board(chunk, last int, prio fetcher.Priority) (*flight, error) {
+	e := l.extent(chunk)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if f := l.flights[e.First]; f != nil && f.joinable(chunk, prio) {
+		return f, nil
+	}
+	run := e
+	for run.Last < last {
+		n := l.extent(run.Last + 1)
+		if n.Off+n.Len-run.Off > maxRun || l.flights[n.First] != nil || l.filled.hasAll(n.First, n.Last) {
+			break
+		}
+		run.Last, run.Len = n.Last, n.Off+n.Len-run.Off
+	}
+	f := newFlight(run, prio)
+	if !l.fs.start(func() { l.fly(l.ctx, f) }) {
+		return nil, errClosed
+	}
+	for c := run.First; c <= run.Last; {
+		n := l.extent(c)
+		l.flights[n.First] = f
+		c = n.Last + 1
+	}
+	return f, nil
+}
+
+// fly runs one flight.
+func (l *Layer) fly(ctx context.Context, f *flight) {
+	err := errRemoved
+	if l.hold() {
+		err = l.fetch(ctx, f.extent, f.prio, func(chunk int) { f.step(chunk+1, false, nil) })
+		l.mu.Lock()
+		for c := f.extent.First; c <= f.extent.Last; {
+			e := l.extent(c)
+			if l.flights[e.First] == f {
+				delete(l.flights, e.First)
+			}
+			c = e.Last + 1
+		}
+		l.mu.Unlock()
+		l.release()
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		l.log().Warn("read from sources", "off", f.extent.Off, "len", f.extent.Len, "err", err)
+	}
+	f.step(f.extent.First, true, err)
+	if err == nil {
+		f.step(f.extent.Last+1, true, nil)
+	}
+}
+
+// fetch brings extent e to disk and calls done after each chunk. Wrong bytes
+// are thrown away and asked for once more before it gives up.
+func (l *Layer) fetch(ctx context.Context, e index.Extent, prio fetcher.Priority, done func(chunk int)) error {
+	if !l.index.Info().Seekable {
+		return l.refill(ctx, prio)
+	}
+	w := &chunkWriter{l: l}
+	defer w.close()
+	write := func(chunk int, data []byte) error {
+		if !l.filled.has(chunk) {
+			c := l.index.Chunk(chunk)
+			if err := w.WriteChunk(c.Ino, c.Off, data); err != nil {
+				return err
+			}
+			l.filled.set(chunk)
+			l.fs.metrics.filled.Add(float64(len(data)))
+		}
+		if done != nil {
+			done(chunk)
+		}
+		return nil
+	}
+	return l.decode(ctx, e, prio, write)
+}
+
+// refill unpacks the whole blob again, into the same backing files.
+func (l *Layer) refill(ctx context.Context, prio fetcher.Priority) error {
+	path := filepath.Join(l.dir, "again")
+	defer func() { _ = os.Remove(path) }()
+	if _, err := l.download(ctx, path, prio); err != nil {
+		return err
+	}
+	l.filled.setAll()
+	return l.extendHoles()
+}
+
+// decode calls fn with every verified chunk of extent e.
+func (l *Layer) decode(ctx context.Context, e index.Extent, prio fetcher.Priority, fn func(int, []byte) error) error {
+	blob, err := l.source()
+	if err != nil {
+		return err
+	}
+	for try := 0; ; try++ {
+		r, err := blob.Range(ctx, e.Off, e.Len, prio)
+		if err == nil {
+			err = l.index.Decode(r, e, fn)
+			_ = r.Close()
+		}
+		if !errors.Is(err, index.ErrCorrupt) || try > 0 {
+			return err
+		}
+		l.log().Warn("wrong bytes; asking again", "off", e.Off, "len", e.Len, "err", err)
+		blob.Discard(e.Off, e.Len)
+	}
+}
+
+// readDirect reads [off, off+len(p)) of file ino without writing anything, for
+// when the disk is full. Holes are left as they are in p.
+func (l *Layer) readDirect(ctx context.Context, ino uint32, off int64, p []byte) error {
+	first, last, ok := l.index.Find(ino, off, int64(len(p)))
+	if !ok {
+		return nil
+	}
+	for c := first; c <= last; {
+		e := l.extent(c)
+		err := l.decode(ctx, e, fetcher.OnDemand, func(chunk int, data []byte) error {
+			if ch := l.index.Chunk(chunk); ch.Ino == ino {
+				copyAt(p, off, data, ch.Off)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		c = e.Last + 1
+	}
+	return nil
+}
+
+// copyAt copies to p, which starts at file offset pOff, what data, which
+// starts at dOff, has of it.
+func copyAt(p []byte, pOff int64, data []byte, dOff int64) {
+	if d := pOff - dOff; d >= int64(len(data)) || -d >= int64(len(p)) {
+		return
+	} else if d >= 0 {
+		copy(p, data[d:])
+	} else {
+		copy(p[-d:], data)
+	}
+}
+
+// chunkWriter writes chunks to backing files, keeping the last file open. It
+// is the sink of a blob that is indexed while it is unpacked.
+type chunkWriter struct {
+	l    *Layer
+	file *file
+	ino  uint32
+}
+
+// WriteChunk implements index.Sink.
+func (w *chunkWriter) WriteChunk(ino uint32, off int64, data []byte) error {
+	if w.file == nil || w.ino != ino {
+		w.close()
+		f, err := w.l.fs.files.get(w.l, ino, true)
+		if err != nil {
+			return fmt.Errorf("write layer %d: %w", w.l.id, err)
+		}
+		w.file, w.ino = f, ino
+	}
+	if _, err := w.file.WriteAt(data, off); err != nil {
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			w.l.fs.diskFull()
+		}
+		return fmt.Errorf("write layer %d: %w", w.l.id, err)
+	}
+	return nil
+}
+
+func (w *chunkWriter) close() {
+	if w.file != nil {
+		w.file.put()
+		w.file = nil
+	}
+}

@@ -1,0 +1,310 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
+)
+
+// Config says where an FS lives and what it reads from.
+type Config struct {
+	Root     string // 0700; layers, trees and mount points lie below it
+	Fetcher  *fetcher.Fetcher
+	Keeper   *keeper.Client
+	Relay    bool          // the keeper stays between kernel and daemon
+	Unproven bool          // serve a TOC's tree before the blob was seen to be its diffID
+	Quiet    time.Duration // background filling waits until no on-demand read has waited for so long
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
+}
+
+// FS keeps the layers of a node and serves them.
+type FS struct {
+	root     string
+	boot     string
+	fetcher  *fetcher.Fetcher
+	log      *slog.Logger
+	metrics  *metrics
+	files    *files
+	unproven bool
+	quiet    time.Duration
+	sessions []*session // m, then n
+	idmap    bool       // the kernel maps IDs on FUSE
+
+	ctx    context.Context // of everything in the background
+	cancel context.CancelCauseFunc
+	group  errgroup.Group
+
+	mu     sync.RWMutex // guards the fields below
+	closed bool
+	layers map[uint32]*Layer
+	next   uint32 // the next slot
+	limit  uint32 // slots below it are on disk as used
+	work   map[layerKey]*resolution
+
+	placing sync.Mutex // one Place at a time
+	kick    chan struct{}
+	noSpace atomic.Int64 // when the disk was last found full, Unix nanoseconds
+}
+
+var errClosed = errors.New("fs: closed")
+
+// Open loads the layers below c.Root and serves them, on the mounts that an
+// earlier process left with the keeper or on new ones.
+func Open(ctx context.Context, c Config) (f *FS, err error) {
+	f = &FS{
+		root: c.Root, fetcher: c.Fetcher, log: c.Log, metrics: newMetrics(c.Metrics), files: newFiles(),
+		unproven: c.Unproven, quiet: c.Quiet, layers: map[uint32]*Layer{}, work: map[layerKey]*resolution{},
+		kick: make(chan struct{}, 1),
+	}
+	f.ctx, f.cancel = context.WithCancelCause(context.Background())
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+		}
+	}()
+	if f.boot, err = bootID(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(f.root, 0o700); err != nil {
+		return nil, err
+	}
+	for _, d := range []string{"layers", "l", "m", "n", "index"} { // m and n may be mounted, even dead
+		if err := os.Mkdir(filepath.Join(f.root, d), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, err
+		}
+	}
+	if err := f.loadSlots(); err != nil {
+		return nil, err
+	}
+	if err := f.loadLayers(); err != nil {
+		return nil, err
+	}
+	f.trimIndexes()
+	if err := f.mount(ctx, c); err != nil {
+		return nil, err
+	}
+	f.metrics.observe(f)
+	f.start(f.background)
+	return f, nil
+}
+
+func (f *FS) mount(ctx context.Context, c Config) error {
+	for _, name := range []string{"m", "n"} {
+		o := sessionOptions{Name: name, Dir: filepath.Join(f.root, name), Relay: c.Relay, ACL: name == "m"}
+		s, err := openSession(ctx, c.Keeper, o, newRaw(f, name == "m"), f.log)
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", o.Dir, err)
+		}
+		f.sessions = append(f.sessions, s)
+	}
+	f.idmap = kernelAtLeast(6, 12)
+	return nil
+}
+
+// Close stops serving after what is under way, and leaves the mounts to the
+// keeper for the next process.
+func (f *FS) Close() error {
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	var err error
+	for _, s := range f.sessions {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		err = errors.Join(err, s.Close(ctx))
+		cancel()
+	}
+	f.cancel(errClosed)
+	err = errors.Join(err, f.group.Wait())
+	serr := syncFS(f.root)
+	for _, l := range f.layers {
+		err = errors.Join(err, l.close(serr == nil))
+	}
+	f.files.forget(0)
+	return errors.Join(err, serr)
+}
+
+// Unmount ends the mounts. Containers that read from them lose their files.
+func (f *FS) Unmount() error {
+	var err error
+	for _, s := range f.sessions {
+		err = errors.Join(err, s.Unmount())
+	}
+	return err
+}
+
+// start runs fn as one of the FS's goroutines, unless that is closed.
+func (f *FS) start(fn func()) bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.closed {
+		return false
+	}
+	f.group.Go(func() error { fn(); return nil })
+	return true
+}
+
+// Layer returns the layer of a slot.
+func (f *FS) Layer(id uint32) (*Layer, bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	l, ok := f.layers[id]
+	return l, ok
+}
+
+// all returns the layers there are.
+func (f *FS) all() []*Layer {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	ls := make([]*Layer, 0, len(f.layers))
+	for _, l := range f.layers {
+		ls = append(ls, l)
+	}
+	return ls
+}
+
+func (f *FS) add(l *Layer) {
+	f.mu.Lock()
+	f.layers[l.id] = l
+	f.mu.Unlock()
+}
+
+// slots is how many slots are written down as used at a time.
+const slots = 64
+
+// slot returns a number that no layer has had.
+func (f *FS) slot() (uint32, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.next >= f.limit {
+		limit := f.next + slots
+		if err := writeFile(filepath.Join(f.root, "layers", "next"), []byte(strconv.FormatUint(uint64(limit), 10))); err != nil {
+			return 0, err
+		}
+		f.limit = limit
+	}
+	f.next++
+	return f.next - 1, nil
+}
+
+func (f *FS) loadSlots() error {
+	f.next, f.limit = 1, 1
+	b, err := os.ReadFile(filepath.Join(f.root, "layers", "next"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
+	if err != nil {
+		return fmt.Errorf("layers/next: %w", err)
+	}
+	f.next, f.limit = uint32(n), uint32(n)
+	return nil
+}
+
+// loadLayers opens what earlier processes left. A folder without a record is of
+// a layer that never came to be; any other fault is reported and left alone.
+func (f *FS) loadLayers() error {
+	dirs, err := os.ReadDir(filepath.Join(f.root, "layers"))
+	if err != nil {
+		return err
+	}
+	for _, d := range dirs {
+		id, err := strconv.ParseUint(d.Name(), 10, 32)
+		if err != nil || !d.IsDir() {
+			continue
+		}
+		f.next = max(f.next, uint32(id)+1) // "next" may be lost with a crash
+		l := f.newLayer(uint32(id))
+		switch err := l.load(); {
+		case errors.Is(err, os.ErrNotExist):
+			err = os.RemoveAll(l.dir)
+			if err != nil {
+				return err
+			}
+		case err != nil:
+			f.log.Error("layer cannot be used; remove its image and pull it again", "slot", id, "err", err)
+		default:
+			f.layers[l.id] = l
+		}
+	}
+	f.limit = max(f.limit, f.next)
+	return f.dropOrphanTrees()
+}
+
+// dropOrphanTrees removes trees whose layer is gone: a removal that was cut off.
+func (f *FS) dropOrphanTrees() error {
+	dirs, err := os.ReadDir(filepath.Join(f.root, "l"))
+	if err != nil {
+		return err
+	}
+	for _, d := range dirs {
+		if _, err := os.Lstat(filepath.Join(f.root, "layers", d.Name())); errors.Is(err, os.ErrNotExist) {
+			if err := os.RemoveAll(filepath.Join(f.root, "l", d.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Remove deletes a layer that no snapshot uses any more.
+func (f *FS) Remove(_ context.Context, id uint32) error {
+	f.mu.Lock()
+	l := f.layers[id]
+	delete(f.layers, id)
+	f.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	for _, s := range f.sessions {
+		s.Server().EntryNotify(rootIno, l.name())
+	}
+	err := l.close(false)
+	f.files.forget(id)
+	// The record goes first: without it the rest is an orphan.
+	return errors.Join(err, os.RemoveAll(filepath.Join(l.dir, "layer.json")), os.RemoveAll(l.dir), os.RemoveAll(l.tree))
+}
+
+// bootID names this boot of the machine.
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b)), err
+}
+
+// syncFS writes everything on the file system of path to disk.
+func syncFS(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	return unix.Syncfs(int(d.Fd()))
+}
+
+func kernelAtLeast(major, minor int) bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var a, b int
+	_, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b)
+	return err == nil && (a > major || a == major && b >= minor)
+}

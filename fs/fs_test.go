@@ -1,0 +1,210 @@
+package fs
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
+	"github.com/dfsnapshotter/dfsnapshotter/script/oracle/compare"
+)
+
+// big returns a tar that is not unpacked at once, nasty entries included.
+func big(seed uint64) []byte {
+	entries := append(indextest.Nasty(),
+		indextest.Dir("data"),
+		indextest.File("data/random", indextest.Random(seed, 5<<20)),
+		indextest.File("data/text", indextest.Text(seed, 6<<20)),
+	)
+	return indextest.Tar(entries...)
+}
+
+// TestForms reads every form of layer through the session and as the directory
+// it becomes, and compares both with what containerd unpacks.
+func TestForms(t *testing.T) {
+	e := newEnv(t, nil)
+	tarball := big(1)
+	want := unpacked(t, tarball)
+	for _, form := range indextest.All(tarball) {
+		t.Run(form.Name, func(t *testing.T) {
+			tree := want
+			if len(form.Tar) != len(tarball) {
+				tree = unpacked(t, form.Tar)
+			}
+			l := e.layer(e.want(form))
+			implied := impliedPaths(l)
+			same(t, tree, filepath.Join(e.root, "m", l.name()), implied)
+			if err := l.hurry(); err != nil {
+				t.Fatal(err)
+			}
+			if got := e.path(l, AnyForm); got != l.tree {
+				t.Errorf("a complete layer is at %s", got)
+			}
+			same(t, tree, l.tree, implied)
+			same(t, tree, filepath.Join(e.root, "m", l.name()), implied)
+			if _, err := os.Stat(filepath.Join(l.dir, "data")); !os.IsNotExist(err) {
+				t.Errorf("backing files are left: %v", err)
+			}
+		})
+	}
+}
+
+// TestKeptIndex pulls a plain layer twice: the second time it is lazy.
+func TestKeptIndex(t *testing.T) {
+	e := newEnv(t, nil)
+	layer := indextest.Gzip(big(2), indextest.GzipOptions{})
+	want := e.want(layer)
+	first := e.layer(want)
+	if s := first.status(); s.State != Filled {
+		t.Errorf("a plain layer nobody has seen is %s, not unpacked", s.State)
+	}
+	if err := e.fs.Remove(t.Context(), first.ID()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(first.dir); !os.IsNotExist(err) {
+		t.Errorf("a removed layer leaves %s: %v", first.dir, err)
+	}
+	if _, err := os.Stat(filepath.Join(e.root, "n", first.name())); !os.IsNotExist(err) {
+		t.Errorf("a removed layer can be looked up: %v", err)
+	}
+	second := e.layer(want)
+	if second.ID() == first.ID() {
+		t.Error("a slot was given twice")
+	}
+	if s := second.status(); s.State != Lazy || s.Filled != 0 {
+		t.Errorf("a layer with a kept index is %s with %d chunks", s.State, s.Filled)
+	}
+	same(t, unpacked(t, layer.Tar), filepath.Join(e.root, "m", second.name()), impliedPaths(second))
+}
+
+// TestRestart goes on with half-filled layers after a stop and after a death.
+func TestRestart(t *testing.T) {
+	e := newEnv(t, nil)
+	layer := indextest.EStargz(big(3), indextest.EStargzOptions{})
+	l := e.layer(e.want(layer))
+	want := unpacked(t, layer.Tar)
+	if _, err := os.ReadFile(filepath.Join(e.path(l, AnyForm), "data/text")); err != nil {
+		t.Fatal(err)
+	}
+	before := l.status()
+	if before.Filled == 0 || before.Filled == before.Chunks {
+		t.Fatalf("%d of %d chunks after one file was read", before.Filled, before.Chunks)
+	}
+	open, err := os.Open(filepath.Join(e.path(l, AnyForm), "data/random"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = open.Close() }()
+	e.close()
+	e.open()
+	again, ok := e.fs.Layer(l.ID())
+	if !ok {
+		t.Fatal("the layer is gone")
+	}
+	if got := again.status(); got.Filled < before.Filled {
+		t.Errorf("%d chunks after a restart, %d before", got.Filled, before.Filled)
+	}
+	b := make([]byte, 16)
+	if _, err := open.ReadAt(b, 1<<20); err != nil {
+		t.Errorf("a file open across the restart: %v", err)
+	}
+	same(t, want, filepath.Join(e.root, "m", again.name()), impliedPaths(again))
+}
+
+// TestReaders has many readers of a layer that fills itself under them.
+func TestReaders(t *testing.T) {
+	e := newEnv(t, nil)
+	tarball := big(4)
+	for _, form := range []indextest.Layer{
+		indextest.EStargz(tarball, indextest.EStargzOptions{}), indextest.Gzip(tarball, indextest.GzipOptions{}),
+	} {
+		want := e.want(form)
+		l := e.layer(want)
+		if l.rec.Proven { // the second time it is lazy
+			if err := e.fs.Remove(t.Context(), l.ID()); err != nil {
+				t.Fatal(err)
+			}
+			l = e.layer(want)
+		}
+		done := make(chan error, 1)
+		go func() { done <- l.hurry() }()
+		_, diff, err := compare.Readers(t.Context(), unpacked(t, form.Tar), filepath.Join(e.root, "m", l.name()),
+			compare.Load{Readers: 8, Seed: 1, Rounds: 300})
+		if err != nil || diff != nil {
+			t.Error(diff, err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestSameWorkOnce resolves one layer many times at once.
+func TestSameWorkOnce(t *testing.T) {
+	e := newEnv(t, nil)
+	layer := indextest.Gzip(big(5), indextest.GzipOptions{})
+	want := e.want(layer)
+	ids := make(chan uint32, 8)
+	for range cap(ids) {
+		go func() {
+			l, err := e.fs.Resolve(t.Context(), want)
+			if err != nil {
+				t.Error(err)
+				ids <- 0
+				return
+			}
+			ids <- l.ID()
+		}()
+	}
+	first := <-ids
+	for range cap(ids) - 1 {
+		if id := <-ids; id != first {
+			t.Errorf("layers %d and %d for one blob", first, id)
+		}
+	}
+	if sent := e.registry.Sent(layer.Digest); sent > layer.Size()+layer.Size()/20 {
+		t.Errorf("%d bytes sent of a blob of %d", sent, layer.Size())
+	}
+}
+
+// TestLies are layers that are not what their image says.
+func TestLies(t *testing.T) {
+	e := newEnv(t, nil)
+	tarball := big(6)
+	other := indextest.Gzip(big(7), indextest.GzipOptions{})
+	t.Run("plain layer of another diffID", func(t *testing.T) {
+		w := e.want(indextest.Gzip(tarball, indextest.GzipOptions{}))
+		w.DiffID = other.DiffID
+		if _, err := e.fs.Resolve(t.Context(), w); err == nil || !strings.Contains(err.Error(), string(other.DiffID)) {
+			t.Errorf("error %v does not name the diffID", err)
+		}
+	})
+	t.Run("eStargz layer of another diffID", func(t *testing.T) {
+		w := e.want(indextest.EStargz(tarball, indextest.EStargzOptions{}))
+		w.DiffID = other.DiffID
+		l := e.layer(w)
+		if err := l.hurry(); err == nil {
+			t.Fatal("it was completed")
+		}
+		if _, err := e.fs.Paths(t.Context(), []uint32{l.ID()}, AnyForm); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("a new container gets it: %v", err)
+		}
+		if _, err := e.fs.Resolve(t.Context(), w); err == nil {
+			t.Error("a new image gets it")
+		}
+		if b, err := os.ReadFile(filepath.Join(e.root, "m", l.name(), "data/text")); err != nil || len(b) != 6<<20 {
+			t.Errorf("a container that has it already reads %d bytes: %v", len(b), err)
+		}
+	})
+	t.Run("wrong TOC digest", func(t *testing.T) {
+		form := indextest.EStargz(big(8), indextest.EStargzOptions{})
+		for k := range form.Annotations {
+			form.Annotations[k] = string(other.Digest)
+		}
+		l := e.layer(e.want(form))
+		if s := l.status(); s.State != Filled || !s.Proven {
+			t.Errorf("a layer whose TOC is not the manifest's is %s, not unpacked", s.State)
+		}
+	})
+}

@@ -1,0 +1,69 @@
+package fs
+
+import "github.com/prometheus/client_golang/prometheus"
+
+type metrics struct {
+	reg      prometheus.Registerer
+	onDemand prometheus.Histogram
+	filled   prometheus.Counter
+	resolved *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		reg: reg,
+		onDemand: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "dfsnapshotter_read_wait_seconds",
+			Help:    "Time that reads waited for bytes that were not on disk.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 17),
+		}),
+		filled: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "dfsnapshotter_filled_bytes_total",
+			Help: "Bytes of files that were brought to disk.",
+		}),
+		resolved: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dfsnapshotter_layers_resolved_total",
+			Help: "Layers by how their tree came to be known: index (kept from before), toc (in the blob), unpacked, failed.",
+		}, []string{"result"}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.onDemand, m.filled, m.resolved)
+	}
+	return m
+}
+
+// observe registers what is counted when asked.
+func (m *metrics) observe(f *FS) {
+	if m.reg != nil {
+		m.reg.MustRegister(collector{f})
+	}
+}
+
+var (
+	layersDesc = prometheus.NewDesc("dfsnapshotter_layers", "Layers by state.", []string{"state"}, nil)
+	partDesc   = prometheus.NewDesc("dfsnapshotter_filled_ratio", "Part of the chunks of all layers that is on disk.", nil, nil)
+)
+
+// collector counts the layers at each scrape.
+type collector struct{ fs *FS }
+
+// Describe implements prometheus.Collector.
+func (c collector) Describe(ch chan<- *prometheus.Desc) { ch <- layersDesc; ch <- partDesc }
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	count := map[State]int{Lazy: 0, Filled: 0, Complete: 0, Refused: 0}
+	var have, all int
+	for _, s := range c.fs.Status() {
+		count[s.State]++
+		have, all = have+s.Filled, all+s.Chunks
+	}
+	for state, n := range count {
+		ch <- prometheus.MustNewConstMetric(layersDesc, prometheus.GaugeValue, float64(n), string(state))
+	}
+	part := 1.0
+	if all > 0 {
+		part = float64(have) / float64(all)
+	}
+	ch <- prometheus.MustNewConstMetric(partDesc, prometheus.GaugeValue, part)
+}

@@ -1,0 +1,85 @@
+package fs
+
+import (
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+)
+
+const (
+	maxStreams  = 16        // sequential readers remembered per layer
+	minWindow   = 512 << 10 // first read-ahead of a stream, in bytes of the file
+	maxWindow   = 32 << 20  // the kernel's own requests are at most 1 MiB
+	streamSlack = 1 << 20   // the kernel's read-aheads come out of order
+)
+
+// stream is one sequential reader of a file.
+type stream struct {
+	ino    uint32
+	next   int64 // where its next read is expected
+	ahead  int64 // up to where has been asked for
+	window int64
+}
+
+// streams are the sequential readers of a layer, the most recent first.
+type streams []stream
+
+// note records a read and returns the range to read ahead, empty for a reader
+// that is not sequential.
+func (s *streams) note(ino uint32, off, n, size int64) (from, to int64) {
+	i := s.find(ino, off)
+	if i < 0 {
+		if len(*s) < maxStreams {
+			*s = append(*s, stream{})
+		}
+		i = len(*s) - 1
+		(*s)[i] = stream{ino: ino, next: off + n, ahead: off + n}
+		s.front(i)
+		return 0, 0
+	}
+	t := (*s)[i]
+	t.next = max(t.next, off+n)
+	t.ahead = max(t.ahead, t.next)
+	if t.next+t.window/2 >= t.ahead && t.ahead < size {
+		t.window = min(max(2*t.window, minWindow), maxWindow)
+		from, to = t.ahead, min(t.next+t.window, size)
+		t.ahead = max(to, t.ahead)
+	}
+	(*s)[i] = t
+	s.front(i)
+	return from, to
+}
+
+func (s *streams) find(ino uint32, off int64) int {
+	for i, t := range *s {
+		if t.ino == ino && off >= t.next-streamSlack && off <= t.next+streamSlack {
+			return i
+		}
+	}
+	return -1
+}
+
+func (s *streams) front(i int) {
+	t := (*s)[i]
+	copy((*s)[1:i+1], (*s)[:i])
+	(*s)[0] = t
+}
+
+// readAhead notes a read of [off, off+n) and fetches what a sequential reader
+// will want next.
+func (l *Layer) readAhead(node index.Inode, off, n int64) {
+	if l.complete.Load() || l.filled.full() || node.Size <= n {
+		return
+	}
+	l.mu.Lock()
+	from, to := l.streams.note(node.Ino, off, n, node.Size)
+	l.mu.Unlock()
+	if from >= to || l.ready(node.Ino, from, to-from) {
+		return
+	}
+	l.fs.start(func() {
+		if l.hold() {
+			defer l.release()
+			_ = l.ensure(l.ctx, node.Ino, from, to-from, fetcher.Prefetch)
+		}
+	})
+}

@@ -1,0 +1,82 @@
+package fs
+
+import "testing"
+
+func TestStreams(t *testing.T) {
+	const k, m = 1 << 10, 1 << 20
+	var s streams
+	if from, to := s.note(7, 0, 128*k, 100*m); from != to {
+		t.Errorf("a first read asks for [%d,%d) more", from, to)
+	}
+	var last int64 = 128 * k
+	var asked int64
+	for off := int64(128 * k); off < 64*m; off += 128 * k {
+		from, to := s.note(7, off, 128*k, 100*m)
+		if from == to {
+			continue
+		}
+		if from < last {
+			t.Fatalf("asked for [%d,%d) twice", from, last)
+		}
+		if to-from > maxWindow {
+			t.Fatalf("window of %d bytes", to-from)
+		}
+		last, asked = to, asked+to-from
+	}
+	if last < 64*m {
+		t.Errorf("read-ahead has come to %d only", last)
+	}
+	if from, to := s.note(7, 99*m, m, 100*m); to > 100*m {
+		t.Errorf("[%d,%d) is past the end", from, to)
+	}
+	if from, to := s.note(8, 50*m, 4*k, 100*m); from != to {
+		t.Error("another file's first read is no stream")
+	}
+	for i := range uint32(100) {
+		s.note(100+i, 0, 4*k, m)
+	}
+	if len(s) != maxStreams {
+		t.Errorf("%d streams remembered", len(s))
+	}
+}
+
+func TestCopyAt(t *testing.T) {
+	for _, c := range []struct {
+		pOff, dOff int64
+		want       string
+	}{
+		{10, 10, "abcd"}, {12, 10, "cdef"}, {8, 10, "..ab"}, {16, 10, "...."}, {6, 10, "...."}, {15, 10, "f..."}, {7, 10, "...a"},
+	} {
+		p := []byte("....")
+		copyAt(p, c.pOff, []byte("abcdef"), c.dOff)
+		if string(p) != c.want {
+			t.Errorf("copyAt(%d, %d) = %s, want %s", c.pOff, c.dOff, p, c.want)
+		}
+	}
+}
+
+func TestPendingKill(t *testing.T) {
+	status := "Name:\tx\nSigPnd:\t0000000000000000\nShdPnd:\t%s\nSigBlk:\t0000000000000100\n"
+	for mask, want := range map[string]bool{"0000000000000100": true, "0000000000400000": false, "0000000000400100": true, "zz": false} {
+		b := []byte(replace(status, mask))
+		if got := pendingKill(b, "ShdPnd:"); got != want {
+			t.Errorf("%s: %v", mask, got)
+		}
+		if pendingKill(b, "SigPnd:") || pendingKill(b, "Nothing:") {
+			t.Error("a kill where there is none")
+		}
+	}
+	if killed(0) {
+		t.Error("nothing is known of process 0")
+	}
+}
+
+func replace(format, s string) string {
+	const mark = "%s"
+	for i := range format {
+		if format[i:i+len(mark)] == mark {
+			return format[:i] + s + format[i+len(mark):]
+		}
+	}
+	return format
+}

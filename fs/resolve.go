@@ -1,0 +1,335 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+)
+
+// minLazy is the size in bytes below which a blob is unpacked at once: its
+// index would cost as much as itself.
+const minLazy = 4 << 20
+
+// Want describes a layer as its image's manifest and config do.
+type Want struct {
+	Desc   ocispec.Descriptor // from the manifest, annotations included
+	DiffID digest.Digest      // from the config
+	Ref    fetcher.Ref
+}
+
+// layerKey is what makes two wants one: a blob, and what it unpacks to.
+type layerKey struct {
+	blob, diffID digest.Digest
+}
+
+// resolution is the work for one layer, shared by all who want it.
+type resolution struct {
+	done  chan struct{}
+	layer *Layer
+	err   error
+}
+
+// Resolve returns a layer for w once its tree is known and its content is
+// either there or can be read at random. The work goes on when ctx ends, and is
+// done once however many ask. Errors are those of package fetcher, index's
+// ErrDigest and ErrCorrupt, and ErrRefused.
+func (f *FS) Resolve(ctx context.Context, w Want) (*Layer, error) {
+	key := layerKey{w.Desc.Digest, w.DiffID}
+	f.mu.Lock()
+	if l := f.find(key); l != nil {
+		f.mu.Unlock()
+		return l, l.usable()
+	}
+	r := f.work[key]
+	if r == nil && !f.closed {
+		r = &resolution{done: make(chan struct{})}
+		f.work[key] = r
+		f.group.Go(func() error { f.resolve(key, w, r); return nil })
+	}
+	f.mu.Unlock()
+	if r == nil {
+		return nil, errClosed
+	}
+	select {
+	case <-r.done:
+		return r.layer, r.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// find returns the layer of key, one that can be used if there is one. The
+// caller holds mu.
+func (f *FS) find(key layerKey) (found *Layer) {
+	for _, l := range f.layers {
+		if l.rec.Blob != key.blob || l.rec.DiffID != key.diffID {
+			continue
+		}
+		if found = l; l.usable() == nil {
+			return l
+		}
+	}
+	return found
+}
+
+func (f *FS) resolve(key layerKey, w Want, r *resolution) {
+	start := time.Now()
+	how, l, err := f.build(w)
+	f.mu.Lock()
+	if err == nil {
+		f.layers[l.id] = l
+	}
+	delete(f.work, key)
+	f.mu.Unlock()
+	r.layer, r.err = l, err
+	close(r.done)
+	if err != nil {
+		f.metrics.resolved.WithLabelValues("failed").Inc()
+		return
+	}
+	f.metrics.resolved.WithLabelValues(how).Inc()
+	l.log().Info("layer resolved", "how", how, "size", w.Desc.Size, "took", time.Since(start))
+	f.wake()
+	if n := l.index.Info().Prefetch; n > 0 {
+		f.start(func() { l.prefetch(n) })
+	}
+}
+
+// build makes the layer: from a kept index, from the blob's own TOC, or by
+// unpacking.
+func (f *FS) build(w Want) (how string, l *Layer, err error) {
+	id, err := f.slot()
+	if err != nil {
+		return "", nil, err
+	}
+	l = f.newLayer(id)
+	l.rec = record{Blob: w.Desc.Digest, Size: w.Desc.Size, DiffID: w.DiffID, Ref: w.Ref}
+	if err := os.MkdirAll(filepath.Join(l.dir, "data"), 0o700); err != nil {
+		return "", nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = l.close(false)
+			_ = os.RemoveAll(l.dir)
+		}
+	}()
+	switch {
+	case w.Desc.Size >= minLazy && f.keptIndex(l):
+		how, l.rec.Proven = "index", true
+	case w.Desc.Size >= minLazy && f.unproven && f.tocIndex(l, w):
+		how = "toc"
+	default:
+		how, l.rec.Proven = "unpacked", true
+		if err := l.unpack(); err != nil {
+			return "", nil, err
+		}
+		return how, l, l.save()
+	}
+	if err := l.open(); err != nil {
+		return "", nil, err
+	}
+	return how, l, l.save()
+}
+
+// keptPath is where the index of a blob that was unpacked here is kept, for
+// when the blob is wanted again.
+func (f *FS) keptPath(blob digest.Digest) string {
+	return filepath.Join(f.root, "index", blob.Encoded())
+}
+
+// keptIndex gives l the index kept of its blob, if that was seen to unpack to
+// the diffID wanted.
+func (f *FS) keptIndex(l *Layer) bool {
+	path := f.keptPath(l.rec.Blob)
+	x, err := index.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false
+	}
+	if err != nil {
+		l.log().Warn("kept index cannot be used; the layer is unpacked again", "err", err)
+		return false
+	}
+	i := x.Info()
+	_ = x.Close()
+	if i.Blob != l.rec.Blob || i.DiffID != l.rec.DiffID || i.BlobSize != l.rec.Size || !i.Seekable {
+		return false
+	}
+	now := time.Now()
+	_ = os.Chtimes(path, now, now) // only the order of trimIndexes suffers
+	return os.Link(path, filepath.Join(l.dir, "index")) == nil
+}
+
+// maxKept bounds the bytes of all kept indexes.
+const maxKept = 2 << 30
+
+// trimIndexes removes the kept indexes that were used longest ago.
+func (f *FS) trimIndexes() {
+	dir := filepath.Join(f.root, "index")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		f.log.Warn("list kept indexes", "err", err)
+		return
+	}
+	var total int64
+	infos := make([]os.FileInfo, 0, len(entries))
+	for _, e := range entries {
+		if fi, err := e.Info(); err == nil {
+			infos = append(infos, fi)
+			total += fi.Size()
+		}
+	}
+	sortByTime(infos)
+	for _, fi := range infos {
+		if total <= maxKept {
+			return
+		}
+		if err := os.Remove(filepath.Join(dir, fi.Name())); err == nil {
+			total -= fi.Size()
+		}
+	}
+}
+
+// tocIndex gives l an index made from the TOC in its blob. A TOC that is
+// missing, not named by the manifest or wrong makes the layer a plain one.
+func (f *FS) tocIndex(l *Layer, w Want) bool {
+	blob, err := l.source()
+	if err != nil {
+		return false
+	}
+	r := readerAt{ctx: l.ctx, blob: blob}
+	o := index.TOCOptions{Blob: w.Desc.Digest, Size: w.Desc.Size, Annotations: w.Desc.Annotations, MediaType: w.Desc.MediaType}
+	_, err = index.FromTOC(l.ctx, filepath.Join(l.dir, "index"), r, o)
+	if err == nil {
+		return true
+	}
+	if !errors.Is(err, index.ErrNoTOC) {
+		l.log().Warn("TOC cannot be used; the layer is unpacked", "err", err)
+	}
+	return false
+}
+
+// readerAt reads a blob for whoever waits to start a container.
+type readerAt struct {
+	ctx  context.Context
+	blob *fetcher.Blob
+}
+
+func (r readerAt) ReadAt(p []byte, off int64) (int, error) {
+	n, err := r.blob.ReadAt(r.ctx, p, off, fetcher.OnDemand)
+	if err == nil && n < len(p) {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// unpack downloads the blob and fills the layer in the blob's order while its
+// index is being built.
+func (l *Layer) unpack() error {
+	if err := l.openData(); err != nil {
+		return err
+	}
+	path := filepath.Join(l.dir, "index")
+	info, err := l.download(l.ctx, path, fetcher.Prefetch)
+	if err != nil {
+		return fmt.Errorf("unpack %s: %w", l.rec.Blob, err)
+	}
+	if err := l.open(); err != nil {
+		return err
+	}
+	l.filled.setAll()
+	l.fs.metrics.filled.Add(float64(info.Bytes))
+	if err := l.extendHoles(); err != nil {
+		return err
+	}
+	if info.Seekable && l.rec.Size >= minLazy {
+		l.keepIndex(path)
+	}
+	return nil
+}
+
+// download reads the whole blob once, writes its index to path and its content
+// to the backing files. A blob that is not what it should be is thrown away.
+func (l *Layer) download(ctx context.Context, path string, prio fetcher.Priority) (index.Info, error) {
+	blob, err := l.source()
+	if err != nil {
+		return index.Info{}, err
+	}
+	w := &chunkWriter{l: l}
+	defer w.close()
+	r, err := blob.Range(ctx, 0, l.rec.Size, prio)
+	if err != nil {
+		return index.Info{}, err
+	}
+	defer func() { _ = r.Close() }()
+	info, err := index.Build(ctx, path, r, index.Options{Blob: l.rec.Blob, Size: l.rec.Size, DiffID: l.rec.DiffID, Sink: w})
+	if errors.Is(err, index.ErrDigest) || errors.Is(err, index.ErrCorrupt) {
+		blob.Discard(0, l.rec.Size)
+	}
+	return info, err
+}
+
+// keepIndex keeps the index at path for when the blob is wanted again. Without
+// it the blob is unpacked again, so an error is only reported.
+func (l *Layer) keepIndex(path string) {
+	kept := l.fs.keptPath(l.rec.Blob)
+	err := os.Remove(kept)
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		err = os.Link(path, kept)
+	}
+	if err != nil {
+		l.log().Warn("keep index", "err", err)
+	}
+}
+
+// extendHoles gives files that end in a hole, of which nothing is ever
+// written, their size.
+func (l *Layer) extendHoles() error {
+	for ino := uint32(1); ; ino++ {
+		in, ok := l.index.Inode(ino)
+		if !ok {
+			return nil
+		}
+		if !isRegular(in.Mode) || in.Size == 0 || in.Dead {
+			continue
+		}
+		if _, _, ok := l.index.Find(ino, in.Size-1, 1); ok {
+			continue
+		}
+		f, err := l.openBacking(ino, true)
+		if err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+}
+
+// prefetch brings the first n bytes of the blob, which an eStargz image marks
+// as what its start needs.
+func (l *Layer) prefetch(n int64) {
+	if !l.hold() {
+		return
+	}
+	defer l.release()
+	last := -1
+	for c := range l.index.Info().Chunks {
+		if e := l.extent(c); e.Off+e.Len > n {
+			break
+		}
+		last = c
+	}
+	if last >= 0 {
+		_ = l.ensureChunks(l.ctx, 0, last, fetcher.Prefetch) // a reader reports what matters
+	}
+}

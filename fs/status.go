@@ -1,0 +1,177 @@
+package fs
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+)
+
+// State says how far a layer has come.
+type State string
+
+// The states of a layer, in the order it goes through them.
+const (
+	Lazy     State = "lazy"     // read at random, filling
+	Filled   State = "filled"   // all of it is on disk, not yet a directory
+	Complete State = "complete" // an ordinary directory
+	Refused  State = "refused"  // not what its image says; given to no new container
+)
+
+// Status is what a layer is doing.
+type Status struct {
+	ID      uint32        `json:"id"`
+	Blob    digest.Digest `json:"blob"`
+	Repo    string        `json:"repo"`
+	Size    int64         `json:"size"` // of the blob, bytes
+	Kind    string        `json:"kind"`
+	State   State         `json:"state"`
+	Chunks  int           `json:"chunks"`
+	Filled  int           `json:"filled"` // chunks on disk
+	Proven  bool          `json:"proven"`
+	Reason  string        `json:"reason,omitempty"` // why it is refused, or why filling has stopped
+	Sources fetcher.Stats `json:"sources"`
+}
+
+// Status returns what each layer is doing, by slot.
+func (f *FS) Status() []Status {
+	var list []Status
+	for _, l := range f.all() {
+		if l.hold() {
+			list = append(list, l.status())
+			l.release()
+		}
+	}
+	slices.SortFunc(list, func(a, b Status) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}
+
+func (l *Layer) status() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := l.index.Info()
+	s := Status{
+		ID: l.id, Blob: l.rec.Blob, Repo: l.rec.Ref.Repo.Host + "/" + l.rec.Ref.Repo.Path, Size: i.BlobSize,
+		Kind: i.Kind.String(), State: Lazy, Proven: l.rec.Proven, Reason: l.rec.Refused,
+	}
+	s.Filled, s.Chunks = l.filled.filled()
+	switch {
+	case l.rec.Refused != "":
+		s.State = Refused
+	case l.complete.Load():
+		s.State, s.Filled = Complete, s.Chunks
+	case s.Filled == s.Chunks:
+		s.State = Filled
+	}
+	if s.Reason == "" && l.failure != nil && s.State != Complete {
+		s.Reason = l.failure.Error()
+	}
+	if l.blob != nil {
+		s.Sources = l.blob.Stats()
+	}
+	return s
+}
+
+// Form says which directories Paths may answer with.
+type Form int
+
+// The forms of an answer.
+const (
+	AnyForm   Form = iota // each layer as it is: its tree if complete, else in a session
+	OneForm               // for id mappings: all trees, or all from the session m
+	PlainForm             // all trees, when they are complete
+)
+
+// Paths returns a directory for each layer, to be overlayfs's lowerdir.
+func (f *FS) Paths(ctx context.Context, ids []uint32, form Form) ([]string, error) {
+	layers := make([]*Layer, len(ids))
+	whole := true
+	for i, id := range ids {
+		l, ok := f.Layer(id)
+		if !ok {
+			return nil, fmt.Errorf("layer %d is not on this host any more; remove the image and pull it again", id)
+		}
+		if err := l.usable(); err != nil {
+			return nil, err
+		}
+		layers[i] = l
+		whole = whole && l.complete.Load()
+	}
+	if form == OneForm && !whole && !f.idmap {
+		form = PlainForm
+	}
+	if form == PlainForm && !whole {
+		if err := f.awaitComplete(ctx, layers); err != nil {
+			return nil, err
+		}
+		whole = true
+	}
+	paths := make([]string, len(ids))
+	for i, l := range layers {
+		paths[i] = l.path(form == OneForm && !whole)
+	}
+	return paths, nil
+}
+
+func (l *Layer) path(session bool) string {
+	switch {
+	case l.complete.Load() && !session:
+		return l.tree
+	case session || l.hasXattrs():
+		return filepath.Join(l.fs.root, "m", l.name())
+	}
+	return filepath.Join(l.fs.root, "n", l.name())
+}
+
+// awaitComplete fills and completes layers at once, not when nothing else is
+// going on. The work goes on when ctx ends.
+func (f *FS) awaitComplete(ctx context.Context, layers []*Layer) error {
+	done := make(chan error, len(layers))
+	for _, l := range layers {
+		if !f.start(func() { done <- l.hurry() }) {
+			return errClosed
+		}
+	}
+	for range layers {
+		select {
+		case err := <-done:
+			if err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("wait for layers to be complete: %w", context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// hurry fills and completes the layer.
+func (l *Layer) hurry() error {
+	if !l.hold() {
+		return errRemoved
+	}
+	defer l.release()
+	if err := l.ensureChunks(l.ctx, 0, l.filled.n-1, fetcher.Prefetch); err != nil {
+		return err
+	}
+	return l.finalize(l.ctx)
+}
+
+// Owner returns the owner of the layer's root directory.
+func (l *Layer) Owner() (uid, gid uint32) {
+	in, _ := l.index.Inode(rootIno)
+	return in.UID, in.GID
+}
+
+// IDs returns the slots of all layers.
+func (f *FS) IDs() []uint32 {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return slices.Sorted(maps.Keys(f.layers))
+}
