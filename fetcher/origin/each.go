@@ -11,12 +11,12 @@ import (
 // each asks the hosts of a repository for one blob, in order, until one
 // succeeds.
 func (c *Client) each(ctx context.Context, q query, ask func(*host) error) error {
-	r, err := c.registry(q.repo.Host, time.Now())
+	r, err := c.registry(q.repo.Host, c.now())
 	if err != nil {
 		return err
 	}
 	var failed failures
-	for _, h := range r.inOrder(q.key(), time.Now()) {
+	for _, h := range r.inOrder(q.key(), c.now()) {
 		err := ask(h)
 		if err == nil {
 			h.succeeded()
@@ -40,11 +40,11 @@ func (c *Client) note(h *host, q query, err error, others bool) {
 	var unavailable *UnavailableError
 	switch {
 	case errors.As(err, &unavailable):
-		if h.failed(unavailable, time.Now()) && others {
+		if h.failed(unavailable, c.now()) && others {
 			c.cfg.Log.Warn("a host of the registry does not answer, asking the others first", "registry", q.repo.Host, "host", h.base.Host, "err", err)
 		}
 	case errors.Is(err, ErrNotFound) && !h.server:
-		h.absent.put(q.key(), struct{}{}, time.Now().Add(time.Minute))
+		h.absent.put(q.key(), struct{}{}, c.now(), time.Minute)
 	}
 }
 

@@ -39,17 +39,16 @@ func (m *memo[V]) get(k memoKey, now time.Time) (V, bool) {
 	return e.value, true
 }
 
-func (m *memo[V]) put(k memoKey, v V, until time.Time) {
+func (m *memo[V]) put(k memoKey, v V, now time.Time, life time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.m) >= maxMemo {
-		now := time.Now()
 		maps.DeleteFunc(m.m, func(_ memoKey, e memoEntry[V]) bool { return now.After(e.until) })
 	}
 	if m.m == nil || len(m.m) >= maxMemo {
 		m.m = map[memoKey]memoEntry[V]{}
 	}
-	m.m[k] = memoEntry[V]{v, until}
+	m.m[k] = memoEntry[V]{v, now.Add(life)}
 }
 
 func (m *memo[V]) drop(k memoKey) {

@@ -71,6 +71,7 @@ func (c Config) withDefaults() Config {
 type Client struct {
 	cfg     Config
 	metrics *metrics
+	now     func() time.Time
 
 	ctx    context.Context // ends token requests when the client closes
 	cancel context.CancelCauseFunc
@@ -87,7 +88,7 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{cfg: cfg, metrics: m, registries: map[string]*registry{}}
+	c := &Client{cfg: cfg, metrics: m, now: time.Now, registries: map[string]*registry{}}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	return c, nil
 }

@@ -58,7 +58,7 @@ func (q query) url(h *host) *url.URL {
 // get sends q to a host, logs in where it asks for that, and follows where it
 // sends us. The answer is one with status 200 or 206.
 func (c *Client) get(ctx context.Context, h *host, q query) (*http.Response, error) {
-	if place, ok := h.places.get(q.key(), time.Now()); ok {
+	if place, ok := h.places.get(q.key(), c.now()); ok {
 		resp, err := c.follow(ctx, h, q, place, "")
 		if err == nil || ctx.Err() != nil || tooMany(err) {
 			return resp, err
@@ -70,7 +70,7 @@ func (c *Client) get(ctx context.Context, h *host, q query) (*http.Response, err
 		return nil, err
 	}
 	if resp.StatusCode/100 != 3 {
-		return checked(resp)
+		return c.checked(resp)
 	}
 	place, err := location(resp)
 	if err != nil {
@@ -78,7 +78,7 @@ func (c *Client) get(ctx context.Context, h *host, q query) (*http.Response, err
 	}
 	resp, err = c.follow(ctx, h, q, place, auth)
 	if err == nil && q.kind == kindBlob && !sameOrigin(place, &h.base) {
-		h.places.put(q.key(), place, time.Now().Add(placeLife))
+		h.places.put(q.key(), place, c.now(), placeLife)
 	}
 	return resp, err
 }
@@ -133,7 +133,7 @@ func (c *Client) follow(ctx context.Context, h *host, q query, u *url.URL, auth 
 			// Not about our credentials: the link is bad or has expired.
 			return nil, &UnavailableError{Status: code, Err: fmt.Errorf("blob store %s that the registry named: status %d%s", u.Host, code, errorText(resp))}
 		default:
-			return checked(resp)
+			return c.checked(resp)
 		}
 	}
 	return nil, fmt.Errorf("%w: more than %d redirects", ErrResponse, maxRedirects)
@@ -170,11 +170,11 @@ func (c *Client) send(ctx context.Context, h *host, q query, u *url.URL, auth st
 }
 
 // checked turns an answer that is neither 200 nor 206 into an error.
-func checked(resp *http.Response) (*http.Response, error) {
+func (c *Client) checked(resp *http.Response) (*http.Response, error) {
 	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent {
 		return resp, nil
 	}
-	return nil, statusError(resp, time.Now())
+	return nil, statusError(resp, c.now())
 }
 
 // location returns where an answer redirects to, and closes its body.

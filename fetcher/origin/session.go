@@ -80,7 +80,7 @@ type renewal struct {
 func (s *session) current(ctx context.Context) (*grant, error) {
 	s.mu.Lock()
 	g := s.grant
-	if s.renewal == nil && (g == nil || g.expires.IsZero() || time.Now().Before(g.expires)) {
+	if s.renewal == nil && (g == nil || g.expires.IsZero() || s.client.now().Before(g.expires)) {
 		s.mu.Unlock()
 		return g, nil
 	}

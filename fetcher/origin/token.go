@@ -41,7 +41,7 @@ func (h *host) answer(ctx context.Context, c *Client, repo Repo, cand candidate)
 	if len(to.Scopes) == 0 {
 		to.Scopes = []string{"repository:" + repo.Path + ":pull"}
 	}
-	start := time.Now()
+	start := c.now()
 	token, life, err := h.token(ctx, c, cred, to)
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("token for %s with %s: %w", repo, cand.name(), tokenError(ctx, err))
