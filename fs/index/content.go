@@ -1,0 +1,289 @@
+package index
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Extent is a run of the blob, [Off,Off+Len), that decodes to the chunks
+// First..Last, all of them whole.
+type Extent struct {
+	First, Last int
+	Off, Len    int64
+}
+
+// Join returns the extent of two extents and all that is between them.
+func (e Extent) Join(f Extent) Extent {
+	end := max(e.Off+e.Len, f.Off+f.Len)
+	off := min(e.Off, f.Off)
+	return Extent{min(e.First, f.First), max(e.Last, f.Last), off, end - off}
+}
+
+// Extent returns the smallest extent that holds a chunk.
+func (x *Index) Extent(chunk int) Extent {
+	s := x.span(int(x.chunk(chunk).span))
+	return Extent{First: int(s.first), Last: int(s.first+s.chunks) - 1, Off: s.off, Len: s.size}
+}
+
+// Decode reads the bytes of e from r and calls fn with each chunk, in order and
+// verified; data is valid during the call. It may read less than all of r. An
+// error of r or fn is returned as it is; ErrCorrupt names the chunk.
+//
+// e is what Extent or Join returned.
+func (x *Index) Decode(r io.Reader, e Extent, fn func(chunk int, data []byte) error) error {
+	if e.First < 0 || e.Last >= x.info.Chunks || e.First > e.Last || x.span(int(x.chunk(e.First).span)).off != e.Off {
+		return fmt.Errorf("no extent of this index: %+v", e)
+	}
+	d := &decoder{x: x, src: &counted{r: r}, pos: e.Off, left: e.Len, fn: fn}
+	d.br = readers.Get().(*bufio.Reader)
+	d.br.Reset(d)
+	defer func() {
+		d.close()
+		d.br.Reset(nil)
+		readers.Put(d.br)
+	}()
+	for i := e.First; i <= e.Last; i++ {
+		if err := d.chunk(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var (
+	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 32<<10) }}
+	buffers = sync.Pool{New: func() any { b := make([]byte, maxBuilt); return &b }}
+	zstds   = sync.Pool{New: func() any {
+		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		if err != nil {
+			panic(err) // the options are constants
+		}
+		return d
+	}}
+)
+
+// counted remembers what its reader failed with.
+type counted struct {
+	r   io.Reader
+	err error
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		c.err = err
+	}
+	return n, err
+}
+
+// decoder decodes the chunks of an extent one after the other.
+type decoder struct {
+	x   *Index
+	src *counted
+	br  *bufio.Reader // of the decoder itself
+	fn  func(int, []byte) error
+
+	pos, left int64 // of the blob: what br reads next, and how much is left
+	pad       int   // zeros that were given out behind the extent
+
+	span uint32 // +1; of content
+	out  io.Reader
+	at   int64 // in what the span decodes to
+	zstd *zstd.Decoder
+
+	buf  []byte
+	last int // chunk that is in buf; two may share content
+	pool *[]byte
+}
+
+// Read yields the extent and a few zeros behind it: an inflater asks for bits
+// of the block after the last that matter to it.
+func (d *decoder) Read(p []byte) (int, error) {
+	if d.left == 0 {
+		if d.pad >= 16 {
+			return 0, io.EOF
+		}
+		n := copy(p, make([]byte, 16-d.pad))
+		d.pad += n
+		return n, nil
+	}
+	if int64(len(p)) > d.left {
+		p = p[:d.left]
+	}
+	n, err := d.src.Read(p)
+	d.left -= int64(n)
+	d.pos += int64(n)
+	if errors.Is(err, io.EOF) && d.left > 0 {
+		d.src.err = io.ErrUnexpectedEOF
+		return n, io.ErrUnexpectedEOF
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return n, err
+}
+
+func (d *decoder) consumed() int64 { return d.pos + int64(d.pad) - int64(d.br.Buffered()) }
+
+func (d *decoder) close() {
+	if d.zstd != nil {
+		_ = d.zstd.Reset(nil)
+		zstds.Put(d.zstd)
+		d.zstd = nil
+	}
+	if d.pool != nil {
+		buffers.Put(d.pool)
+	}
+}
+
+func (d *decoder) chunk(i int) error {
+	c := d.x.chunk(i)
+	err := d.seek(c.span, c.inner, i)
+	if err == nil && !(d.at > c.inner) {
+		d.buf = d.room(int(c.size))
+		_, err = io.ReadFull(d.out, d.buf)
+		d.at += int64(c.size)
+		d.last = i
+	}
+	if d.src.err != nil {
+		return d.src.err
+	}
+	if err == nil && sha256.Sum256(d.buf) != c.digest {
+		err = errors.New("digest mismatch")
+	}
+	if err != nil {
+		return fmt.Errorf("chunk %d, %q at %d: %w: %w", i, d.x.Path(c.ino), c.off, err, ErrCorrupt)
+	}
+	return d.fn(i, d.buf)
+}
+
+func (d *decoder) room(n int) []byte {
+	if n > maxBuilt {
+		return make([]byte, n)
+	}
+	if d.pool == nil {
+		d.pool = buffers.Get().(*[]byte)
+	}
+	return (*d.pool)[:n]
+}
+
+// seek makes d.out yield what is at inner in a span, or leaves in d.buf what it
+// yielded last, if that is the same.
+func (d *decoder) seek(number uint32, inner int64, i int) error {
+	s := d.x.span(int(number))
+	if d.span != number+1 {
+		if d.span != 0 && d.x.info.Kind == Gzip { // one stream: go on
+			d.at -= s.out - d.x.span(int(d.span-1)).out
+		} else if err := d.open(s); err != nil {
+			return err
+		}
+		d.span = number + 1
+	}
+	if d.at > inner {
+		prev := d.x.chunk(d.last)
+		if i == d.last+1 && prev.span == number && prev.inner == inner {
+			return nil
+		}
+		return errors.New("content lies behind")
+	}
+	n, err := io.CopyN(io.Discard, d.out, inner-d.at)
+	d.at += n
+	return err
+}
+
+// open begins a span.
+func (d *decoder) open(s span) error {
+	if skip := s.off - d.consumed(); skip > 0 {
+		if _, err := io.CopyN(io.Discard, d.br, skip); err != nil {
+			return err
+		}
+	} else if skip < 0 {
+		return errors.New("spans overlap")
+	}
+	d.at = 0
+	switch s.codec {
+	case codecMember, codecBlock:
+		window, err := d.x.window(s.window)
+		if err != nil {
+			return err
+		}
+		if d.out, err = newInflater(d.br, s, window); err != nil {
+			return err
+		}
+	case codecZstd:
+		if d.zstd == nil {
+			d.zstd = zstds.Get().(*zstd.Decoder)
+		}
+		d.out = d.zstd
+		return d.zstd.Reset(io.LimitReader(d.br, s.size))
+	default:
+		d.out = d.br
+	}
+	return nil
+}
+
+// window reads window number-1 and checks it; none if number is 0.
+func (x *Index) window(number uint32) ([]byte, error) {
+	if number == 0 {
+		return nil, nil
+	}
+	i := int(number - 1)
+	loc := getWindowLoc(x.locs[i*windowSize:])
+	frame := make([]byte, loc.size)
+	if _, err := x.file.ReadAt(frame, loc.off); err != nil {
+		return nil, fmt.Errorf("window %d: %w", i, err)
+	}
+	d := zstds.Get().(*zstd.Decoder)
+	defer zstds.Put(d)
+	raw, err := d.DecodeAll(frame, make([]byte, 0, maxWindow))
+	if err != nil || len(raw) != int(loc.raw) || sha256.Sum256(raw) != [32]byte(x.sums[i*sha256.Size:]) {
+		return nil, fmt.Errorf("window %d of the index: %w", i, errors.Join(err, ErrCorrupt))
+	}
+	return raw, nil
+}
+
+// inflater inflates from a span's beginning on, through the members that
+// follow.
+type inflater struct {
+	br *bufio.Reader
+	fr io.ReadCloser
+}
+
+func newInflater(br *bufio.Reader, s span, window []byte) (*inflater, error) {
+	if s.codec == codecMember {
+		if err := skipGzipHeader(br); err != nil {
+			return nil, err
+		}
+	}
+	cp := flate.InflateCheckpoint{BitOffset: s.bit, Window: window}
+	return &inflater{br, flate.NewReaderOpts(br, flate.WithPartialBlock(), flate.WithResumeFrom(cp))}, nil
+}
+
+func (f *inflater) Read(p []byte) (int, error) {
+	for {
+		n, err := f.fr.Read(p)
+		if n > 0 && errors.Is(err, io.EOF) {
+			return n, nil // and the next member next time
+		}
+		if !errors.Is(err, io.EOF) {
+			return n, err
+		}
+		const trailer = 8
+		if _, err := f.br.Discard(trailer); err != nil {
+			return 0, noEOF(err)
+		}
+		if err := skipGzipHeader(f.br); err != nil {
+			return 0, err
+		}
+		if err := f.fr.(flate.Resetter).Reset(f.br, nil); err != nil {
+			return 0, err
+		}
+	}
+}

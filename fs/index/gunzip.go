@@ -1,0 +1,233 @@
+package index
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"github.com/klauspost/compress/flate"
+)
+
+const maxWindow = 32 << 10
+
+// gunzip inflates a blob of one or more gzip members and finds the spans.
+//
+// Where a span begins, the decoder is dropped and a new one resumes from the
+// very checkpoint that goes into the index. So the stream, whose checksums are
+// verified, was itself made by resuming from every checkpoint: what the index
+// says of them is proven by having been used.
+type gunzip struct {
+	src     *source
+	br      *bufio.Reader
+	out     *outlet
+	spacing int64
+
+	next  int64 // the first block end at or after this begins a span
+	begun int64 // where the present span begins in the output
+	total int64 // output so far
+	crc   uint32
+}
+
+func (g *gunzip) consumed() int64 { return g.src.pos - int64(g.br.Buffered()) }
+
+// run decodes to the end of the blob.
+func (g *gunzip) run() error {
+	for first := true; ; first = false {
+		start := g.consumed()
+		if !first {
+			if end, err := g.atEnd(); end || err != nil {
+				return err
+			}
+		}
+		if err := skipGzipHeader(g.br); err != nil {
+			return fmt.Errorf("gzip header at %d: %w", start, err)
+		}
+		if first || g.total >= g.next || g.total-g.begun >= g.spacing/8 {
+			if err := g.begin(&spanStart{span: span{codec: codecMember, off: start, out: g.total}}); err != nil {
+				return err
+			}
+		}
+		if err := g.member(); err != nil {
+			return fmt.Errorf("gzip member at %d: %w", start, err)
+		}
+	}
+}
+
+// atEnd reports whether the blob ends here. Zeros behind the last member are
+// padding, as for gunzip.
+func (g *gunzip) atEnd() (bool, error) {
+	b, err := g.br.Peek(1)
+	if errors.Is(err, io.EOF) {
+		return true, nil
+	}
+	if err != nil || b[0] != 0 {
+		return false, err
+	}
+	for {
+		c, err := g.br.ReadByte()
+		if errors.Is(err, io.EOF) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if c != 0 {
+			return false, fmt.Errorf("garbage at %d, behind the last gzip member", g.consumed()-1)
+		}
+	}
+}
+
+// begin starts a span at the present end of the output.
+func (g *gunzip) begin(s *spanStart) error {
+	g.begun = g.total
+	g.next = (g.total/g.spacing + 1) * g.spacing
+	return g.out.begin(s)
+}
+
+// member inflates one member, header done, and checks its trailer.
+func (g *gunzip) member() error {
+	g.crc = 0
+	start := g.total
+	at := flate.InflateCheckpoint{CompressedOffset: g.consumed()}
+	for {
+		s, err := g.segment(at)
+		if err != nil {
+			return err
+		}
+		if s == nil {
+			break
+		}
+		at = flate.InflateCheckpoint{CompressedOffset: s.off, BitOffset: s.bit, Window: s.window}
+		if err := g.begin(s); err != nil {
+			return err
+		}
+	}
+	var trailer [8]byte
+	if _, err := io.ReadFull(g.br, trailer[:]); err != nil {
+		return fmt.Errorf("trailer: %w", noEOF(err))
+	}
+	if le.Uint32(trailer[:]) != g.crc || le.Uint32(trailer[4:]) != uint32(g.total-start) {
+		return errors.New("checksum mismatch")
+	}
+	return nil
+}
+
+// segment inflates from at to the place where the next span begins, which it
+// returns, or to the end of the member.
+func (g *gunzip) segment(at flate.InflateCheckpoint) (*spanStart, error) {
+	var stop *spanStart
+	surplus := int64(0)
+	base := g.total
+	fr := flate.NewReaderOpts(g.br, flate.WithPartialBlock(), flate.WithResumeFrom(at),
+		flate.WithEobCallback(func(cp flate.InflateCheckpoint) {
+			// The decoder's count of input bytes is too high by those it had
+			// buffered at each stored block; it has none buffered after one.
+			off := cp.CompressedOffset - surplus
+			if have := g.consumed(); off > have {
+				surplus += off - have
+				off = have
+			}
+			if out := base + cp.UncompressedOffset; stop == nil && !cp.Final && out >= g.next {
+				stop = &spanStart{
+					span:   span{codec: codecBlock, off: off, bit: cp.BitOffset, out: out},
+					window: append([]byte(nil), cp.Window...),
+				}
+			}
+		}))
+	for {
+		buf := g.out.room()
+		n, err := fr.Read(buf)
+		if stop != nil && g.total+int64(n) >= stop.out {
+			// More than the span was decoded if its last block ended where the
+			// decoder had just handed out all it had.
+			if g.rewind(stop.off) {
+				return stop, g.emit(buf[:stop.out-g.total])
+			}
+			stop = nil
+		}
+		if e := g.emit(buf[:n]); e != nil {
+			return nil, e
+		}
+		if errors.Is(err, io.EOF) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, noEOF(err)
+		}
+	}
+}
+
+// rewind makes off the next input byte, if it is still there.
+func (g *gunzip) rewind(off int64) bool {
+	if !g.src.seek(off) {
+		return false
+	}
+	g.br.Reset(g.src)
+	return true
+}
+
+func (g *gunzip) emit(b []byte) error {
+	g.crc = crc32.Update(g.crc, crc32.IEEETable, b)
+	g.total += int64(len(b))
+	return g.out.emit(len(b))
+}
+
+// skipGzipHeader reads a member's header (RFC 1952).
+func skipGzipHeader(r *bufio.Reader) error {
+	const headerCRC, extra, name, comment = 1 << 1, 1 << 2, 1 << 3, 1 << 4
+	crc := uint32(0)
+	read := func(n int) ([]byte, error) {
+		b := make([]byte, n)
+		_, err := io.ReadFull(r, b)
+		crc = crc32.Update(crc, crc32.IEEETable, b)
+		return b, noEOF(err)
+	}
+	b, err := read(10)
+	if err != nil {
+		return err
+	}
+	if b[0] != 0x1f || b[1] != 0x8b || b[2] != 8 {
+		return errors.New("not gzip")
+	}
+	flags := b[3]
+	if flags&extra != 0 {
+		if b, err = read(2); err == nil {
+			_, err = read(int(le.Uint16(b)))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, f := range []byte{name, comment} {
+		for n := 0; flags&f != 0; n++ {
+			if b, err = read(1); err != nil {
+				return err
+			}
+			if n >= 512 {
+				return errors.New("name or comment too long")
+			}
+			if b[0] == 0 {
+				break
+			}
+		}
+	}
+	if flags&headerCRC != 0 {
+		want := uint16(crc)
+		if b, err = read(2); err != nil {
+			return err
+		}
+		if le.Uint16(b) != want {
+			return errors.New("header checksum mismatch")
+		}
+	}
+	return nil
+}
+
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
