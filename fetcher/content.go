@@ -1,0 +1,195 @@
+package fetcher
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/store"
+)
+
+// content is what all who have one blob open share.
+type content struct {
+	f      *Fetcher
+	digest digest.Digest
+	size   int64
+	stored *store.Blob
+
+	mu       sync.Mutex // guards what follows, and the fields of fetches that say so
+	refs     int        // handles, readers and fetches
+	handles  int
+	repos    []origin.Repo // the one that answered last first
+	readers  map[*reader]struct{}
+	waiters  map[*waiter]struct{}
+	fetches  []*fetch
+	stream   *fetch // brings the whole blob, of a source that ignores ranges
+	unranged bool   // the source ignores ranges
+	given    []*stretch
+	bad      map[place]int // how often bytes of it were discarded
+	stats    Stats
+}
+
+// place is somewhere a blob may be had.
+type place struct {
+	source Source
+	repo   origin.Repo
+}
+
+// stretch remembers who gave the bytes from off to end.
+type stretch struct {
+	off, end int64
+	place    place
+}
+
+// waiter is a reader that waits for the byte at pos.
+type waiter struct {
+	pos  int64
+	done chan struct{} // closed after what follows is set
+	err  error         // nil: look again
+	data []byte        // the bytes from pos on, if they are not in the store
+	from string        // name of the source that gave them
+}
+
+// Stats says where the bytes of a blob came from since it was opened.
+type Stats struct {
+	Stored   int64            // bytes that were in the store when asked for
+	Fetched  map[string]int64 // bytes by name of the source
+	Requests int64
+}
+
+func newContent(f *Fetcher, ref Ref, stored *store.Blob) *content {
+	return &content{
+		f: f, digest: ref.Digest, size: ref.Size, stored: stored,
+		refs: 1, handles: 1, repos: []origin.Repo{ref.Repo},
+		readers: map[*reader]struct{}{}, waiters: map[*waiter]struct{}{}, bad: map[place]int{},
+		stats: Stats{Fetched: map[string]int64{}},
+	}
+}
+
+// join adds a handle; false: c is on its way out.
+func (c *content) join(ref Ref) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.refs == 0:
+		return false, nil
+	case c.size != ref.Size:
+		return false, fmt.Errorf("%w: %d, not %d", store.ErrSize, c.size, ref.Size)
+	}
+	c.refs++
+	c.handles++
+	if !slices.Contains(c.repos, ref.Repo) {
+		c.repos = append(c.repos, ref.Repo)
+	}
+	return true, nil
+}
+
+// leave gives a handle back.
+func (c *content) leave() {
+	c.mu.Lock()
+	c.handles--
+	c.giveUpUnwanted()
+	c.release()
+}
+
+// release gives a reference back and unlocks c.mu, which the caller holds.
+func (c *content) release() {
+	c.refs--
+	last := c.refs == 0
+	c.mu.Unlock()
+	if last {
+		c.f.forget(c)
+	}
+}
+
+// places returns where the blob may be had, the best first: by source, then by
+// repository, but those that gave bad bytes last.
+func (c *content) places() []place {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []place
+	for _, s := range c.f.cfg.Sources {
+		for _, r := range c.repos {
+			all = append(all, place{s, r})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b place) int { return cmp.Compare(c.bad[a], c.bad[b]) })
+	return all
+}
+
+// here reports whether the byte at pos can be read now.
+func (c *content) here(pos int64) bool {
+	return c.stored.Present(pos, 1) > 0 || c.f.memory.at(c, pos) != nil
+}
+
+// arrived takes in that bytes of fetch f have come; data is nil if they are in
+// the store.
+func (c *content) arrived(f *fetch, n int, data []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	from := f.pos
+	f.pos += int64(n)
+	f.got += int64(n)
+	f.trouble = time.Time{}
+	if f.stretch == nil {
+		f.stretch = &stretch{off: from, place: f.place}
+		c.remember(f.stretch)
+	}
+	f.stretch.end = f.pos
+	c.stats.Fetched[f.place.source.Name()] += int64(n)
+	for w := range c.waiters {
+		if from <= w.pos && w.pos < f.pos {
+			if data != nil {
+				w.data = data[w.pos-from:]
+			}
+			w.from = f.place.source.Name()
+			c.wake(w)
+		}
+	}
+}
+
+func (c *content) wake(w *waiter) {
+	delete(c.waiters, w)
+	close(w.done)
+}
+
+// remember keeps a bounded memory of who gave what. The caller holds c.mu.
+func (c *content) remember(s *stretch) {
+	const most = 4096
+	if len(c.given) >= most {
+		c.given = slices.Delete(c.given, 0, most/2)
+	}
+	c.given = append(c.given, s)
+}
+
+// discard forgets bytes that a caller found to be wrong, and thinks less of
+// who gave them.
+func (c *content) discard(off, n int64) error {
+	c.mu.Lock()
+	blamed := map[place]bool{}
+	for _, s := range c.given {
+		if s.off < off+n && off < s.end {
+			blamed[s.place] = true
+		}
+	}
+	for p := range blamed {
+		c.bad[p]++
+	}
+	c.mu.Unlock()
+	c.f.memory.drop(c, off, off+n)
+	return c.stored.Discard(off, n)
+}
+
+// answered notes that a repository has the blob, to be asked first.
+func (c *content) answered(r origin.Repo) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if i := slices.Index(c.repos, r); i > 0 {
+		c.repos = slices.Insert(slices.Delete(c.repos, i, i+1), 0, r)
+	}
+}

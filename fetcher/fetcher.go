@@ -1,0 +1,166 @@
+package fetcher
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/store"
+)
+
+// Config says where bytes come from and where they are kept.
+type Config struct {
+	Dir       string    // blobs are kept in its folder blobs, documents in documents
+	Max       int64     // quota of kept blobs in bytes; 0 = none
+	Sources   []Source  // asked in this order
+	Documents Documents // nil: Document knows only what is cached
+	Slots     int       // requests to one registry at a time; 0 = 16
+
+	Log        *slog.Logger          // nil discards
+	Registerer prometheus.Registerer // nil registers nowhere
+}
+
+// Fetcher gives bytes of blobs. Its methods may be called concurrently.
+type Fetcher struct {
+	cfg     Config
+	log     *slog.Logger
+	store   *store.Store
+	docs    *documents
+	memory  memory
+	quiet   quiet
+	metrics *metrics
+
+	ctx    context.Context //nolint:containedctx // the Fetcher's own life, ended by Close
+	cancel context.CancelCauseFunc
+
+	life   sync.RWMutex // guards closed, so that wg does not grow once it is waited for
+	closed bool
+	wg     sync.WaitGroup
+
+	mu    sync.Mutex // guards blobs, hosts
+	blobs map[digest.Digest]*content
+	hosts map[string]*limiter
+}
+
+// New opens the store below c.Dir and returns a Fetcher. Close releases it.
+func New(c Config) (*Fetcher, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Slots <= 0 {
+		c.Slots = defaultSlots
+	}
+	f := &Fetcher{cfg: c, log: c.Log, blobs: map[digest.Digest]*content{}, hosts: map[string]*limiter{}}
+	f.metrics = newMetrics(c.Registerer, f)
+	f.ctx, f.cancel = context.WithCancelCause(context.Background())
+	var err error
+	if f.docs, err = openDocuments(filepath.Join(c.Dir, "documents"), f); err != nil {
+		return nil, fmt.Errorf("fetcher: %w", err)
+	}
+	f.store, err = store.Open(filepath.Join(c.Dir, "blobs"), store.Config{Max: c.Max, Log: c.Log, Registerer: c.Registerer})
+	if err != nil {
+		return nil, fmt.Errorf("fetcher: %w", err)
+	}
+	return f, nil
+}
+
+// Close ends all requests and reads and writes down what is kept.
+func (f *Fetcher) Close() error {
+	f.life.Lock()
+	f.closed = true
+	f.life.Unlock()
+	f.cancel(ErrClosed)
+	f.wg.Wait()
+	return f.store.Close()
+}
+
+// start runs fn in a goroutine that Close waits for, unless it is closed.
+func (f *Fetcher) start(fn func()) bool {
+	f.life.RLock()
+	defer f.life.RUnlock()
+	if f.closed {
+		return false
+	}
+	f.wg.Go(fn)
+	return true
+}
+
+// Blob opens the blob ref.Digest, to be had from ref.Repo as well as from where
+// those who have it open said.
+func (f *Fetcher) Blob(ref Ref) (*Blob, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := f.blobs[ref.Digest]
+	if c != nil {
+		joined, err := c.join(ref)
+		if err != nil {
+			return nil, fmt.Errorf("fetcher: open blob %s: %w", ref.Digest, err)
+		}
+		if !joined {
+			c = nil
+		}
+	}
+	if c == nil {
+		stored, err := f.store.Blob(ref.Digest, ref.Size)
+		if err != nil {
+			return nil, fmt.Errorf("fetcher: %w", err)
+		}
+		c = newContent(f, ref, stored)
+		f.blobs[ref.Digest] = c
+	}
+	return &Blob{c: c}, nil
+}
+
+// forget takes c, which nothing refers to any more, out of the table.
+func (f *Fetcher) forget(c *content) {
+	f.mu.Lock()
+	if f.blobs[c.digest] == c {
+		delete(f.blobs, c.digest)
+	}
+	f.mu.Unlock()
+	f.memory.drop(c, 0, c.size)
+	if err := c.stored.Close(); err != nil {
+		f.log.Warn("stored blob not closed", "blob", c.digest, "err", err)
+	}
+}
+
+// host returns the limiter of a registry.
+func (f *Fetcher) host(name string) *limiter {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.hosts[name]
+	if l == nil {
+		l = newLimiter(f.cfg.Slots)
+		f.hosts[name] = l
+	}
+	return l
+}
+
+func (f *Fetcher) inFlight() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, l := range f.hosts {
+		n += l.inFlight()
+	}
+	return n
+}
+
+// LastOnDemand returns when an on-demand read last began or ended to wait for
+// bytes; zero: none did yet.
+func (f *Fetcher) LastOnDemand() time.Time {
+	_, last, _ := f.quiet.state()
+	return last
+}
+
+// WaitQuiet returns once no on-demand read has waited for bytes for d, so that
+// background work does not get into its way.
+func (f *Fetcher) WaitQuiet(ctx context.Context, d time.Duration) error {
+	return f.quiet.wait(ctx, d)
+}

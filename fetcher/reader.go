@@ -1,0 +1,205 @@
+package fetcher
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/store"
+)
+
+// reader streams a range of a blob. It is for one goroutine.
+type reader struct {
+	c    *content
+	ctx  context.Context //nolint:containedctx // io.Reader has no other way to it
+	prio Priority
+	pos  int64
+	end  int64
+	long bool   // more than one request is needed for it
+	data []byte // bytes from pos on that are not in the store
+
+	next    int64 // where to plan again
+	planned bool
+	broken  bool // a read from the store failed once
+	closed  bool
+	waited  time.Duration
+	source  string // who gave the last bytes waited for
+
+	from, to int64 // what was planned for; guarded by c.mu
+}
+
+var _ io.ReadCloser = (*reader)(nil)
+
+func (r *reader) Read(p []byte) (int, error) {
+	switch {
+	case r.closed:
+		return 0, ErrClosed
+	case r.pos >= r.end:
+		return 0, io.EOF
+	case len(p) == 0:
+		return 0, nil
+	}
+	p = p[:min(int64(len(p)), r.end-r.pos)]
+	for {
+		n, err := r.take(p)
+		if err != nil {
+			return 0, err
+		}
+		if n > 0 {
+			r.pos += int64(n)
+			if r.planned && r.pos >= r.next && r.pos < r.end {
+				r.plan()
+			}
+			return n, nil
+		}
+		if err := r.wait(); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// take reads what is here of the bytes from pos on.
+func (r *reader) take(p []byte) (int, error) {
+	if len(r.data) > 0 {
+		n := copy(p, r.data)
+		r.data = r.data[n:]
+		return n, nil
+	}
+	n := r.c.stored.Present(r.pos, int64(len(p)))
+	if n == 0 {
+		return copy(p, r.c.f.memory.at(r.c, r.pos)), nil
+	}
+	got, err := r.c.stored.ReadAt(p[:n], r.pos)
+	switch {
+	case err == nil:
+		return got, nil
+	case errors.Is(err, store.ErrMissing): // taken away this moment
+		return 0, nil
+	case r.broken:
+		return 0, err
+	}
+	// The disk does not give back what it took: fetch it once more.
+	r.broken = true
+	r.c.f.log.Warn("stored bytes not readable", "blob", r.c.digest, "err", err)
+	return 0, r.c.stored.Discard(r.pos, n)
+}
+
+func (r *reader) plan() {
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	r.planned = true
+	r.c.plan(r)
+}
+
+// wait returns when the byte at pos may be here.
+func (r *reader) wait() error {
+	if err := r.ctx.Err(); err != nil {
+		return err
+	}
+	c := r.c
+	if r.prio == Background && c.f.store.Full() {
+		return fmt.Errorf("read %s at %d: %w", c.digest, r.pos, ErrFull)
+	}
+	w := &waiter{pos: r.pos, done: make(chan struct{})}
+	c.mu.Lock()
+	if c.here(r.pos) {
+		c.mu.Unlock()
+		return nil
+	}
+	r.planned = true
+	c.plan(r)
+	c.waiters[w] = struct{}{}
+	c.mu.Unlock()
+	defer r.since(time.Now())
+	if r.prio == OnDemand {
+		defer c.f.quiet.enter()()
+	}
+	gauge := c.f.metrics.waiting.WithLabelValues(r.prio.String())
+	gauge.Inc()
+	defer gauge.Dec()
+	err := r.await(w)
+	if err != nil {
+		c.mu.Lock()
+		delete(c.waiters, w)
+		c.mu.Unlock()
+		return err
+	}
+	r.data, r.source = w.data, w.from
+	return nil
+}
+
+func (r *reader) since(t time.Time) { r.waited += time.Since(t) }
+
+// await waits for w within the budget.
+func (r *reader) await(w *waiter) error {
+	start := time.Now()
+	t := time.NewTimer(budget(r.prio))
+	defer t.Stop()
+	for {
+		select {
+		case <-w.done:
+			return w.err
+		case <-r.ctx.Done():
+			return r.ctx.Err()
+		case <-r.c.f.ctx.Done():
+			return context.Cause(r.c.f.ctx)
+		case <-t.C:
+			left, err := r.spent(w, start)
+			if err != nil {
+				return err
+			}
+			t.Reset(left)
+		}
+	}
+}
+
+// spent returns how much of the budget is left, or why the read failed when
+// nothing is. Time counts in which a source was asked and gave nothing; not
+// the time in which slots were taken, or bytes before w.pos came.
+func (r *reader) spent(w *waiter, start time.Time) (time.Duration, error) {
+	c := r.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	most := budget(r.prio)
+	f := c.covering(w.pos)
+	switch {
+	case f == nil:
+		if _, still := c.waiters[w]; still {
+			c.wake(w)
+		}
+		return most, nil
+	case f.trouble.IsZero():
+		return most, nil
+	}
+	if left := most - time.Since(latest(f.trouble, start)); left > 0 {
+		return left, nil
+	}
+	err := f.failed
+	if err == nil {
+		err = errStalled
+	}
+	return 0, fmt.Errorf("read %s bytes %d-%d: %w: %w", c.digest, r.pos, r.end-1, ErrUnavailable, err)
+}
+
+// Close ends the read. What it still wanted is given up if nobody else does.
+func (r *reader) Close() error {
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	c := r.c
+	if r.prio == OnDemand {
+		source := cmp.Or(r.source, "store")
+		c.f.metrics.latency.WithLabelValues(source).Observe(r.waited.Seconds())
+	}
+	c.mu.Lock()
+	if r.planned {
+		delete(c.readers, r)
+		c.giveUpUnwanted()
+	}
+	c.release()
+	return nil
+}
