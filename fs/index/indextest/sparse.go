@@ -6,11 +6,16 @@ import (
 	"fmt"
 )
 
-// Unholdable returns corner cases that only a tar can hold, so that no form with
-// a table of contents is tried with them: sparse files and a name that JSON
-// cannot write.
+// Unholdable returns corner cases that containerd unpacks from a tar, but that
+// the tools for layers with a table of contents cannot hold: sparse files, a
+// name that JSON cannot write, a file that is linked and then replaced.
 func Unholdable() []Entry {
-	return append(Sparse(), File("invalid\xff\xfeutf8", []byte("bytes")))
+	return append(Sparse(),
+		File("invalid\xff\xfeutf8", []byte("bytes")),
+		File("replaced/linked", []byte("the first, still linked")),
+		Link("replaced/link", "replaced/linked"),
+		File("replaced/linked", []byte("the second")),
+	)
 }
 
 // Sparse returns two sparse files, in GNU's old form and in the PAX form 1.0,
