@@ -62,10 +62,9 @@ func (m *images) layer(ctx context.Context, req request) (id uint32, top bool, r
 	if err != nil {
 		return 0, false, nil, err
 	}
-	release = func() { m.exit(img) }
 	defer func() {
 		if err != nil {
-			release()
+			m.exit(img)
 		}
 	}()
 	if err := wait(ctx, img.planned); err != nil {
@@ -91,7 +90,7 @@ func (m *images) layer(ctx context.Context, req request) (id uint32, top bool, r
 		m.mu.Unlock()
 		return 0, false, nil, fmt.Errorf("layer %s: %w", req.layer, r.err)
 	}
-	return r.id, i == len(img.layers)-1, release, nil
+	return r.id, i == len(img.layers)-1, func() { m.exit(img) }, nil
 }
 
 func wait(ctx context.Context, done <-chan struct{}) error {

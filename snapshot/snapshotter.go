@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -112,6 +113,9 @@ func New(cfg Config) (_ *Snapshotter, err error) {
 }
 
 func (s *Snapshotter) makeRoot() error {
+	if strings.ContainsAny(s.root, ",:") {
+		return fmt.Errorf("root %s: its name must not contain commas or colons, which separate mount options", s.root)
+	}
 	if err := os.MkdirAll(s.snapshotDir(), 0o700); err != nil {
 		return fmt.Errorf("make root: %w", err)
 	}
