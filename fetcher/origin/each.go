@@ -69,13 +69,17 @@ func (f failures) Error() string {
 }
 
 // Unwrap returns the failure to act on: the server's word on absence is
-// final, else a host that may come back is worth waiting for, else what the
-// last one said counts.
+// final, else a host that may come back is worth waiting for, else the server
+// knows best. It was asked, as all were.
 func (f failures) Unwrap() error {
+	server := f[len(f)-1].err
 	for _, e := range f {
-		if e.host.server && errors.Is(e.err, ErrNotFound) {
-			return e.err
+		if e.host.server {
+			server = e.err
 		}
+	}
+	if errors.Is(server, ErrNotFound) {
+		return server
 	}
 	for _, e := range f {
 		var unavailable *UnavailableError
@@ -83,5 +87,5 @@ func (f failures) Unwrap() error {
 			return e.err
 		}
 	}
-	return f[len(f)-1].err
+	return server
 }

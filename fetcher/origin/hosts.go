@@ -1,8 +1,10 @@
 package origin
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -13,6 +15,8 @@ import (
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 )
 
 // maxLogins bounds the repositories that a host's logins are kept of.
@@ -94,7 +98,7 @@ func (c *Client) registry(name string, now time.Time) (*registry, error) {
 // there is none.
 func (c *Client) load(name, dir string) (*registry, error) {
 	r := &registry{}
-	hosts, err := config.ConfigureHosts(c.ctx, config.HostOptions{
+	hosts, err := config.ConfigureHosts(quiet(c.ctx), config.HostOptions{
 		HostDir: func(string) (string, error) { return dir, nil },
 		UpdateClient: func(client *http.Client) error {
 			r.tune(client, c.cfg)
@@ -121,6 +125,14 @@ func (c *Client) load(name, dir string) (*registry, error) {
 		return nil, errors.New(`no host has the capability "pull"`)
 	}
 	return r, nil
+}
+
+// quiet keeps containerd's reader from logging: what matters of it is logged
+// here.
+func quiet(ctx context.Context) context.Context {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return log.WithLogger(ctx, logrus.NewEntry(l))
 }
 
 // tune sets up the transport of a client that containerd's reader made. The

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,9 +77,10 @@ func TestRedirectStoreGone(t *testing.T) {
 	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, blob) }))
 	moved := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, blob) }))
 	t.Cleanup(moved.Close)
-	target := store.URL
+	var target atomic.Value
+	target.Store(store.URL)
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		http.Redirect(w, req, target+"/x?signature=abc", http.StatusFound)
+		http.Redirect(w, req, target.Load().(string)+"/x?signature=abc", http.StatusFound)
 	}))
 	t.Cleanup(front.Close)
 	c := client(t, origin.Config{})
@@ -90,22 +92,22 @@ func TestRedirectStoreGone(t *testing.T) {
 	if !unavailable(0, 0, 0)(err) || strings.Contains(err.Error(), "signature") {
 		t.Errorf("got %v, want *UnavailableError without the link", err)
 	}
-	target = moved.URL
+	target.Store(moved.URL)
 	mustGet(t, c, r, d, 0, -1, []byte(blob))
 }
 
 func TestRedirectEndless(t *testing.T) {
 	var front *httptest.Server
-	n := 0
+	var n atomic.Int32
 	front = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		n++
+		n.Add(1)
 		http.Redirect(w, req, front.URL+"/again", http.StatusTemporaryRedirect)
 	}))
 	t.Cleanup(front.Close)
 	r := origin.Repo{Host: strings.TrimPrefix(front.URL, "http://"), Path: repoPath}
 	_, err := get(client(t, origin.Config{}), r, digest.FromString("x"), 0, -1)
-	if !is(origin.ErrResponse)(err) || n > 10 {
-		t.Errorf("got %v after %d requests", err, n)
+	if !is(origin.ErrResponse)(err) || n.Load() > 10 {
+		t.Errorf("got %v after %d requests", err, n.Load())
 	}
 }
 
