@@ -96,6 +96,9 @@ func (w *writer) commit(info Info, spacing int64) (Info, error) {
 	if _, err := w.file.WriteAt(h.encode(), 0); err != nil {
 		return Info{}, fmt.Errorf("write index: %w", err)
 	}
+	if err := w.file.Truncate(w.end); err != nil { // the last tables may be empty
+		return Info{}, fmt.Errorf("write index: %w", err)
+	}
 	h.info.Inodes, h.info.Chunks, h.info.Spans = h.count(secInodes), h.count(secChunks), h.count(secSpans)
 	return h.info, w.publish()
 }
