@@ -69,7 +69,7 @@ func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64, prio Priority) (
 	if err != nil {
 		return 0, err
 	}
-	defer r.Close() //nolint:errcheck // it returns nil
+	defer r.Close()
 	n, err := io.ReadFull(r, p[:r.end-off])
 	if err == nil && n < len(p) {
 		err = io.EOF
@@ -101,7 +101,7 @@ func (b *Blob) Verify(ctx context.Context, p Priority) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close() //nolint:errcheck // it returns nil
+	defer r.Close()
 	buf := buffers.Get().(*[bufSize]byte)
 	defer buffers.Put(buf)
 	if _, err := io.CopyBuffer(struct{ io.Writer }{v}, struct{ io.Reader }{r}, buf[:]); err != nil {

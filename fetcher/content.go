@@ -57,9 +57,9 @@ type waiter struct {
 
 // Stats says where the bytes of a blob came from since it was opened.
 type Stats struct {
-	Stored   int64            // bytes that were in the store when asked for
-	Fetched  map[string]int64 // bytes by name of the source
-	Requests int64
+	Stored   int64            `json:"stored"`   // bytes that were in the store when asked for
+	Fetched  map[string]int64 `json:"fetched"`  // bytes by name of the source
+	Requests int64            `json:"requests"` // to sources
 }
 
 func newContent(f *Fetcher, ref Ref, stored *store.Blob) *content {

@@ -119,7 +119,7 @@ func (s *documents) fetch(k documentKey) ([]byte, string, error) {
 			return nil, "", fmt.Errorf("document %s of %s: %w", k.digest, k.repo, err)
 		}
 		y.failures++
-		y.at, y.jitter = time.Now(), 0.5+rand.Float64() //nolint:gosec // spreads load, keeps no secret
+		y.at, y.jitter = time.Now(), 0.5+rand.Float64() // spreads load, keeps no secret
 		if down != nil {
 			y.after = y.at.Add(down.RetryAfter)
 		}

@@ -23,7 +23,7 @@ var buffers = sync.Pool{New: func() any { return new([bufSize]byte) }}
 // once the request is sent.
 type fetch struct {
 	c      *content
-	ctx    context.Context //nolint:containedctx // the fetch's own life
+	ctx    context.Context // the fetch's own life
 	cancel context.CancelCauseFunc
 	kick   chan struct{} // the priority was raised
 

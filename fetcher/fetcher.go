@@ -36,7 +36,7 @@ type Fetcher struct {
 	quiet   quiet
 	metrics *metrics
 
-	ctx    context.Context //nolint:containedctx // the Fetcher's own life, ended by Close
+	ctx    context.Context // the Fetcher's own life, ended by Close
 	cancel context.CancelCauseFunc
 
 	life   sync.RWMutex // guards closed, so that wg does not grow once it is waited for
@@ -57,9 +57,11 @@ func New(c Config) (*Fetcher, error) {
 		c.Slots = defaultSlots
 	}
 	f := &Fetcher{cfg: c, log: c.Log, blobs: map[digest.Digest]*content{}, hosts: map[string]*limiter{}}
-	f.metrics = newMetrics(c.Registerer, f)
 	f.ctx, f.cancel = context.WithCancelCause(context.Background())
 	var err error
+	if f.metrics, err = newMetrics(c.Registerer, f); err != nil {
+		return nil, fmt.Errorf("fetcher: %w", err)
+	}
 	if f.docs, err = openDocuments(filepath.Join(c.Dir, "documents"), f); err != nil {
 		return nil, fmt.Errorf("fetcher: %w", err)
 	}

@@ -1,8 +1,9 @@
 package fetcher
 
 import (
+	"fmt"
+
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 type metrics struct {
@@ -12,24 +13,38 @@ type metrics struct {
 	waiting  *prometheus.GaugeVec     // priority
 }
 
-func newMetrics(r prometheus.Registerer, f *Fetcher) *metrics {
-	p := promauto.With(r)
-	p.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "dfsnapshotter_fetcher_requests_in_flight", Help: "Requests to sources under way that are not hanging.",
-	}, func() float64 { return float64(f.inFlight()) })
-	return &metrics{
-		bytes: p.NewCounterVec(prometheus.CounterOpts{
-			Name: "dfsnapshotter_fetcher_bytes_total", Help: "Bytes of blobs by where they came from; store: they were there when asked for.",
+// newMetrics registers the metrics of f with r, if there is one.
+func newMetrics(r prometheus.Registerer, f *Fetcher) (*metrics, error) {
+	m := &metrics{
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dfsnapshotter_fetcher_bytes_total",
+			Help: "Bytes of blobs by where they came from; store: they were there when asked for.",
 		}, []string{"source"}),
-		requests: p.NewCounterVec(prometheus.CounterOpts{
-			Name: "dfsnapshotter_fetcher_requests_total", Help: "Requests to sources, by how they ended.",
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dfsnapshotter_fetcher_requests_total",
+			Help: "Requests to sources, by how they ended.",
 		}, []string{"source", "result"}),
-		latency: p.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "dfsnapshotter_fetcher_on_demand_seconds", Help: "Time that an on-demand read waited for bytes.",
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "dfsnapshotter_fetcher_on_demand_seconds",
+			Help:    "Time that an on-demand read waited for bytes.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
 		}, []string{"source"}),
-		waiting: p.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "dfsnapshotter_fetcher_waiting_reads", Help: "Reads that wait for bytes.",
+		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "dfsnapshotter_fetcher_waiting_reads",
+			Help: "Reads that wait for bytes.",
 		}, []string{"priority"}),
 	}
+	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "dfsnapshotter_fetcher_requests_in_flight",
+		Help: "Requests to sources under way that are not hanging.",
+	}, func() float64 { return float64(f.inFlight()) })
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.bytes, m.requests, m.latency, m.waiting, inFlight} {
+		if err := r.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return m, nil
 }

@@ -14,7 +14,7 @@ import (
 // reader streams a range of a blob. It is for one goroutine.
 type reader struct {
 	c    *content
-	ctx  context.Context //nolint:containedctx // io.Reader has no other way to it
+	ctx  context.Context // io.Reader has no other way to it
 	prio Priority
 	pos  int64
 	end  int64

@@ -98,7 +98,7 @@ func (t *tries) note(f *fetch, p place, got int64, err error) {
 	}
 	y.failures++
 	y.at = time.Now()
-	y.jitter = 0.5 + rand.Float64() //nolint:gosec // spreads load, keeps no secret
+	y.jitter = 0.5 + rand.Float64() // spreads load, keeps no secret
 	if final(err) {
 		y.final = err
 	}

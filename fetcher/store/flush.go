@@ -135,6 +135,6 @@ func syncData(path string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // nothing was written through it
+	defer f.Close()
 	return unix.Fdatasync(int(f.Fd()))
 }

@@ -87,7 +87,7 @@ func (s *Store) load(d digest.Digest) (*Blob, time.Time, error) {
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	defer f.Close() //nolint:errcheck // nothing was written through it
+	defer f.Close()
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, time.Time{}, err

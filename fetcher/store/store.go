@@ -72,7 +72,7 @@ type Store struct {
 	dirty   map[*Blob]struct{} // blobs whose durable map is behind
 
 	flushKick, evictKick chan struct{}
-	ctx                  context.Context //nolint:containedctx // the store's own life, ended by Close
+	ctx                  context.Context // the store's own life, ended by Close
 	cancel               context.CancelFunc
 	wg                   sync.WaitGroup
 }
@@ -88,7 +88,10 @@ func Open(dir string, c Config) (*Store, error) {
 		blobs: map[digest.Digest]*Blob{}, idle: list.New(), dirty: map[*Blob]struct{}{},
 		flushKick: make(chan struct{}, 1), evictKick: make(chan struct{}, 1),
 	}
-	s.metrics = newMetrics(c.Registerer, s)
+	var err error
+	if s.metrics, err = newMetrics(c.Registerer, s); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
 	if err := os.MkdirAll(filepath.Join(dir, trashName), 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
