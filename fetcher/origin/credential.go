@@ -32,6 +32,9 @@ func (c Credential) GoString() string { return c.String() }
 // LogValue leaves the secrets out.
 func (c Credential) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
+// MarshalText leaves the secrets out, of JSON too.
+func (c Credential) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
 // empty tells whether there is nothing to log in with.
 func (c Credential) empty() bool {
 	c.Source = ""

@@ -51,7 +51,8 @@ type dockerAuth struct {
 }
 
 // Lookup returns what the helpers say, then what the file holds, each with
-// the entry for the longest part of the repository's name first.
+// the entry for the longest part of the repository's name first. The general
+// helper is asked where those for single hosts know nothing.
 func (d *DockerConfig) Lookup(ctx context.Context, r Repo) ([]Credential, error) {
 	file, err := d.file.read(d.path, parseDocker)
 	if err != nil || file == nil {
@@ -70,7 +71,7 @@ func (d *DockerConfig) Lookup(ctx context.Context, r Repo) ([]Credential, error)
 	for _, key := range matchingKeys(file.CredHelpers, r) {
 		ask(file.CredHelpers[key], key)
 	}
-	if file.CredsStore != "" {
+	if file.CredsStore != "" && len(found) == 0 {
 		ask(file.CredsStore, storeKey(r.Host))
 	}
 	for _, key := range matchingKeys(file.Auths, r) {
