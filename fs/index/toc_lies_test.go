@@ -201,10 +201,10 @@ func TestTOCBombs(t *testing.T) {
 		{"cut short", `{"version":1,"entries":[{"name":"a"`, "TOC"},
 		{"entries are a number", `{"version":1,"entries":7}`, "entries are 7"},
 		{"name is a number", `{"version":1,"entries":[{"name":7}]}`, "TOC"},
-		{"huge name", `{"version":1,"entries":[{"name":"` + strings.Repeat("x", 5<<20) + `"}]}`, "entry of more than"},
-		{"huge unknown field", `{"x":"` + strings.Repeat("x", 5<<20) + `","version":1}`, "entry of more than"},
+		{"huge name", `{"version":1,"entries":[{"name":"` + strings.Repeat("x", 2<<20) + `"}]}`, "entry of more than"},
+		{"huge unknown field", `{"x":"` + strings.Repeat("x", 2<<20) + `","version":1}`, "entry of more than"},
 		{"deep unknown field", `{"x":` + strings.Repeat("[", 1<<20) + strings.Repeat("]", 1<<20) + `}`, "depth"},
-		{"blanks without end", `{"version":1,"entries":[` + strings.Repeat(" ", 5<<20) + `]}`, "entry of more than"},
+		{"blanks without end", `{"version":1,"entries":[` + strings.Repeat(" ", 2<<20) + `]}`, "entry of more than"},
 	} {
 		t.Run(tt.name, func(t *testing.T) { refused(t, indextest.ForgeJSON(es, []byte(tt.json)), index.ErrCorrupt, tt.text) })
 	}

@@ -13,7 +13,7 @@ import (
 
 // maxTOCEntry bounds the JSON of one entry, most of which can only be xattrs,
 // and with it the memory that decoding takes.
-const maxTOCEntry = 4 << 20
+const maxTOCEntry = 1 << 20
 
 // A tocEntry is an entry of a table of contents: eStargz's, and what podman's
 // zstd:chunked adds.

@@ -42,10 +42,10 @@ func fromTOC(t *testing.T, l indextest.Layer) *index.Index {
 	return x
 }
 
-// contents collects what a pass over a blob yields, by inode.
-type contents map[uint32][]byte
+// filled collects what a pass over a blob yields, by inode.
+type filled map[uint32][]byte
 
-func (c contents) WriteChunk(ino uint32, off int64, data []byte) error {
+func (c filled) WriteChunk(ino uint32, off int64, data []byte) error {
 	if n := int(off) + len(data); n > len(c[ino]) {
 		c[ino] = append(c[ino], make([]byte, n-len(c[ino]))...)
 	}
@@ -54,9 +54,9 @@ func (c contents) WriteChunk(ino uint32, off int64, data []byte) error {
 }
 
 // fromTar indexes l by reading it whole.
-func fromTar(t *testing.T, l indextest.Layer) (*index.Index, contents) {
+func fromTar(t *testing.T, l indextest.Layer) (*index.Index, filled) {
 	t.Helper()
-	p, c := filepath.Join(t.TempDir(), "tar"), contents{}
+	p, c := filepath.Join(t.TempDir(), "tar"), filled{}
 	o := index.Options{Blob: l.Digest, Size: l.Size(), DiffID: l.DiffID, Sink: c}
 	if _, err := index.Build(t.Context(), p, bytes.NewReader(l.Blob), o); err != nil {
 		t.Fatal(err)
@@ -70,9 +70,9 @@ func fromTar(t *testing.T, l indextest.Layer) (*index.Index, contents) {
 }
 
 // decodeAll reads every file of x by its chunks.
-func decodeAll(t *testing.T, x *index.Index, blob []byte) contents {
+func decodeAll(t *testing.T, x *index.Index, blob []byte) filled {
 	t.Helper()
-	c := contents{}
+	c := filled{}
 	for i := 0; i < x.Info().Chunks; {
 		e := x.Extent(i)
 		if e.First != i || e.Off < 0 || e.Len <= 0 || e.Off+e.Len > int64(len(blob)) {
@@ -104,7 +104,7 @@ func TestFromTOC(t *testing.T) {
 		"many":    indextest.Many(3000),
 	} {
 		tarball := indextest.Tar(entries...)
-		for _, o := range []indextest.EStargzOptions{{}, {Lossless: true}} {
+		for _, o := range []indextest.EStargzOptions{{MinChunkSize: 10_000}, {MinChunkSize: 10_000, Lossless: true}} {
 			l := indextest.EStargz(tarball, o)
 			l.Name = fmt.Sprintf("%s-lossless-%v", name, o.Lossless)
 			layers = append(layers, l)
@@ -188,6 +188,7 @@ func (c *countedReader) ReadAt(p []byte, off int64) (int, error) {
 
 func TestFromTOCReads(t *testing.T) {
 	var few, many []indextest.Entry
+	shared := indextest.EStargzOptions{MinChunkSize: 50_000}
 	for i := range 2500 {
 		e := indextest.File(fmt.Sprintf("f%d", i), indextest.Random(uint64(i), 1000))
 		if many = append(many, e); i < 300 {
@@ -199,8 +200,8 @@ func TestFromTOCReads(t *testing.T) {
 		l            indextest.Layer
 		reads, bytes int
 	}{
-		{"small table", indextest.EStargz(indextest.Tar(few...), indextest.EStargzOptions{}), 1, 128 << 10},
-		{"large table", indextest.EStargz(indextest.Tar(many...), indextest.EStargzOptions{}), 2, 900 << 10},
+		{"small table", indextest.EStargz(indextest.Tar(few...), shared), 1, 128 << 10},
+		{"large table", indextest.EStargz(indextest.Tar(many...), shared), 2, 900 << 10},
 		{"position in the manifest", indextest.PodmanZstdChunked(indextest.Tar(many...), 50_000), 1, 500 << 10},
 	}
 	for _, tt := range tests {
@@ -244,7 +245,7 @@ func TestFromTOCSourceFails(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errSource)
-	many := indextest.EStargz(indextest.Tar(indextest.Many(1500)...), indextest.EStargzOptions{})
+	many := indextest.EStargz(indextest.Tar(indextest.Many(1500)...), indextest.EStargzOptions{MinChunkSize: 10_000})
 	if _, err := index.FromTOC(ctx, filepath.Join(t.TempDir(), "x"), bytes.NewReader(many.Blob), tocOptions(many)); !errors.Is(err, errSource) {
 		t.Errorf("ended context: %v", err)
 	}

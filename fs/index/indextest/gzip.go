@@ -12,7 +12,7 @@ import (
 // Plain returns the tar in the forms that have no table of contents: as it is,
 // as gzip in several ways, and as one zstd frame.
 func Plain(tarball []byte) []Layer {
-	mixed := Gzip(tarball, GzipOptions{Level: gzip.DefaultCompression, Member: 200_000, Stored: 3})
+	mixed := Gzip(tarball, GzipOptions{Level: gzip.DefaultCompression, Member: 60_000, Stored: 3})
 	mixed.Name = "gzip-mixed"
 	members := Gzip(tarball, GzipOptions{Level: gzip.BestSpeed, Member: 100_000})
 	members.Name = "gzip-members"

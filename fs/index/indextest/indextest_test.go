@@ -9,7 +9,6 @@ import (
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/containerd/stargz-snapshotter/estargz/zstdchunked"
-	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
@@ -81,7 +80,7 @@ func TestSparse(t *testing.T) {
 		if err != nil || h.Name != want {
 			t.Fatalf("entry %q, want %q: %v", h.Name, want, err)
 		}
-		if diff := cmp.Diff(indextest.SparseContent(), data); diff != "" {
+		if !bytes.Equal(data, indextest.SparseContent()) {
 			t.Errorf("%s: content differs (%d bytes)", want, len(data))
 		}
 	}

@@ -189,9 +189,9 @@ func whiteouts() []Entry {
 }
 
 func contents() []Entry {
-	zeros := make([]byte, 300_000)
+	zeros := make([]byte, 100_000)
 	holes := bytes.Clone(zeros)
-	copy(holes[150_000:], "an island")
+	copy(holes[50_000:], "an island")
 	return []Entry{
 		Dir("data"),
 		File("data/empty", nil),
@@ -201,8 +201,8 @@ func contents() []Entry {
 		File("data/chunk-and-one", Text(3, 4097)),
 		File("data/zeros", zeros),
 		File("data/island", holes),
-		File("data/random", Random(4, 700_000)),
-		File("data/text", Text(5, 2_500_000)),
+		File("data/random", Random(4, 150_000)),
+		File("data/text", Text(5, 400_000)),
 		File("data/empty2", nil),
 		File("data/tail", Random(6, 1000)),
 	}

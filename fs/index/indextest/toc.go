@@ -29,7 +29,7 @@ func WithTOC(tarball []byte) []Layer {
 	return []Layer{
 		EStargz(tarball, EStargzOptions{}),
 		named("estargz-lossless", EStargzOptions{Lossless: true}),
-		named("estargz-small-chunks", EStargzOptions{ChunkSize: 4096}),
+		named("estargz-small-chunks", EStargzOptions{ChunkSize: 16384}),
 		named("estargz-shared-members", EStargzOptions{ChunkSize: 20_000, MinChunkSize: 50_000}),
 		named("estargz-legacy-footer", EStargzOptions{LegacyFooter: true}),
 		named("zstdchunked", EStargzOptions{Zstd: true}),
