@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"path"
 	"strings"
@@ -120,7 +121,7 @@ func (t *toc) readGzip(ctx context.Context, b *blobEnd) error {
 	if h.Name != estargz.TOCTarName || h.Typeflag != tar.TypeReg {
 		return fmt.Errorf("%w: TOC in an entry %q", ErrCorrupt, shorten(h.Name))
 	}
-	t.own = &tocOwn{inner: c.n}
+	t.own = &tocOwn{inner: c.n, chunk: sha256.New()}
 	if err := t.read(ctx, io.TeeReader(tr, t.own)); err != nil {
 		return err
 	}
@@ -247,25 +248,26 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 type tocOwn struct {
 	inner, size int64 // where it begins in its member, and its length
 	digests     [][32]byte
-	buf         []byte
+	chunk       hash.Hash // the last chunk so far
 }
 
 func (o *tocOwn) Write(p []byte) (int, error) {
-	o.size += int64(len(p))
 	for rest := p; len(rest) > 0; {
-		n := min(len(rest), tocOwnChunk-len(o.buf))
-		o.buf, rest = append(o.buf, rest[:n]...), rest[n:]
-		if len(o.buf) == tocOwnChunk {
+		n := min(int64(len(rest)), tocOwnChunk-o.size%tocOwnChunk)
+		o.chunk.Write(rest[:n])
+		rest = rest[n:]
+		if o.size += n; o.size%tocOwnChunk == 0 {
 			o.flush()
 		}
 	}
 	return len(p), nil
 }
 
+// flush ends a chunk.
 func (o *tocOwn) flush() {
-	if len(o.buf) > 0 {
-		o.digests = append(o.digests, sha256.Sum256(o.buf))
-		o.buf = o.buf[:0]
+	if int64(len(o.digests))*tocOwnChunk < o.size {
+		o.digests = append(o.digests, [32]byte(o.chunk.Sum(nil)))
+		o.chunk.Reset()
 	}
 }
 
