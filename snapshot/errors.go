@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 )
 
@@ -46,7 +47,6 @@ func (e *leaveError) Unwrap() error { return e.err }
 // at no loss. Later it fails the pull, which is then tried again.
 func leave(err error, first bool) *leaveError {
 	var known *leaveError
-	var unavailable *origin.UnavailableError
 	switch {
 	case err == nil:
 		return nil
@@ -54,26 +54,28 @@ func leave(err error, first bool) *leaveError {
 		return known
 	case errors.Is(err, origin.ErrUnauthorized), errors.Is(err, origin.ErrNotFound):
 		return &leaveError{reasonUnreadable, err}
-	case errors.Is(err, ErrForeign):
-		return &leaveError{reasonForeign, err}
-	case first && errors.As(err, &unavailable):
+	case first && unavailable(err):
 		return &leaveError{reasonUnavailable, err}
 	default:
 		return nil
 	}
 }
 
+func unavailable(err error) bool {
+	var u *origin.UnavailableError
+	return errors.Is(err, fetcher.ErrUnavailable) || errors.As(err, &u)
+}
+
 // edge gives an error from below the class that containerd's clients know.
 func edge(err error) error {
-	var unavailable *origin.UnavailableError
 	switch {
 	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, fetcher.ErrFull):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
-	case errors.As(err, &unavailable), errors.Is(err, errClosed):
+	case unavailable(err), errors.Is(err, errClosed):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
-	case errors.Is(err, origin.ErrDigest):
+	case errors.Is(err, fetcher.ErrDigest), errors.Is(err, origin.ErrDigest):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
 	default:
 		return err

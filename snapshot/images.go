@@ -43,7 +43,7 @@ type resolving struct {
 	done chan struct{} // closed when id, which is then held, or err is set
 	id   uint32
 	err  error
-	told bool // somebody was told of err, so the next one tries again
+	told bool // somebody was told of err, so the next one tries again; guarded by images.mu
 }
 
 func (r *resolving) over() bool {
@@ -141,7 +141,7 @@ func (m *images) resolveFrom(img *image, i int) (*resolving, error) {
 		return nil, errClosed
 	}
 	for j := i; j < len(img.layers); j++ {
-		if r := img.layers[j]; r != nil && !(r.over() && r.err != nil && r.told) {
+		if r := img.layers[j]; r != nil && !r.told {
 			continue
 		}
 		r := &resolving{done: make(chan struct{})}

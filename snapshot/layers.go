@@ -2,17 +2,12 @@ package snapshot
 
 import (
 	"context"
-	"errors"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 )
-
-// ErrForeign means that a layer is of a kind that is not served here, such as
-// an encrypted one. Its image is left to containerd.
-var ErrForeign = errors.New("kind of layer is not served")
 
 // Want describes a layer as its image's manifest and config describe it.
 type Want struct {
@@ -55,10 +50,9 @@ type Layers interface {
 	// is lazily readable or unpacked, which can take as long as a download.
 	//
 	// origin.ErrUnauthorized and origin.ErrNotFound mean that no credentials
-	// here may read the blob, *origin.UnavailableError that no source has
-	// answered within the retry budget, ErrForeign that the blob is of a kind
-	// that is not served. Any other error is final for this content, such as
-	// a wrong digest.
+	// here may read the blob, fetcher.ErrUnavailable that no source has
+	// answered within the retry budget. Any other error is final for this
+	// content, such as a wrong digest.
 	Resolve(ctx context.Context, w Want) (uint32, error)
 
 	// Place gives the folders that layer id only implies the owner, mode and

@@ -29,11 +29,8 @@ func (s *Snapshotter) load() error {
 	}
 	used := map[uint32]bool{}
 	s.catalog.each(func(r record) {
-		b := Below{Layer: r.layer}
-		if used[r.layer] = true; r.layer == 0 {
-			b.Dir = s.upperPath(r.id)
-		}
-		if !s.there(b) {
+		used[r.layer] = true
+		if b := s.content(r); !s.there(b) {
 			s.log.Error("content of a snapshot is gone", "snapshot", r.name, "err", s.missing(b))
 		}
 	})

@@ -84,10 +84,7 @@ func (s *Snapshotter) mounts(id string, kind snapshots.Kind, lower []string, ids
 func (s *Snapshotter) below(chain []record) ([]Below, error) {
 	var bs []Below
 	for _, r := range chain {
-		b := Below{Layer: r.layer}
-		if r.layer == 0 {
-			b.Dir = s.upperPath(r.id)
-		}
+		b := s.content(r)
 		if slices.Contains(bs, b) {
 			continue
 		}
@@ -97,6 +94,14 @@ func (s *Snapshotter) below(chain []record) ([]Below, error) {
 		bs = append(bs, b)
 	}
 	return bs, nil
+}
+
+// content returns what a committed snapshot puts into a chain.
+func (s *Snapshotter) content(r record) Below {
+	if r.layer != 0 {
+		return Below{Layer: r.layer}
+	}
+	return Below{Dir: s.upperPath(r.id)}
 }
 
 // there reports whether the content of a snapshot is there.

@@ -35,6 +35,8 @@ type request struct {
 	target digest.Digest // chain ID
 	layer  digest.Digest // of the blob
 	image  imageKey
+	bottom bool          // it has no parent
+	below  digest.Digest // chain ID of its parent, "" if not known
 }
 
 type imageKey struct {
@@ -150,6 +152,9 @@ func (p *plan) find(r request) (int, error) {
 	}
 	if p.wants[i].Desc.Digest != r.layer {
 		return 0, &leaveError{reasonMismatch, fmt.Errorf("layer %d is %s, not %s", i, p.wants[i].Desc.Digest, r.layer)}
+	}
+	if r.bottom != (i == 0) || r.below != "" && r.below != p.chains[i-1] {
+		return 0, &leaveError{reasonMismatch, fmt.Errorf("layer %d does not belong above the snapshot it was asked for", i)}
 	}
 	return i, nil
 }

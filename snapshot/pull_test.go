@@ -17,8 +17,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
-	"github.com/dfsnapshotter/dfsnapshotter/snapshot"
 )
 
 func files(kv ...string) map[string]string {
@@ -120,7 +120,6 @@ func TestLeftToContainerd(t *testing.T) {
 		{"registry gone", false, nil, func(n *node, _ img) { n.images.fault = unavailable }, "unavailable", 0},
 		{"first layer not readable", false, nil, func(n *node, i img) { n.layers.faults[i.layers[0].Digest] = unauthorized }, "unreadable", 0},
 		{"upper layer not readable", false, nil, func(n *node, i img) { n.layers.faults[i.layers[1].Digest] = unauthorized }, "unreadable", 1},
-		{"layer of another kind", false, nil, func(n *node, i img) { n.layers.faults[i.layers[0].Digest] = snapshot.ErrForeign }, "foreign", 0},
 		{"layer type", false, []imgOption{func(m *ocispec.Manifest, _ *ocispec.Image) {
 			m.Layers[2].MediaType = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 		}}, nil, "foreign", 0},
@@ -170,7 +169,7 @@ func TestPullFails(t *testing.T) {
 	}{
 		{"wrong digest", 0, fmt.Errorf("blob is not what it claims: %w", origin.ErrDigest), errdefs.ErrDataLoss},
 		{"corrupt", 1, errors.New("gzip: corrupt block"), nil},
-		{"registry gone in the middle", 1, &origin.UnavailableError{Err: errors.New("connection reset")}, errdefs.ErrUnavailable},
+		{"registry gone in the middle", 1, fmt.Errorf("%w: connection reset", fetcher.ErrUnavailable), errdefs.ErrUnavailable},
 		{"disk full", 0, fmt.Errorf("write backing file: %w", unix.ENOSPC), errdefs.ErrResourceExhausted},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -197,20 +196,50 @@ func TestPullFails(t *testing.T) {
 	}
 }
 
-// A config whose diff IDs do not give the chain ID that containerd asks for
-// must not bring its layers under that chain ID.
-func TestOtherImagesDiffIDs(t *testing.T) {
-	n := newNode(t)
-	i := n.image("example.org/x/app:1", three)
-	other := n.image("example.org/x/other:1", []tree{{files: files("evil", "1")}})
-	labels := prepareLabels(i, 0)
-	labels[snapshotters.TargetManifestDigestLabel] = other.manifest.Digest.String()
-	labels[snapshotters.TargetLayerDigestLabel] = other.layers[0].Digest.String()
-	if _, err := n.sn.Prepare(t.Context(), "k", "", snapshots.WithLabels(labels)); err != nil {
-		t.Fatalf("Prepare: %v; want mounts", err)
-	}
-	if got := n.metric("dfsnapshotter_left_to_containerd_total", "mismatch"); got != 1 {
-		t.Errorf("%v layers counted as left, want 1", got)
+// What does not fit together must not bring a layer under a chain ID that
+// other images share.
+func TestMismatch(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		layer  int
+		parent func(img) string
+		change func(labels map[string]string, other img)
+	}{
+		{"manifest of another image", 0, nil, func(labels map[string]string, other img) {
+			labels[snapshotters.TargetManifestDigestLabel] = other.manifest.Digest.String()
+			labels[snapshotters.TargetLayerDigestLabel] = other.layers[0].Digest.String()
+		}},
+		{"another layer of the image", 0, nil, func(labels map[string]string, other img) {
+			labels[snapshotters.TargetLayerDigestLabel] = other.layers[0].Digest.String()
+		}},
+		{"upper layer without a parent", 1, nil, nil},
+		{"another parent", 2, func(i img) string { return i.chains[0].String() }, nil},
+		{"lowest layer with a parent", 0, func(i img) string { return i.chains[1].String() }, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := newNode(t)
+			i := n.image("example.org/x/app:1", three)
+			other := n.image("example.org/x/other:1", []tree{{files: files("evil", "1")}})
+			base := n.image("example.org/x/base:1", three[:2])
+			n.mustPull("a", base, true)
+			labels, parent := prepareLabels(i, tt.layer), ""
+			if tt.change != nil {
+				tt.change(labels, other)
+			}
+			if tt.parent != nil {
+				parent = tt.parent(i)
+			}
+			labels["containerd.io/snapshot.ref"] = i.chains[tt.layer].String()
+			if tt.layer == 0 && parent == "" { // the chain ID is there already
+				n.remove("a", base)
+			}
+			if _, err := n.sn.Prepare(t.Context(), "k", parent, snapshots.WithLabels(labels)); err != nil {
+				t.Fatalf("Prepare: %v; want mounts", err)
+			}
+			if got := n.metric("dfsnapshotter_left_to_containerd_total", "mismatch"); got != 1 {
+				t.Errorf("%v layers counted as left, want 1", got)
+			}
+		})
 	}
 }
 
@@ -228,7 +257,6 @@ func TestUnpackedBase(t *testing.T) {
 	if diff := cmp.Diff(threeFiles, n.run("a", app)); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
-	// Another namespace's own base below the same layers.
 	if got := n.layers.calls(app.layers[0].Digest); got != 0 {
 		t.Errorf("the unpacked base was resolved %d times", got)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/pkg/snapshotters"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 )
 
 // prepareRemote makes sure that there is a committed snapshot for the chain ID
@@ -20,16 +21,23 @@ import (
 // error may be one to leave the layer to containerd for.
 func (s *Snapshotter) prepareRemote(ctx context.Context, key, parent string, labels map[string]string) error {
 	start := time.Now()
-	if _, ok := s.target(labels[labelRef], parent); ok {
+	if s.exists(labels[labelRef], parent) {
 		return errTargetExists
 	}
 	req, err := newRequest(labels)
 	if err != nil {
 		return err
 	}
-	// Once containerd unpacks a layer of an image it fetches all above it.
-	if r, ok := s.catalog.get(parent); ok && r.layer == 0 && r.image == req.image.manifest.String() {
-		return &leaveError{reasonBelow, errBelow}
+	if req.bottom = parent == ""; !req.bottom {
+		r, ok := s.catalog.get(parent)
+		if !ok {
+			return fmt.Errorf("parent snapshot %q: %w", parent, errdefs.ErrNotFound)
+		}
+		// Once containerd unpacks a layer of an image it fetches all above it.
+		if r.layer == 0 && r.image == req.image.manifest.String() {
+			return &leaveError{reasonBelow, errBelow}
+		}
+		req.below = digest.Digest(r.ref)
 	}
 	id, top, release, err := s.images.layer(ctx, req)
 	if err != nil {
@@ -47,15 +55,12 @@ func (s *Snapshotter) prepareRemote(ctx context.Context, key, parent string, lab
 	return err
 }
 
-// target returns the committed snapshot of a chain ID above parent, if there
-// is one with its content.
-func (s *Snapshotter) target(ref, parent string) (record, bool) {
-	for _, r := range s.catalog.targets(ref, parent) {
-		if _, err := s.below([]record{r}); err == nil {
-			return r, true
-		}
-	}
-	return record{}, false
+// exists reports whether there is a committed snapshot of a chain ID above
+// parent, with its content.
+func (s *Snapshotter) exists(ref, parent string) bool {
+	return slices.ContainsFunc(s.catalog.targets(ref, parent), func(r record) bool {
+		return s.there(s.content(r))
+	})
 }
 
 // commitRemote makes layer id a committed snapshot above parent and returns
@@ -64,7 +69,7 @@ func (s *Snapshotter) commitRemote(ctx context.Context, key, parent string, id u
 	s.placing.Lock()
 	defer s.placing.Unlock()
 	ref := labels[labelRef]
-	if _, ok := s.target(ref, parent); ok {
+	if s.exists(ref, parent) {
 		return errTargetExists // simultaneous Prepares of one chain
 	}
 	chain, err := s.catalog.chain(parent)
