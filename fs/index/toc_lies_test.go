@@ -217,3 +217,36 @@ func TestTOCBombs(t *testing.T) {
 		}
 	})
 }
+
+// tailOnly is a large blob of zeros with an end.
+type tailOnly struct {
+	size int64
+	tail []byte
+}
+
+func (b tailOnly) ReadAt(p []byte, off int64) (int, error) {
+	if n := b.size - int64(len(b.tail)); off < n {
+		return len(p), copyAt(p, b.tail, n-off)
+	}
+	return copy(p, b.tail[off-(b.size-int64(len(b.tail))):]), nil
+}
+
+func copyAt(p, tail []byte, at int64) error {
+	if at < int64(len(p)) {
+		copy(p[at:], tail)
+	}
+	return nil
+}
+
+// TestTOCTooLarge: no memory is taken for what a footer merely claims.
+func TestTOCTooLarge(t *testing.T) {
+	extra := append([]byte{'S', 'G', 22, 0}, fmt.Sprintf("%016xSTARGZ", 1000)...)
+	b := tailOnly{1 << 40, estargz.CreateGzipFooter(extra)}
+	l := indextest.EStargz(smallTar(), indextest.EStargzOptions{})
+	o := tocOptions(l)
+	o.Size = b.size
+	_, err := index.FromTOC(t.Context(), filepath.Join(t.TempDir(), "x"), b, o)
+	if !errors.Is(err, index.ErrCorrupt) || !strings.Contains(fmt.Sprint(err), "TOC of 10995") {
+		t.Errorf("table of a terabyte: %v", err)
+	}
+}

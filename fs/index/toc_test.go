@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/google/go-cmp/cmp"
@@ -98,6 +99,17 @@ func TestFromTOC(t *testing.T) {
 	prioritized := indextest.EStargz(tarball, indextest.EStargzOptions{Prioritized: []string{"data/text", "links/a"}})
 	prioritized.Name = "estargz-prioritized"
 	layers := append(indextest.WithTOC(tarball), prioritized)
+	odd := indextest.Tar(append(indextest.Unholdable()[3:], // what BuildKit and podman copy, and estargz.Build mends
+		indextest.File("../../up", []byte("above the root")),
+		indextest.File("gone/.wh.with-content", []byte("not in the layer")),
+		indextest.Symlink("ways", "gone"),
+		indextest.File("ways/through", []byte("a symbolic link")),
+		indextest.Dir("/"),
+		indextest.File("times/rounded-up", nil).At(indextest.Time.Add(700*time.Millisecond)),
+		indextest.File("times/rounded-down", nil).At(indextest.Time.Add(300*time.Millisecond)),
+	)...)
+	layers = append(layers, indextest.EStargz(odd, indextest.EStargzOptions{Lossless: true}), indextest.PodmanZstdChunked(odd, 10))
+	layers[len(layers)-2].Name, layers[len(layers)-1].Name = "odd-lossless", "odd-podman"
 	for name, entries := range map[string][]indextest.Entry{
 		"empty":   nil,
 		"no-data": {indextest.Dir("a"), indextest.File("a/b", nil), indextest.Symlink("c", "a")},
