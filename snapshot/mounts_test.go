@@ -29,6 +29,8 @@ func option(m mount.Mount, name string) string {
 	return ""
 }
 
+func splitLower(m mount.Mount) []string { return strings.Split(option(m, "lowerdir"), ":") }
+
 // lowers returns the lower directories of mounts, relative to root.
 func lowers(t *testing.T, mounts []mount.Mount, root string) []string {
 	t.Helper()
@@ -36,7 +38,7 @@ func lowers(t *testing.T, mounts []mount.Mount, root string) []string {
 		t.Fatalf("mounts %+v; want one overlay", mounts)
 	}
 	var rel []string
-	for _, dir := range strings.Split(option(mounts[0], "lowerdir"), ":") {
+	for _, dir := range splitLower(mounts[0]) {
 		r, err := filepath.Rel(root, dir)
 		if err != nil {
 			t.Fatal(err)
@@ -181,7 +183,7 @@ func TestMappedIDs(t *testing.T) {
 				t.Errorf("mappings %q", got)
 			}
 			var kinds []string
-			for _, dir := range strings.Split(option(mounts[0], "lowerdir"), ":") {
+			for _, dir := range splitLower(mounts[0]) {
 				if filepath.Base(dir) == "fs" {
 					dir = filepath.Dir(dir)
 				}

@@ -37,20 +37,20 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/snapshot"
 )
 
-// node is a containerd of which the content store, the metadata, the unpacker
-// and the garbage collector are real.
+// node is a containerd of which the content store, the metadata, the unpacker,
+// the garbage collector and the socket to the snapshotter are real.
 type node struct {
 	t      *testing.T
 	root   string
 	layers *fakeLayers
 	images *fakeImages
-	idle   time.Duration
 	log    *lines
 	reg    *prometheus.Registry
 
-	sn  *snapshot.Snapshotter
-	db  *metadata.DB
-	bdb *bolt.DB
+	sn   *snapshot.Snapshotter
+	stop func() // of the socket
+	db   *metadata.DB
+	bdb  *bolt.DB
 
 	mu      sync.Mutex
 	fetched []digest.Digest // layers that containerd has fetched
@@ -61,7 +61,7 @@ func newNode(t *testing.T) *node {
 	t.Helper()
 	needRoot(t)
 	n := &node{
-		t: t, root: t.TempDir(), layers: newFakeLayers(t), log: &lines{}, idle: time.Hour,
+		t: t, root: t.TempDir(), layers: newFakeLayers(t), log: &lines{},
 		images: &fakeImages{docs: map[digest.Digest]document{}}, blobs: map[digest.Digest][]byte{},
 	}
 	n.open()
@@ -73,19 +73,25 @@ func (n *node) open() {
 	n.t.Helper()
 	n.reg = prometheus.NewRegistry()
 	sn, err := snapshot.New(snapshot.Config{
-		Root: filepath.Join(n.root, "sn"), Layers: n.layers, Images: n.images, Idle: n.idle,
+		Root: filepath.Join(n.root, "sn"), Layers: n.layers, Images: n.images, Idle: time.Hour,
 		Log: slog.New(slog.NewTextHandler(n.log, nil)), Registerer: n.reg,
 	})
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	n.sn = sn
-	if n.db, n.bdb, err = openMetadata(n.root, sn); err != nil {
+	client, stop, err := dial(filepath.Join(n.root, "sock"), sn)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.stop = stop
+	if n.db, n.bdb, err = openMetadata(n.root, client); err != nil {
 		n.t.Fatal(err)
 	}
 }
 
 func (n *node) close() {
+	n.stop()
 	if err := errors.Join(n.sn.Close(), n.bdb.Close()); err != nil {
 		n.t.Error(err)
 	}

@@ -133,33 +133,82 @@ func TestDirectoryGone(t *testing.T) {
 // The layers of a pull that nobody finishes are kept for a while, for another
 // try, also over a restart. Then they go, without containerd asking.
 func TestUnfinishedPull(t *testing.T) {
+	n := newNode(t)
+	i := n.image("example.org/app:1", three)
 	for _, restart := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			n := newNode(t)
-			n.idle = time.Hour
-			n.reopen()
-			i := n.image("example.org/app:1", three)
-			_, err := n.sn.Prepare(t.Context(), "k", "", snapshots.WithLabels(prepareLabels(i, 0)))
+			layers := newFakeLayers(t)
+			layers.trees = n.layers.trees
+			cfg := snapshot.Config{Root: t.TempDir(), Layers: layers, Images: n.images, Idle: time.Hour}
+			sn := mustNew(t, cfg)
+			_, err := sn.Prepare(t.Context(), "k", "", snapshots.WithLabels(prepareLabels(i, 0)))
 			if !errdefs.IsAlreadyExists(err) {
 				t.Fatal(err)
 			}
 			synctest.Wait() // for the layers that nobody asks for
 			if restart {
-				n.reopen()
+				if err := sn.Close(); err != nil {
+					t.Fatal(err)
+				}
+				sn = mustNew(t, cfg)
 			}
-			if err := n.sn.Cleanup(t.Context()); err != nil {
+			if err := sn.Cleanup(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(30 * time.Minute)
-			if got := len(n.layers.List()); got != 3 {
+			if got := len(layers.List()); got != 3 {
 				t.Errorf("%d layers after half an hour, want 3", got)
 			}
 			time.Sleep(time.Hour)
 			synctest.Wait()
-			if got := len(n.layers.List()); got != 1 {
+			if got := len(layers.List()); got != 1 {
 				t.Errorf("%d layers after an hour and a half, want the one that has a snapshot", got)
 			}
 		})
+	}
+}
+
+func mustNew(t testing.TB, cfg snapshot.Config) *snapshot.Snapshotter {
+	t.Helper()
+	sn, err := snapshot.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := sn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return sn
+}
+
+// containerd dies after the snapshotter has committed a layer, before it has
+// written that down itself: the next pull finds the layer, and without one the
+// garbage collector removes it.
+func TestContainerdForgets(t *testing.T) {
+	for _, again := range []bool{true, false} {
+		n := newNode(t)
+		i := n.image("example.org/app:1", three)
+		_, err := n.sn.Prepare(t.Context(), "a/1/lost", "", snapshots.WithLabels(prepareLabels(i, 0)))
+		if !errdefs.IsAlreadyExists(err) {
+			t.Fatal(err)
+		}
+		other := n.image("example.org/other:1", []tree{{files: files("other", "1")}})
+		n.mustPull("a", other, true)
+		if again {
+			n.mustPull("a", i, true)
+			if diff := cmp.Diff(threeFiles, n.run("a", i)); diff != "" {
+				t.Errorf("files (-want +got):\n%s", diff)
+			}
+		}
+		n.remove("a", other) // which makes the collector look at the snapshotter
+		want := 0.0
+		if again {
+			want = 3
+		}
+		if got := n.metric("dfsnapshotter_snapshots", "remote"); got != want {
+			t.Errorf("pulled again %v: %v remote snapshots, want %v", again, got, want)
+		}
 	}
 }
 
@@ -169,11 +218,7 @@ func TestRemovedWhileResolved(t *testing.T) {
 	one := n.image("example.org/one:1", three[:1])
 	two := n.image("example.org/two:1", []tree{{files: files("base", "")}, three[0]})
 	fade := &fading{fakeLayers: n.layers}
-	sn, err := snapshot.New(snapshot.Config{Root: filepath.Join(n.root, "other"), Layers: fade, Images: n.images})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sn.Close()
+	sn := mustNew(t, snapshot.Config{Root: filepath.Join(n.root, "other"), Layers: fade, Images: n.images})
 	prepare := func(i img, parent string, layer int) {
 		t.Helper()
 		_, err := sn.Prepare(t.Context(), "k", parent, snapshots.WithLabels(prepareLabels(i, layer)))

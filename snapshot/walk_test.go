@@ -29,16 +29,7 @@ func walk(t testing.TB, sn snapshots.Snapshotter, filters ...string) (names []st
 
 func newSnapshotter(t testing.TB) *snapshot.Snapshotter {
 	t.Helper()
-	sn, err := snapshot.New(snapshot.Config{Root: t.TempDir(), Layers: newFakeLayers(t), Images: &fakeImages{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sn.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return sn
+	return mustNew(t, snapshot.Config{Root: t.TempDir(), Layers: newFakeLayers(t), Images: &fakeImages{}})
 }
 
 // commit adds an ordinary snapshot with a chain ID.
