@@ -86,6 +86,9 @@ func (x *Index) load() error {
 // section returns the bytes of a table, if they are those the header names.
 func (x *Index) section(t table, record int) ([]byte, error) {
 	size := int64(len(x.mapped))
+	if t.size == 0 {
+		t.off = headerSize // nothing there to point at
+	}
 	if t.off < headerSize || t.size < 0 || t.off > size || t.size > size-t.off || t.off%8 != 0 || t.size%int64(record) != 0 || t.size/int64(record) > math.MaxUint32 {
 		return nil, fmt.Errorf("%d bytes at %d: %w", t.size, t.off, ErrCorrupt)
 	}

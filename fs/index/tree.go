@@ -96,7 +96,8 @@ func (t *tree) add(h *tar.Header) (uint32, error) {
 }
 
 func (t *tree) apply(h *tar.Header) (uint32, error) {
-	dirPath, base := path.Split(path.Clean(h.Name))
+	name := path.Clean(h.Name)
+	dirPath, base := path.Split(name)
 	if base == ".." || base == "." || base == "" {
 		return 0, nil // the root: its attributes come from the snapshotter
 	}
@@ -136,7 +137,7 @@ func (t *tree) apply(h *tar.Header) (uint32, error) {
 	}
 	if h.Typeflag == tar.TypeDir {
 		n := &t.nodes[ino]
-		t.dirs = append(t.dirs, dirTime{strings.Clone(h.Name), n.mtime, n.nsec})
+		t.dirs = append(t.dirs, dirTime{strings.Clone(name), n.mtime, n.nsec})
 	}
 	if h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeGNUSparse {
 		return ino, nil
