@@ -2,6 +2,7 @@ package index_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"path/filepath"
 	"testing"
@@ -26,6 +27,13 @@ func FuzzTOC(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
+	indextest.Forge(es, func(toc *estargz.JTOC) {
+		text, err := json.Marshal(toc)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	})
 	f.Fuzz(func(t *testing.T, text []byte) {
 		l := indextest.ForgeJSON(es, text)
 		p := filepath.Join(t.TempDir(), "x")
