@@ -15,7 +15,7 @@ import (
 // Annotations of a layer in a manifest that name its table of contents. The
 // digest under estargz.TOCJSONDigestAnnotation is of the JSON; a checksum is of
 // the compressed JSON, a position is "offset:length:expanded length:type". The
-// checksum and position keys of stargz's tools lack the "github" of podman's.
+// checksum and position keys of stargz's tools and of old podmans lack "github".
 const (
 	podmanChecksum = "io.github.containers.zstd-chunked.manifest-checksum"
 	podmanPosition = "io.github.containers.zstd-chunked.manifest-position"

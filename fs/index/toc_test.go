@@ -94,6 +94,29 @@ func decodeAll(t *testing.T, x *index.Index, blob []byte) filled {
 	return c
 }
 
+// sameLayer holds an index made from a table of contents to the one that
+// reading l whole gives, content included. It returns the latter.
+func sameLayer(t *testing.T, toc *index.Index, l indextest.Layer) *index.Index {
+	t.Helper()
+	tar, want := fromTar(t, l)
+	if err := index.Same(toc, tar); err != nil {
+		t.Errorf("trees differ: %v", err)
+	}
+	got := decodeAll(t, toc, l.Blob)
+	for ino := range uint32(tar.Info().Inodes) + 1 {
+		n, ok := tar.Inode(ino)
+		if !ok || n.Dead || n.Mode&unix.S_IFMT != unix.S_IFREG {
+			continue
+		}
+		g := append(got[ino], make([]byte, max(0, n.Size-int64(len(got[ino]))))...) // a hole at the end
+		w := append(want[ino], make([]byte, max(0, n.Size-int64(len(want[ino]))))...)
+		if !bytes.Equal(g, w) {
+			t.Errorf("%q: content differs, %d bytes, want %d", tar.Path(ino), len(got[ino]), n.Size)
+		}
+	}
+	return tar
+}
+
 func TestFromTOC(t *testing.T) {
 	tarball := indextest.Tar(indextest.Nasty()...)
 	prioritized := indextest.EStargz(tarball, indextest.EStargzOptions{Prioritized: []string{"data/text", "links/a"}})
@@ -128,22 +151,7 @@ func TestFromTOC(t *testing.T) {
 	for _, l := range layers {
 		t.Run(l.Name, func(t *testing.T) {
 			toc := fromTOC(t, l)
-			tar, want := fromTar(t, l)
-			if err := index.Same(toc, tar); err != nil {
-				t.Errorf("trees differ: %v", err)
-			}
-			got := decodeAll(t, toc, l.Blob)
-			for ino := range uint32(tar.Info().Inodes) + 1 {
-				n, ok := tar.Inode(ino)
-				if !ok || n.Dead || n.Mode&unix.S_IFMT != unix.S_IFREG {
-					continue
-				}
-				g := append(got[ino], make([]byte, max(0, n.Size-int64(len(got[ino]))))...) // a hole at the end
-				w := append(want[ino], make([]byte, max(0, n.Size-int64(len(want[ino]))))...)
-				if !bytes.Equal(g, w) {
-					t.Errorf("%q: content differs, %d bytes, want %d", tar.Path(ino), len(got[ino]), n.Size)
-				}
-			}
+			tar := sameLayer(t, toc, l)
 			i := toc.Info()
 			if i.DiffID != "" || !i.Seekable || i.Blob != l.Digest || i.BlobSize != l.Size() || i.Bytes != tar.Info().Bytes {
 				t.Errorf("info: %+v", i)
