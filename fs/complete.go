@@ -47,24 +47,23 @@ func (l *Layer) finalize(ctx context.Context) error {
 	return l.finish()
 }
 
-// finish switches the layer over to its tree. Readers that hold a backing file
-// open go on with it: it is the same inode.
+// finish switches the layer over to its tree. The other names of its files go
+// first, so that new containers see the link counts of the tree; meanwhile
+// openBacking finds the files there. Readers that hold one open go on with it:
+// it is the same inode.
 func (l *Layer) finish() error {
+	if err := os.RemoveAll(filepath.Join(l.dir, "data")); err != nil {
+		return err
+	}
 	l.complete.Store(true)
-	l.fs.files.forget(l.id)
 	l.mu.Lock()
-	data, blob := l.data, l.blob
-	l.data, l.blob = -1, nil
+	blob := l.blob
+	l.blob = nil
 	l.mu.Unlock()
-	if data >= 0 {
-		_ = unix.Close(data)
+	if blob == nil {
+		return nil
 	}
-	if blob != nil {
-		blob.Close()
-	}
-	// The other names of the files go, so that link counts are the tree's.
-	err := os.RemoveAll(filepath.Join(l.dir, "data"))
-	return err
+	return blob.Close()
 }
 
 // stage builds the tree at dir from the backing files.

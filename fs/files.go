@@ -122,14 +122,17 @@ func (l *Layer) openBacking(ino uint32, write bool) (*os.File, error) {
 	name := strconv.FormatUint(uint64(ino), 16)
 	fd, err := unix.Openat(l.data, name, flags, 0o600)
 	if err != nil {
-		if l.complete.Load() { // completed between the two looks
-			return openBeneath(l.tree, l.index.Path(ino))
+		if err == unix.ENOENT && l.index != nil { // perhaps completed between the two looks
+			if f, err := openBeneath(l.tree, l.index.Path(ino)); err == nil {
+				return f, nil
+			}
 		}
 		return nil, &os.PathError{Op: "open", Path: l.dir + "/data/" + name, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), name)
 	if write {
-		if in, ok := l.index.Inode(ino); ok {
+		if l.index != nil { // nil while it is being built; extendHoles follows
+			in, _ := l.index.Inode(ino)
 			err = extend(f, in.Size)
 		}
 	}

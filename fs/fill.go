@@ -246,7 +246,9 @@ func (l *Layer) decode(ctx context.Context, e index.Extent, prio fetcher.Priorit
 			return err
 		}
 		l.log().Warn("wrong bytes; asking again", "off", e.Off, "len", e.Len, "err", err)
-		blob.Discard(e.Off, e.Len)
+		if err := blob.Discard(e.Off, e.Len); err != nil {
+			return err
+		}
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
-	"github.com/dfsnapshotter/dfsnapshotter/script/oracle/compare"
+	oracle "github.com/dfsnapshotter/dfsnapshotter/script/oracle/compare"
 )
 
 // big returns a tar that is not unpacked at once, nasty entries included.
@@ -129,8 +129,8 @@ func TestReaders(t *testing.T) {
 		}
 		done := make(chan error, 1)
 		go func() { done <- l.hurry() }()
-		_, diff, err := compare.Readers(t.Context(), unpacked(t, form.Tar), filepath.Join(e.root, "m", l.name()),
-			compare.Load{Readers: 8, Seed: 1, Rounds: 300})
+		_, diff, err := oracle.Readers(t.Context(), unpacked(t, form.Tar), filepath.Join(e.root, "m", l.name()),
+			oracle.Load{Readers: 8, Seed: 1, Rounds: 300})
 		if err != nil || diff != nil {
 			t.Error(diff, err)
 		}

@@ -219,7 +219,7 @@ func (l *Layer) close(clean bool) error {
 		l.data = -1
 	}
 	if l.blob != nil {
-		l.blob.Close()
+		err = errors.Join(err, l.blob.Close())
 		l.blob = nil
 	}
 	return err

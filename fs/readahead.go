@@ -7,24 +7,25 @@ import (
 
 const (
 	maxStreams  = 16        // sequential readers remembered per layer
-	minWindow   = 512 << 10 // first read-ahead of a stream, in bytes of the file
-	maxWindow   = 32 << 20  // the kernel's own requests are at most 1 MiB
-	streamSlack = 1 << 20   // the kernel's read-aheads come out of order
+	minStream   = 512 << 10 // bytes of a file read in sequence before anything is read ahead
+	maxWindow   = 32 << 20  // bytes of a file read ahead at most
+	streamSlack = 128 << 10 // the kernel's own read-aheads come out of order
 )
 
 // stream is one sequential reader of a file.
 type stream struct {
-	ino    uint32
-	next   int64 // where its next read is expected
-	ahead  int64 // up to where has been asked for
-	window int64
+	ino   uint32
+	start int64 // where it began
+	next  int64 // where its next read is expected
+	ahead int64 // up to where has been asked for
 }
 
 // streams are the sequential readers of a layer, the most recent first.
 type streams []stream
 
 // note records a read and returns the range to read ahead, empty for a reader
-// that is not sequential.
+// that is not sequential. Half as much is read ahead as has been read, so that
+// a reader who stops has cost little, and one who goes on soon fills the link.
 func (s *streams) note(ino uint32, off, n, size int64) (from, to int64) {
 	i := s.find(ino, off)
 	if i < 0 {
@@ -32,19 +33,16 @@ func (s *streams) note(ino uint32, off, n, size int64) (from, to int64) {
 			*s = append(*s, stream{})
 		}
 		i = len(*s) - 1
-		(*s)[i] = stream{ino: ino, next: off + n, ahead: off + n}
-		s.front(i)
-		return 0, 0
+		(*s)[i] = stream{ino: ino, start: off, next: off, ahead: off}
 	}
-	t := (*s)[i]
+	t := &(*s)[i]
 	t.next = max(t.next, off+n)
 	t.ahead = max(t.ahead, t.next)
-	if t.next+t.window/2 >= t.ahead && t.ahead < size {
-		t.window = min(max(2*t.window, minWindow), maxWindow)
-		from, to = t.ahead, min(t.next+t.window, size)
-		t.ahead = max(to, t.ahead)
+	window := min((t.next-t.start)/2, maxWindow)
+	if t.next-t.start >= minStream && t.ahead-t.next <= window/2 && t.ahead < size {
+		from, to = t.ahead, min(t.next+window, size)
+		t.ahead = to
 	}
-	(*s)[i] = t
 	s.front(i)
 	return from, to
 }

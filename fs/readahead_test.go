@@ -5,29 +5,30 @@ import "testing"
 func TestStreams(t *testing.T) {
 	const k, m = 1 << 10, 1 << 20
 	var s streams
-	if from, to := s.note(7, 0, 128*k, 100*m); from != to {
-		t.Errorf("a first read asks for [%d,%d) more", from, to)
-	}
-	var last int64 = 128 * k
-	var asked int64
-	for off := int64(128 * k); off < 64*m; off += 128 * k {
-		from, to := s.note(7, off, 128*k, 100*m)
+	var asked, last int64
+	for off := int64(0); off < 64*m; off += 128 * k {
+		from, to := s.note(7, off, 128*k, 65*m)
 		if from == to {
 			continue
 		}
-		if from < last {
-			t.Fatalf("asked for [%d,%d) twice", from, last)
+		if off+128*k < minStream {
+			t.Fatalf("read ahead after %d bytes", off)
 		}
-		if to-from > maxWindow {
-			t.Fatalf("window of %d bytes", to-from)
+		if from < last || to > 65*m {
+			t.Fatalf("asked for [%d,%d) after %d", from, to, last)
+		}
+		if to-off > 128*k+maxWindow || to > (off+128*k)*3/2 {
+			t.Fatalf("at %d it asks up to %d", off, to)
 		}
 		last, asked = to, asked+to-from
 	}
-	if last < 64*m {
-		t.Errorf("read-ahead has come to %d only", last)
+	if last != 65*m || asked < 64*m {
+		t.Errorf("read-ahead has come to %d, and asked for %d", last, asked)
 	}
-	if from, to := s.note(7, 99*m, m, 100*m); to > 100*m {
-		t.Errorf("[%d,%d) is past the end", from, to)
+	for i := range int64(20) { // faults all over a file
+		if from, to := s.note(9, i*7*m%(60*m), 128*k, 64*m); from != to {
+			t.Errorf("a random reader is sequential at fault %d", i)
+		}
 	}
 	if from, to := s.note(8, 50*m, 4*k, 100*m); from != to {
 		t.Error("another file's first read is no stream")

@@ -273,7 +273,7 @@ func (l *Layer) download(ctx context.Context, path string, prio fetcher.Priority
 	defer func() { _ = r.Close() }()
 	info, err := index.Build(ctx, path, r, index.Options{Blob: l.rec.Blob, Size: l.rec.Size, DiffID: l.rec.DiffID, Sink: w})
 	if errors.Is(err, index.ErrDigest) || errors.Is(err, index.ErrCorrupt) {
-		blob.Discard(0, l.rec.Size)
+		err = errors.Join(err, blob.Discard(0, l.rec.Size))
 	}
 	return info, err
 }

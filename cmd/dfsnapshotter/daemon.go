@@ -75,7 +75,8 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 		return err
 	}
 	n.fetcher, err = fetcher.New(fetcher.Config{
-		Dir: filepath.Join(c.Root, "blobs"), Max: limit, Origin: n.origin, Log: n.log, Registerer: n.reg,
+		Dir: c.Root, Max: limit, Sources: []fetcher.Source{fetcher.Origin(n.origin)}, Documents: n.origin,
+		Log: n.log, Registerer: n.reg,
 	})
 	if err != nil {
 		return err
@@ -148,13 +149,9 @@ func (n *node) openKeeper(ctx context.Context, configFile string) (*keeper.Clien
 
 func (n *node) openOrigin() (*origin.Client, error) {
 	c := n.cfg.Registry
-	sources := []origin.Credentials{origin.DockerConfig(c.DockerConfig, n.log)}
+	sources := []origin.Credentials{origin.NewDockerConfig(c.DockerConfig)}
 	if c.CredentialProvider != "" {
-		p, err := origin.KubeletProviders(c.CredentialProvider, c.CredentialBin, n.log)
-		if err != nil {
-			return nil, err
-		}
-		sources = append(sources, p)
+		sources = append(sources, origin.NewKubeletPlugins(c.CredentialProvider, c.CredentialBin))
 	}
 	return origin.New(origin.Config{
 		HostsDir: c.HostsDir, Proxy: proxy(c.Proxy), Credentials: origin.Chain(n.log, sources...),

@@ -13,6 +13,10 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 )
 
+// tocAnnotation is how a manifest names the TOC of an eStargz or zstd:chunked
+// layer.
+const tocAnnotation = "containerd.io/snapshot/stargz/toc.digest"
+
 func indexCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "index", Short: "Build, show and check the indexes that make layers readable at random"}
 	cmd.AddCommand(indexBuild(), indexInspect(), indexVerify())
@@ -55,7 +59,7 @@ func buildIndex(cmd *cobra.Command, path, out, toc string) (index.Info, error) {
 		return index.Build(cmd.Context(), out, f, index.Options{Blob: blob, Size: size})
 	}
 	return index.FromTOC(cmd.Context(), out, f, index.TOCOptions{
-		Blob: blob, Size: size, Annotations: map[string]string{index.AnnotationTOC: toc},
+		Blob: blob, Size: size, Annotations: map[string]string{tocAnnotation: toc},
 	})
 }
 

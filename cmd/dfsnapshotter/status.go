@@ -67,14 +67,14 @@ func askStatus(ctx context.Context, socket string) ([]fs.Status, error) {
 
 func printStatus(w io.Writer, list []fs.Status) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(t, "LAYER\tBLOB\tREPOSITORY\tKIND\tSIZE\tSTATE\tFILLED\tFROM ORIGIN\tFROM DISK\tNOTE")
+	_, _ = fmt.Fprintln(t, "LAYER\tBLOB\tREPOSITORY\tKIND\tSIZE\tSTATE\tFILLED\tFROM ORIGIN\tFROM CACHE\tNOTE")
 	for _, s := range list {
 		part := 100.0
 		if s.Chunks > 0 {
 			part = 100 * float64(s.Filled) / float64(s.Chunks)
 		}
 		_, _ = fmt.Fprintf(t, "%d\t%.12s\t%s\t%s\t%s\t%s\t%.0f %%\t%s\t%s\t%s\n", s.ID, s.Blob.Encoded(), s.Repo, s.Kind,
-			size(s.Size), s.State, part, size(s.Sources.Origin), size(s.Sources.Store), s.Reason)
+			size(s.Size), s.State, part, size(s.Sources.Fetched["origin"]), size(s.Sources.Stored), s.Reason)
 	}
 	return t.Flush()
 }
