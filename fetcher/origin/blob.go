@@ -15,11 +15,22 @@ import (
 
 // Body is the bytes of a blob as a registry sends them, not verified. Read
 // gives io.EOF only after all bytes that were announced, and an
-// *UnavailableError if the connection breaks before.
+// *UnavailableError if the connection breaks before. How long a body may send
+// nothing is up to its reader, who can Blame it.
 type Body struct {
 	io.ReadCloser
 	Off  int64 // where the first byte lies in the blob: 0 when the registry ignored the range
 	Size int64 // of the whole blob; -1: the registry did not say
+
+	blame func() // nil: nobody to blame
+}
+
+// Blame tells the client that the body stalled or had wrong bytes, so that
+// other hosts of the registry are asked first for a while.
+func (b *Body) Blame() {
+	if b.blame != nil {
+		b.blame()
+	}
 }
 
 // Blob opens n bytes of a blob from off on; n < 0 means up to its end. It
@@ -45,7 +56,7 @@ func (c *Client) Blob(ctx context.Context, repo Repo, d digest.Digest, off, n in
 		if err != nil {
 			return err
 		}
-		if body, err = c.body(ctx, resp, off, n); err != nil {
+		if body, err = c.body(ctx, h, resp, off, n); err != nil {
 			resp.Body.Close()
 		}
 		return err
@@ -57,8 +68,8 @@ func (c *Client) Blob(ctx context.Context, repo Repo, d digest.Digest, off, n in
 }
 
 // body checks that an answer holds the range that was asked for.
-func (c *Client) body(ctx context.Context, resp *http.Response, off, n int64) (*Body, error) {
-	b := &Body{Size: resp.ContentLength}
+func (c *Client) body(ctx context.Context, h *host, resp *http.Response, off, n int64) (*Body, error) {
+	b := &Body{Size: resp.ContentLength, blame: func() { h.failed(0, c.now()) }}
 	length := resp.ContentLength
 	if resp.StatusCode == http.StatusPartialContent {
 		header := resp.Header.Get("Content-Range")
@@ -77,6 +88,8 @@ func (c *Client) body(ctx context.Context, resp *http.Response, off, n int64) (*
 		ctx:      ctx,
 		body:     resp.Body,
 		left:     length,
+		whole:    h.succeeded,
+		broken:   b.blame,
 		received: c.metrics.received.WithLabelValues(kindBlob),
 	}
 	return b, nil
@@ -106,7 +119,9 @@ func contentRange(s string) (first, last, size int64, ok bool) {
 type reader struct {
 	ctx      context.Context
 	body     io.ReadCloser
-	left     int64 // bytes to come; -1: unknown
+	left     int64  // bytes to come; -1: unknown
+	whole    func() // called when all has come
+	broken   func() // called when it has been cut off
 	received prometheus.Counter
 }
 
@@ -123,14 +138,19 @@ func (r *reader) Read(p []byte) (int, error) {
 		r.left -= int64(n)
 	}
 	switch {
-	case err == nil || r.left == 0:
+	case r.left == 0, errors.Is(err, io.EOF) && r.left < 0:
+		r.left = 0
+		r.whole()
 		return n, nil
-	case errors.Is(err, io.EOF) && r.left < 0:
-		return n, io.EOF
+	case err == nil:
+		return n, nil
 	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF
 	}
-	return n, fmt.Errorf("origin: read body: %w", netError(r.ctx, err))
+	if err = netError(r.ctx, err); r.ctx.Err() == nil {
+		r.broken()
+	}
+	return n, fmt.Errorf("origin: read body: %w", err)
 }
 
 func (r *reader) Close() error { return r.body.Close() }

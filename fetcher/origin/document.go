@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -25,7 +26,8 @@ var manifestTypes = []string{
 // Document reads a manifest or index, or with manifest false a small blob
 // such as an image's config, of at most limit bytes, and verifies it. The
 // media type is what the registry says, or for a manifest what it says of
-// itself; it is "" where neither says anything.
+// itself; it is "" where neither says anything. A host whose body takes
+// longer than HeaderTimeout is given up for the next one.
 func (c *Client) Document(ctx context.Context, repo Repo, d digest.Digest, manifest bool, limit int64) (data []byte, mediaType string, err error) {
 	kind := kindBlob
 	if manifest {
@@ -39,14 +41,19 @@ func (c *Client) Document(ctx context.Context, repo Repo, d digest.Digest, manif
 		q.accept = manifestTypes
 	}
 	err = c.each(ctx, q, func(h *host) error {
-		resp, err := c.get(ctx, h, q)
+		within, cancel := context.WithCancel(ctx)
+		defer cancel()
+		resp, err := c.get(within, h, q)
 		if err != nil {
 			return err
 		}
 		defer resp.Body.Close()
+		stall := time.AfterFunc(c.cfg.HeaderTimeout, cancel)
+		defer stall.Stop()
 		if data, err = c.read(ctx, resp, q, limit); err != nil {
 			return err
 		}
+		h.succeeded()
 		mediaType = documentType(resp.Header.Get("Content-Type"), data, manifest)
 		return nil
 	})

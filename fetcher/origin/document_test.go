@@ -78,6 +78,7 @@ func TestDocumentFaults(t *testing.T) {
 		{"wrong bytes", origintest.Fault{Corrupt: true}, 5000, is(origin.ErrDigest)},
 		{"too large", origintest.Fault{}, 1999, is(origin.ErrResponse)},
 		{"cut off", origintest.Fault{CutAfter: 100}, 5000, unavailable(0, 0, 0)},
+		{"hangs", origintest.Fault{HangAfter: 100}, 5000, unavailable(0, 0, 0)},
 		{"missing", origintest.Fault{Status: 404}, 5000, is(origin.ErrNotFound)},
 		{"500", origintest.Fault{Status: 500}, 5000, unavailable(500, 0, 0)},
 		{"429", origintest.Fault{Status: 429, RetryAfter: "3"}, 5000, unavailable(429, 3*time.Second, 3*time.Second)},
@@ -86,7 +87,7 @@ func TestDocumentFaults(t *testing.T) {
 			reg := origintest.New(t, origintest.Options{})
 			d := reg.AddManifest(repoPath, ocispec.MediaTypeImageManifest, data(5, 2000))
 			reg.Fail(d, tt.fault)
-			_, _, err := client(t, origin.Config{}).Document(t.Context(), repo(reg), d, true, tt.limit)
+			_, _, err := client(t, origin.Config{HeaderTimeout: 200 * time.Millisecond}).Document(t.Context(), repo(reg), d, true, tt.limit)
 			if err == nil || !tt.check(err) {
 				t.Errorf("got %v", err)
 			}

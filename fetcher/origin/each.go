@@ -19,7 +19,6 @@ func (c *Client) each(ctx context.Context, q query, ask func(*host) error) error
 	for _, h := range r.inOrder(q.key(), c.now()) {
 		err := ask(h)
 		if err == nil {
-			h.succeeded()
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -38,13 +37,20 @@ func (c *Client) each(ctx context.Context, q query, ask func(*host) error) error
 // note remembers what a host's failure means for the next request.
 func (c *Client) note(h *host, q query, err error, others bool) {
 	var unavailable *UnavailableError
+	wait := time.Duration(0)
 	switch {
-	case errors.As(err, &unavailable):
-		if h.failed(unavailable, c.now()) && others {
-			c.cfg.Log.Warn("a host of the registry does not answer, asking the others first", "registry", q.repo.Host, "host", h.base.Host, "err", err)
+	case errors.Is(err, ErrUnauthorized):
+		return
+	case errors.Is(err, ErrNotFound):
+		if !h.server {
+			h.absent.put(q.key(), struct{}{}, c.now(), time.Minute)
 		}
-	case errors.Is(err, ErrNotFound) && !h.server:
-		h.absent.put(q.key(), struct{}{}, c.now(), time.Minute)
+		return
+	case errors.As(err, &unavailable):
+		wait = unavailable.RetryAfter
+	}
+	if h.failed(wait, c.now()) && others {
+		c.cfg.Log.Warn("a host of the registry fails, asking the others first", "registry", q.repo.Host, "host", h.base.Host, "err", err)
 	}
 }
 

@@ -84,13 +84,18 @@ func retryAfter(value string, now time.Time) time.Duration {
 	return 0
 }
 
-const maxErrorText = 300
+const (
+	maxErrorText  = 300
+	errorTextTime = 3 * time.Second // for its body to come
+)
 
 // errorText returns what a registry says in the body of an error, shortened
 // and on one line, with a separator before it; "" if it says nothing. It
 // closes the body.
 func errorText(resp *http.Response) string {
 	defer resp.Body.Close()
+	hurry := time.AfterFunc(errorTextTime, func() { resp.Body.Close() })
+	defer hurry.Stop()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10)) // what came before an error is good enough
 	var doc struct {
 		Errors  []struct{ Code, Message string }

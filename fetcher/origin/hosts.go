@@ -199,20 +199,21 @@ func (h *host) isDown(now time.Time) bool {
 	return now.Before(h.down)
 }
 
-// failed notes that a host did not answer, so that the others are asked
-// first for a while. It tells whether that is news.
-func (h *host) failed(e *UnavailableError, now time.Time) bool {
+// failed notes that a host did not do its work, so that the others are asked
+// first for a while: longer each time, at least as long as it wants, and a
+// minute at most. It tells whether that is news.
+func (h *host) failed(wait time.Duration, now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if now.Before(h.down) {
 		return false
 	}
 	h.faults = min(h.faults+1, 4)
-	wait := max(time.Duration(1<<h.faults)*2*time.Second, min(e.RetryAfter, time.Minute))
-	h.down = now.Add(wait)
+	h.down = now.Add(max(time.Duration(1<<h.faults)*2*time.Second, min(wait, time.Minute)))
 	return true
 }
 
+// succeeded notes that a host sent all that it was asked for.
 func (h *host) succeeded() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

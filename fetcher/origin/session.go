@@ -140,6 +140,13 @@ func (s *session) start(after *grant, text string) *renewal {
 		ctx, cancel := context.WithTimeout(s.client.ctx, maxRenewal)
 		defer cancel()
 		r.grant, r.err = s.next(ctx, after, challenges, text)
+		switch {
+		case r.err == nil:
+		case s.client.ctx.Err() != nil:
+			r.err = errClosed
+		case ctx.Err() != nil:
+			r.err = &UnavailableError{Err: fmt.Errorf("login to %s took longer than %s", s.repo, maxRenewal)}
+		}
 		s.mu.Lock()
 		s.grant, s.renewal = r.grant, nil
 		s.mu.Unlock()

@@ -42,7 +42,9 @@ func (h *host) answer(ctx context.Context, c *Client, repo Repo, cand candidate)
 		to.Scopes = []string{"repository:" + repo.Path + ":pull"}
 	}
 	start := c.now()
-	token, life, err := h.token(ctx, c, cred, to)
+	within, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout+c.cfg.HeaderTimeout)
+	defer cancel()
+	token, life, err := h.token(within, c, cred, to)
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("token for %s with %s: %w", repo, cand.name(), tokenError(ctx, err))
 	}
