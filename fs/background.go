@@ -103,7 +103,7 @@ func (l *Layer) fillRun(ctx context.Context) (done bool, err error) {
 	if c >= l.filled.n {
 		return true, nil
 	}
-	if err := l.fs.fetcher.WaitQuiet(ctx, l.fs.quiet); err != nil {
+	if err := l.fs.waitQuiet(ctx); err != nil {
 		return false, err
 	}
 	if err := l.fs.space(); err != nil {
@@ -115,9 +115,32 @@ func (l *Layer) fillRun(ctx context.Context) (done bool, err error) {
 		if l.filled.hasAll(n.First, n.Last) {
 			break
 		}
-		e.Last, e.Len = n.Last, n.Off+n.Len-e.Off
+		e = e.Join(n)
 	}
 	return false, l.fetch(l.ctx, e, fetcher.Background, nil)
+}
+
+// touch notes that a container is about to start: its first reads shall find
+// the link free.
+func (f *FS) touch() { f.touched.Store(time.Now().UnixNano()) }
+
+// waitQuiet returns once for a while no reader has waited and no container was
+// about to start.
+func (f *FS) waitQuiet(ctx context.Context) error {
+	for {
+		if err := f.fetcher.WaitQuiet(ctx, f.quiet); err != nil {
+			return err
+		}
+		left := f.quiet - time.Since(time.Unix(0, f.touched.Load()))
+		if left <= 0 {
+			return nil
+		}
+		select {
+		case <-time.After(left):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // space says why nothing more should be filled, if so.

@@ -152,10 +152,11 @@ func (l *Layer) board(chunk, last int, prio fetcher.Priority) (*flight, error) {
 	run := e
 	for run.Last < last {
 		n := l.extent(run.Last + 1)
-		if n.Off+n.Len-run.Off > maxRun || l.flights[n.First] != nil || l.filled.hasAll(n.First, n.Last) {
+		joined := run.Join(n)
+		if joined.Len > maxRun || l.flights[n.First] != nil || l.filled.hasAll(n.First, n.Last) {
 			break
 		}
-		run.Last, run.Len = n.Last, n.Off+n.Len-run.Off
+		run = joined
 	}
 	f := newFlight(run, prio)
 	if !l.fs.start(func() { l.fly(l.ctx, f) }) {
@@ -173,6 +174,8 @@ func (l *Layer) board(chunk, last int, prio fetcher.Priority) (*flight, error) {
 func (l *Layer) fly(ctx context.Context, f *flight) {
 	err := errRemoved
 	if l.hold() {
+		l.log().Debug("fetch", "path", l.index.Path(l.index.Chunk(f.extent.First).Ino), "chunks", f.extent.Last-f.extent.First+1,
+			"off", f.extent.Off, "len", f.extent.Len, "priority", f.prio)
 		err = l.fetch(ctx, f.extent, f.prio, func(chunk int) { f.step(chunk+1, false, nil) })
 		l.mu.Lock()
 		for c := f.extent.First; c <= f.extent.Last; {

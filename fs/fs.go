@@ -59,6 +59,7 @@ type FS struct {
 
 	placing sync.Mutex // one Place at a time
 	kick    chan struct{}
+	touched atomic.Int64 // when a container was last about to start, Unix nanoseconds
 	noSpace atomic.Int64 // when the disk was last found full, Unix nanoseconds
 }
 

@@ -54,6 +54,7 @@ func (f *FS) Place(_ context.Context, l *Layer, below []Below) (*Layer, error) {
 	if err := l.usable(); err != nil {
 		return nil, err
 	}
+	f.touch()
 	f.placing.Lock()
 	defer f.placing.Unlock()
 	if !l.hold() {

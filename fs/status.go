@@ -90,6 +90,7 @@ const (
 
 // Paths returns a directory for each layer, to be overlayfs's lowerdir.
 func (f *FS) Paths(ctx context.Context, ids []uint32, form Form) ([]string, error) {
+	f.touch()
 	layers := make([]*Layer, len(ids))
 	whole := true
 	for i, id := range ids {
