@@ -36,9 +36,11 @@ type content struct {
 
 // place is somewhere a blob may be had.
 type place struct {
-	source Source
+	source int // in Config.Sources
 	repo   origin.Repo
 }
+
+func (f *Fetcher) source(p place) Source { return f.cfg.Sources[p.source] }
 
 // stretch remembers who gave the bytes from off to end.
 type stretch struct {
@@ -113,9 +115,9 @@ func (c *content) places() []place {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var all []place
-	for _, s := range c.f.cfg.Sources {
+	for i := range c.f.cfg.Sources {
 		for _, r := range c.repos {
-			all = append(all, place{s, r})
+			all = append(all, place{i, r})
 		}
 	}
 	slices.SortStableFunc(all, func(a, b place) int { return cmp.Compare(c.bad[a], c.bad[b]) })
@@ -141,13 +143,14 @@ func (c *content) arrived(f *fetch, n int, data []byte) {
 		c.remember(f.stretch)
 	}
 	f.stretch.end = f.pos
-	c.stats.Fetched[f.place.source.Name()] += int64(n)
+	source := c.f.source(f.place).Name()
+	c.stats.Fetched[source] += int64(n)
 	for w := range c.waiters {
 		if from <= w.pos && w.pos < f.pos {
 			if data != nil {
 				w.data = data[w.pos-from:]
 			}
-			w.from = f.place.source.Name()
+			w.from = source
 			c.wake(w)
 		}
 	}

@@ -168,7 +168,7 @@ func (f *fetch) attempt(p place, stall time.Duration) (got int64, err error) {
 		err = cause
 	}
 	cancel(nil)
-	c.f.metrics.requests.WithLabelValues(p.source.Name(), result(err)).Inc()
+	c.f.metrics.requests.WithLabelValues(c.f.source(p).Name(), result(err)).Inc()
 	return f.settle(err), err
 }
 
@@ -225,7 +225,7 @@ func (f *fetch) settle(err error) int64 {
 // receive asks for n bytes from off on and takes in what comes.
 func (f *fetch) receive(ctx context.Context, w *watch, ref Ref, off, n int64) error {
 	c := f.c
-	source := f.place.source
+	source := c.f.source(f.place)
 	body, err := source.Open(ctx, ref, off, n)
 	if err != nil {
 		return err
@@ -305,7 +305,7 @@ func (f *fetch) begin(asked, off int64) error {
 func (f *fetch) put(p []byte) (done bool, err error) {
 	c := f.c
 	c.mu.Lock()
-	pos, end, prio, source := f.pos, f.end, f.prio, f.place.source.Name()
+	pos, end, prio, source := f.pos, f.end, f.prio, c.f.source(f.place).Name()
 	c.mu.Unlock()
 	p = p[:min(int64(len(p)), end-pos)]
 	var data []byte

@@ -98,6 +98,9 @@ func (f *Fetcher) start(fn func()) bool {
 func (f *Fetcher) Blob(ref Ref) (*Blob, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
 	c := f.blobs[ref.Digest]
 	if c != nil {
 		joined, err := c.join(ref)

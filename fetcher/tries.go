@@ -112,7 +112,7 @@ func (t *tries) note(f *fetch, p place, got int64, err error) {
 			f.c.f.host(p.repo.Host).hold(down.RetryAfter)
 		}
 	}
-	f.c.f.log.Debug("request failed", "blob", f.c.digest, "repo", p.repo.String(), "source", p.source.Name(), "err", err)
+	f.c.f.log.Debug("request failed", "blob", f.c.digest, "repo", p.repo.String(), "source", f.c.f.source(p).Name(), "err", err)
 }
 
 // stall returns after how much silence a request to p is abandoned: longer
