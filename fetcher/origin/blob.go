@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,21 +18,11 @@ import (
 // Body is the bytes of a blob as a registry sends them, not verified. Read
 // gives io.EOF only after all bytes that were announced, and an
 // *UnavailableError if the connection breaks before. How long a body may send
-// nothing is up to its reader, who can Blame it.
+// nothing is up to its reader.
 type Body struct {
 	io.ReadCloser
 	Off  int64 // where the first byte lies in the blob: 0 when the registry ignored the range
 	Size int64 // of the whole blob; -1: the registry did not say
-
-	blame func() // nil: nobody to blame
-}
-
-// Blame tells the client that the body stalled or had wrong bytes, so that
-// other hosts of the registry are asked first for a while.
-func (b *Body) Blame() {
-	if b.blame != nil {
-		b.blame()
-	}
 }
 
 // Blob opens n bytes of a blob from off on; n < 0 means up to its end. It
@@ -69,7 +61,7 @@ func (c *Client) Blob(ctx context.Context, repo Repo, d digest.Digest, off, n in
 
 // body checks that an answer holds the range that was asked for.
 func (c *Client) body(ctx context.Context, h *host, resp *http.Response, off, n int64) (*Body, error) {
-	b := &Body{Size: resp.ContentLength, blame: func() { h.failed(0, c.now()) }}
+	b := &Body{Size: resp.ContentLength}
 	length := resp.ContentLength
 	if resp.StatusCode == http.StatusPartialContent {
 		header := resp.Header.Get("Content-Range")
@@ -86,10 +78,11 @@ func (c *Client) body(ctx context.Context, h *host, resp *http.Response, off, n 
 	}
 	b.ReadCloser = &reader{
 		ctx:      ctx,
+		now:      c.now,
 		body:     resp.Body,
 		left:     length,
 		whole:    h.succeeded,
-		broken:   b.blame,
+		broken:   func() { h.failed(0, c.now()) },
 		received: c.metrics.received.WithLabelValues(kindBlob),
 	}
 	return b, nil
@@ -115,14 +108,20 @@ func contentRange(s string) (first, last, size int64, ok bool) {
 	return first, last, size, err == nil && last < size
 }
 
+// stalled is how long a reader has waited for the next bytes when giving up
+// counts against the host.
+const stalled = 5 * time.Second
+
 // reader reads a body of a known length, and says when it is cut off.
 type reader struct {
 	ctx      context.Context
+	now      func() time.Time
 	body     io.ReadCloser
 	left     int64  // bytes to come; -1: unknown
 	whole    func() // called when all has come
-	broken   func() // called when it has been cut off
+	broken   func() // called when it has been cut off, or has stalled
 	received prometheus.Counter
+	closed   atomic.Bool // Close may be called while Read waits
 }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -132,6 +131,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	if r.left > 0 && int64(len(p)) > r.left {
 		p = p[:r.left]
 	}
+	start := r.now()
 	n, err := r.body.Read(p)
 	r.received.Add(float64(n))
 	if r.left > 0 {
@@ -147,10 +147,14 @@ func (r *reader) Read(p []byte) (int, error) {
 	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF
 	}
-	if err = netError(r.ctx, err); r.ctx.Err() == nil {
+	abandoned := r.ctx.Err() != nil || r.closed.Load()
+	if !abandoned || r.now().Sub(start) > stalled {
 		r.broken()
 	}
-	return n, fmt.Errorf("origin: read body: %w", err)
+	return n, fmt.Errorf("origin: read body: %w", netError(r.ctx, err))
 }
 
-func (r *reader) Close() error { return r.body.Close() }
+func (r *reader) Close() error {
+	r.closed.Store(true)
+	return r.body.Close()
+}

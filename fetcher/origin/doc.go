@@ -9,6 +9,6 @@
 // is right before the whole blob, or a chunk of it, has been hashed. Document
 // reads a whole small blob and verifies it.
 //
-// Lock order: Client.mu, then host.mu, then session.mu. None of them is held
-// while a request is under way.
+// Lock order: Client.mu, then host.mu, then session.mu, then Client.closing.
+// None of them is held while a request is under way.
 package origin

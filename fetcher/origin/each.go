@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // each asks the hosts of a repository for one blob, in order, until one
@@ -51,6 +53,26 @@ func (c *Client) note(h *host, q query, err error, others bool) {
 	}
 	if h.failed(wait, c.now()) && others {
 		c.cfg.Log.Warn("a host of the registry fails, asking the others first", "registry", q.repo.Host, "host", h.base.Host, "err", err)
+	}
+}
+
+// distrust is how long Blame holds.
+const distrust = 10 * time.Minute
+
+// Blame tells the client that a blob's bytes were wrong: the registry's own
+// server is asked for them before any mirror for a while.
+func (c *Client) Blame(repo Repo, d digest.Digest) {
+	c.mu.Lock()
+	r := c.registries[repo.Host]
+	c.mu.Unlock()
+	if r == nil {
+		return
+	}
+	for _, h := range r.hosts {
+		h.places.drop(memoKey{repo.Path, d})
+		if !h.server {
+			h.absent.put(memoKey{repo.Path, d}, struct{}{}, c.now(), distrust)
+		}
 	}
 }
 

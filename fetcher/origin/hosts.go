@@ -49,7 +49,7 @@ type host struct {
 	server bool        // the registry's own server: what it says of absence is final
 
 	places memo[*url.URL]      // where it sent us for a blob's bytes
-	absent memo[struct{}]      // what it does not have
+	absent memo[struct{}]      // what it does not have, or has wrong
 	mu     sync.Mutex          // guards what follows
 	down   time.Time           // ask the others first until then
 	faults int                 // failures in a row

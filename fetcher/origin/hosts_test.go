@@ -2,12 +2,14 @@ package origin_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,6 +19,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -134,11 +137,27 @@ func TestHostsMirrorSpoilsBody(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		fault origintest.Fault
-		spoil func(*origin.Body) // what the reader does
+		spoil func(context.Context, *origin.Client, digest.Digest) error // what the reader sees
 	}{
-		{"cut off", origintest.Fault{CutAfter: 1000}, func(b *origin.Body) { io.Copy(io.Discard, b) }},
-		{"hangs", origintest.Fault{HangAfter: 1000}, (*origin.Body).Blame},
-		{"wrong bytes", origintest.Fault{Corrupt: true}, func(b *origin.Body) { io.Copy(io.Discard, b); b.Blame() }},
+		{"cut off", origintest.Fault{CutAfter: 1000}, func(ctx context.Context, c *origin.Client, d digest.Digest) error {
+			body, err := c.Blob(ctx, named, d, 0, -1)
+			if err != nil {
+				return err
+			}
+			defer body.Close()
+			if _, err = io.Copy(io.Discard, body); err == nil {
+				return errors.New("the body is whole")
+			}
+			return nil
+		}},
+		{"wrong bytes", origintest.Fault{Corrupt: true}, func(ctx context.Context, c *origin.Client, d digest.Digest) error {
+			got, err := get(c, named, d, 0, -1)
+			if err != nil || bytes.Equal(got, want) {
+				return fmt.Errorf("%d bytes, %w", len(got), err)
+			}
+			c.Blame(named, d)
+			return nil
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			mirror, server := origintest.New(t, origintest.Options{}), origintest.New(t, origintest.Options{})
@@ -147,14 +166,68 @@ func TestHostsMirrorSpoilsBody(t *testing.T) {
 			mirror.Fail(d, tt.fault)
 			dir := hostsDir(t, "_default", fmt.Sprintf("server = %q\n[host.%q]\n", server.URL(), mirror.URL()))
 			c := client(t, origin.Config{HostsDir: dir})
-			body, err := c.Blob(t.Context(), named, d, 0, -1)
-			if err != nil {
+			if err := tt.spoil(t.Context(), c, d); err != nil {
 				t.Fatal(err)
 			}
-			tt.spoil(body)
-			body.Close()
 			mustGet(t, c, named, d, 0, -1, want)
 		})
+	}
+}
+
+// TestHostsMirrorStalls checks that a mirror is left when a reader gives up
+// after a long silence, but not when one does so at once.
+func TestHostsMirrorStalls(t *testing.T) {
+	want := data(4, 100_000)
+	for _, tt := range []struct {
+		silence time.Duration
+		end     func(*origin.Body, context.CancelFunc)
+		server  int // requests to it afterwards
+	}{
+		{10 * time.Second, func(_ *origin.Body, cancel context.CancelFunc) { cancel() }, 1},
+		{10 * time.Second, func(b *origin.Body, _ context.CancelFunc) { b.Close() }, 1},
+		{0, func(_ *origin.Body, cancel context.CancelFunc) { cancel() }, 0},
+		{0, func(b *origin.Body, _ context.CancelFunc) { b.Close() }, 0},
+	} {
+		mirror, server := origintest.New(t, origintest.Options{}), origintest.New(t, origintest.Options{})
+		d := mirror.AddBlob(repoPath, want)
+		server.AddBlob(repoPath, want)
+		mirror.Fail(d, origintest.Fault{HangAfter: 1000, Times: 1})
+		dir := hostsDir(t, "_default", fmt.Sprintf("server = %q\n[host.%q]\n", server.URL(), mirror.URL()))
+		c := client(t, origin.Config{HostsDir: dir})
+		var passed atomic.Int64
+		var armed atomic.Bool
+		begun := make(chan struct{}) // closed when the read that hangs has looked at the clock
+		c.SetClock(func() time.Time {
+			now := time.Now().Add(time.Duration(passed.Load()))
+			if armed.CompareAndSwap(true, false) {
+				close(begun)
+			}
+			return now
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		body, err := c.Blob(ctx, named, d, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan error, 1)
+		go func() {
+			io.ReadFull(body, make([]byte, 1000))
+			armed.Store(true)
+			_, err := body.Read(make([]byte, 1))
+			got <- err
+		}()
+		<-begun
+		passed.Store(int64(tt.silence))
+		tt.end(body, cancel)
+		if err := <-got; err == nil {
+			t.Error("the mirror did not hang")
+		}
+		cancel()
+		body.Close()
+		mustGet(t, c, named, d, 0, -1, want)
+		if n := server.Count("blob"); n != tt.server {
+			t.Errorf("silence of %s: %d requests to the server, want %d", tt.silence, n, tt.server)
+		}
 	}
 }
 

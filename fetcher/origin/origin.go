@@ -77,6 +77,8 @@ type Client struct {
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup // token requests
 
+	closing sync.Mutex // held while a goroutine starts and while ctx ends
+
 	mu         sync.Mutex
 	registries map[string]*registry // by host of the image name; guarded by mu
 }
@@ -98,11 +100,24 @@ var errClosed = errors.New("origin: client is closed")
 // Close ends token requests under way and closes idle connections. Bodies
 // that are still open stay readable.
 func (c *Client) Close() {
+	c.closing.Lock()
 	c.cancel(errClosed)
+	c.closing.Unlock()
 	c.wg.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, r := range c.registries {
 		r.closeIdle()
 	}
+}
+
+// spawn runs f, which Close waits for. It does not if the client is closed.
+func (c *Client) spawn(f func()) bool {
+	c.closing.Lock()
+	defer c.closing.Unlock()
+	if c.ctx.Err() != nil {
+		return false
+	}
+	c.wg.Go(f)
+	return true
 }

@@ -129,14 +129,8 @@ func (s *session) start(after *grant, text string) *renewal {
 		return s.renewal
 	}
 	r := &renewal{done: make(chan struct{})}
-	if s.client.ctx.Err() != nil {
-		r.err = errClosed
-		close(r.done)
-		return r
-	}
-	s.renewal = r
 	challenges := s.challenges
-	s.client.wg.Go(func() {
+	started := s.client.spawn(func() {
 		ctx, cancel := context.WithTimeout(s.client.ctx, maxRenewal)
 		defer cancel()
 		r.grant, r.err = s.next(ctx, after, challenges, text)
@@ -152,6 +146,12 @@ func (s *session) start(after *grant, text string) *renewal {
 		s.mu.Unlock()
 		close(r.done)
 	})
+	if started {
+		s.renewal = r // before the goroutine can clear it: s.mu is held
+	} else {
+		r.err = errClosed
+		close(r.done)
+	}
 	return r
 }
 

@@ -131,12 +131,13 @@ func refusal(status int) int {
 // checkTokenRedirect lets a token server send us to itself only, since the
 // request may hold a password.
 func checkTokenRedirect(req *http.Request, via []*http.Request) error {
-	first := via[0].URL
+	to, first := req.URL, via[0].URL
+	upgrade := to.Scheme == "https" && to.Hostname() == first.Hostname()
 	switch {
 	case len(via) > maxRedirects:
 		return fmt.Errorf("%w: more than %d redirects", ErrResponse, maxRedirects)
-	case req.URL.Hostname() != first.Hostname(), first.Scheme == "https" && req.URL.Scheme != "https":
-		return fmt.Errorf("%w: the token server %s redirects to %s", ErrResponse, first.Host, req.URL.Host)
+	case !upgrade && !sameOrigin(to, first):
+		return fmt.Errorf("%w: the token server %s redirects to %s", ErrResponse, first.Host, to.Host)
 	}
 	return nil
 }
