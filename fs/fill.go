@@ -197,8 +197,10 @@ func (l *Layer) fly(ctx context.Context, f *flight) {
 	}
 }
 
-// fetch brings extent e to disk and calls done after each chunk. Wrong bytes
-// are thrown away and asked for once more before it gives up.
+// maxTries is how often wrong bytes are thrown away and asked for again.
+const maxTries = 2
+
+// fetch brings extent e to disk and calls done after each chunk.
 func (l *Layer) fetch(ctx context.Context, e index.Extent, prio fetcher.Priority, done func(chunk int)) error {
 	if !l.index.Info().Seekable {
 		return l.refill(ctx, prio)
@@ -245,13 +247,13 @@ func (l *Layer) decode(ctx context.Context, e index.Extent, prio fetcher.Priorit
 			err = l.index.Decode(r, e, fn)
 			_ = r.Close()
 		}
-		if !errors.Is(err, index.ErrCorrupt) || try > 0 {
+		if !errors.Is(err, index.ErrCorrupt) {
 			return err
+		}
+		if derr := blob.Discard(e.Off, e.Len); derr != nil || try == maxTries {
+			return errors.Join(err, derr)
 		}
 		l.log().Warn("wrong bytes; asking again", "off", e.Off, "len", e.Len, "err", err)
-		if err := blob.Discard(e.Off, e.Len); err != nil {
-			return err
-		}
 	}
 }
 

@@ -105,8 +105,7 @@ func (f *FS) resolve(key layerKey, w Want, r *resolution) {
 	}
 }
 
-// build makes the layer: from a kept index, from the blob's own TOC, or by
-// unpacking.
+// build makes the layer, and removes what it has made if it cannot.
 func (f *FS) build(w Want) (how string, l *Layer, err error) {
 	id, err := f.slot()
 	if err != nil {
@@ -114,31 +113,36 @@ func (f *FS) build(w Want) (how string, l *Layer, err error) {
 	}
 	l = f.newLayer(id)
 	l.rec = record{Blob: w.Desc.Digest, Size: w.Desc.Size, DiffID: w.DiffID, Ref: w.Ref}
-	if err := os.MkdirAll(filepath.Join(l.dir, "data"), 0o700); err != nil {
-		return "", nil, err
+	if how, err = l.build(w); err != nil {
+		return "", nil, errors.Join(err, l.close(false), os.RemoveAll(l.dir))
 	}
-	defer func() {
-		if err != nil {
-			_ = l.close(false)
-			_ = os.RemoveAll(l.dir)
-		}
-	}()
+	return how, l, nil
+}
+
+// build fills the layer's folder: from a kept index, from the blob's own TOC,
+// or by unpacking. The record is written last; a folder without one is nothing.
+func (l *Layer) build(w Want) (how string, err error) {
+	if err := os.MkdirAll(filepath.Join(l.dir, "data"), 0o700); err != nil {
+		return "", err
+	}
+	large := w.Desc.Size >= minLazy
 	switch {
-	case w.Desc.Size >= minLazy && f.keptIndex(l):
+	case large && l.fs.keptIndex(l):
 		how, l.rec.Proven = "index", true
-	case w.Desc.Size >= minLazy && f.unproven && f.tocIndex(l, w):
+	case large && l.fs.unproven && l.fs.tocIndex(l, w):
 		how = "toc"
 	default:
 		how, l.rec.Proven = "unpacked", true
 		if err := l.unpack(); err != nil {
-			return "", nil, err
+			return "", err
 		}
-		return how, l, l.save()
 	}
-	if err := l.open(); err != nil {
-		return "", nil, err
+	if l.index == nil {
+		if err := l.open(); err != nil {
+			return "", err
+		}
 	}
-	return how, l, l.save()
+	return how, l.save()
 }
 
 // keptPath is where the index of a blob that was unpacked here is kept, for
