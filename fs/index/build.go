@@ -121,17 +121,17 @@ func (b *build) run(ctx context.Context) error {
 	stages, sctx := errgroup.WithContext(ctx)
 	in, out := newPool(inBlocks, inBlock), newPool(outBlocks, outBlock)
 	reader := make(chan error, 1)
-	go func() { reader <- b.readBlob(ctx, sctx, in) }()
+	go func() { reader <- b.readBlob(sctx, in) }()
 	stages.Go(func() error { return b.decode(sctx, in, out) })
 	stages.Go(func() error { return b.hashStream(sctx) })
 	stages.Go(func() error { return b.scan(sctx, out) })
 	err := stages.Wait()
 	rerr := <-reader
-	if rerr != nil {
+	switch {
+	case rerr != nil:
 		return fmt.Errorf("read blob: %w", rerr)
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	case err != nil && !errors.Is(err, ErrInvalid):
+		return err
 	}
 	if b.o.Size > 0 && b.read != b.o.Size {
 		return fmt.Errorf("blob has %d bytes, not %d: %w", b.read, b.o.Size, ErrDigest)
@@ -148,19 +148,22 @@ func (b *build) run(ctx context.Context) error {
 	return b.diffID.check("diffID")
 }
 
-// readBlob reads and hashes the blob. It passes it on as long as there is
-// somebody to take it (until the end of sctx).
-func (b *build) readBlob(ctx, sctx context.Context, free pool) error {
+// readBlob reads and hashes the blob, and passes it on until the stages end.
+// It reads to the end in any case but theirs having failed in what is not the
+// blob's fault.
+func (b *build) readBlob(sctx context.Context, free pool) error {
 	defer close(b.in)
 	buf := make([]byte, inBlock) // for when nobody gives blocks back any more
 	for {
 		block, taken := buf, false
-		if sctx.Err() == nil {
-			if p, err := free.get(sctx); err == nil {
-				block, taken = p, true
-			}
+		p, err := free.get(sctx)
+		switch {
+		case err == nil:
+			block, taken = p, true
+		case !errors.Is(err, ErrInvalid):
+			return nil // run has the error
 		}
-		n, err := io.ReadFull(b.r, block)
+		n, err := readFull(b.r, block)
 		b.blob.Write(block[:n])
 		b.read += int64(n)
 		if b.o.Progress != nil {
@@ -170,16 +173,25 @@ func (b *build) readBlob(ctx, sctx context.Context, free pool) error {
 			_ = send(sctx, b.in, block[:n]) // they ended: only the digest is wanted
 		}
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
 			return err
 		case b.o.Size > 0 && b.read > b.o.Size:
 			return fmt.Errorf("blob is longer than %d bytes: %w", b.o.Size, ErrDigest)
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
 		}
 	}
+}
+
+// readFull fills p as far as r goes. Unlike io.ReadFull it leaves an unexpected
+// EOF what it is: r's own error, of a connection that broke.
+func readFull(r io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		m, err = r.Read(p[n:])
+		n += m
+	}
+	return n, err
 }
 
 // decode turns the blob into the stream of the tar.

@@ -1,0 +1,128 @@
+package index_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"path/filepath"
+	"testing"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
+)
+
+// sample is a layer of 4,000 files, 64 MiB of text.
+func sample() []byte {
+	var e []indextest.Entry
+	for i := range 40 {
+		e = append(e, indextest.Dir(fmt.Sprintf("dir%d", i)))
+		for j := range 100 {
+			e = append(e, indextest.File(fmt.Sprintf("dir%d/file%d", i, j), indextest.Text(uint64(i*100+j), 16<<10)))
+		}
+	}
+	return indextest.Tar(e...)
+}
+
+func BenchmarkBuild(b *testing.B) {
+	for _, l := range indextest.Plain(sample()) {
+		b.Run(l.Name, func(b *testing.B) {
+			b.SetBytes(int64(len(l.Tar)))
+			b.ReportAllocs()
+			path := filepath.Join(b.TempDir(), "index")
+			for b.Loop() {
+				if _, err := index.Build(b.Context(), path, bytes.NewReader(l.Blob), index.Options{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkGunzip is what a build cannot be faster than, on one core: inflating
+// and the digests of blob and stream.
+func BenchmarkGunzip(b *testing.B) {
+	l := indextest.Gzip(sample(), indextest.GzipOptions{Level: gzip.DefaultCompression})
+	b.SetBytes(int64(len(l.Tar)))
+	b.ReportAllocs()
+	for b.Loop() {
+		blob, stream := sha256.New(), sha256.New()
+		r, err := gzip.NewReader(io.TeeReader(bytes.NewReader(l.Blob), blob))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.Copy(stream, r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkOpen(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "index")
+	if _, err := index.Build(b.Context(), path, bytes.NewReader(sample()), index.Options{}); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		x, err := index.Open(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := x.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkLookup(b *testing.B) {
+	x, err := build(b, indextest.Tar(indextest.Many(10_000)...), index.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	dir, _ := x.Lookup(index.Root, "many")
+	b.Run("Lookup", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, ok := x.Lookup(dir, "f04711"); !ok {
+				b.Fatal("not found")
+			}
+		}
+	})
+	b.Run("Entry+Inode", func(b *testing.B) {
+		b.ReportAllocs()
+		i := 0
+		for b.Loop() {
+			_, ino := x.Entry(dir, i%10_000)
+			if _, ok := x.Inode(ino); !ok {
+				b.Fatal("not found")
+			}
+			i++
+		}
+	})
+}
+
+func BenchmarkDecode(b *testing.B) {
+	for _, l := range indextest.Plain(sample())[:3] {
+		b.Run(l.Name, func(b *testing.B) {
+			x, err := build(b, l.Blob, index.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			e := x.Extent(x.Info().Chunks / 2)
+			size := int64(0)
+			for i := e.First; i <= e.Last; i++ {
+				size += x.Chunk(i).Len
+			}
+			b.SetBytes(size)
+			b.ReportAllocs()
+			for b.Loop() {
+				err := x.Decode(bytes.NewReader(l.Blob[e.Off:e.Off+e.Len]), e, func(int, []byte) error { return nil })
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
