@@ -129,22 +129,31 @@ func (c *content) here(pos int64) bool {
 	return c.stored.Present(pos, 1) > 0 || c.f.memory.at(c, pos) != nil
 }
 
+// arriving notes who gives the next bytes of fetch f, at most n, before anyone
+// can read them. It returns where they go, how many count, and f's priority.
+func (c *content) arriving(f *fetch, n int) (pos, count int64, p Priority) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	count = min(int64(n), f.end-f.pos)
+	if f.stretch == nil {
+		f.stretch = &stretch{off: f.pos, place: f.place}
+		c.remember(f.stretch)
+	}
+	f.stretch.end = f.pos + count
+	c.stats.Fetched[c.f.source(f.place).Name()] += count
+	return f.pos, count, f.prio
+}
+
 // arrived takes in that bytes of fetch f have come; data is nil if they are in
 // the store.
-func (c *content) arrived(f *fetch, n int, data []byte) {
+func (c *content) arrived(f *fetch, n int64, data []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	from := f.pos
-	f.pos += int64(n)
-	f.got += int64(n)
+	f.pos += n
+	f.got += n
 	f.trouble = time.Time{}
-	if f.stretch == nil {
-		f.stretch = &stretch{off: from, place: f.place}
-		c.remember(f.stretch)
-	}
-	f.stretch.end = f.pos
 	source := c.f.source(f.place).Name()
-	c.stats.Fetched[source] += int64(n)
 	for w := range c.waiters {
 		if from <= w.pos && w.pos < f.pos {
 			if data != nil {

@@ -304,10 +304,8 @@ func (f *fetch) begin(asked, off int64) error {
 // What the disk has no room for goes through memory, but not in the background.
 func (f *fetch) put(p []byte) (done bool, err error) {
 	c := f.c
-	c.mu.Lock()
-	pos, end, prio, source := f.pos, f.end, f.prio, c.f.source(f.place).Name()
-	c.mu.Unlock()
-	p = p[:min(int64(len(p)), end-pos)]
+	pos, n, prio := c.arriving(f, len(p))
+	p = p[:n]
 	var data []byte
 	if _, err := c.stored.WriteAt(p, pos); err != nil {
 		if prio == Background {
@@ -317,9 +315,9 @@ func (f *fetch) put(p []byte) (done bool, err error) {
 		data = slices.Clone(p)
 		c.f.memory.put(block{c, pos, data})
 	}
-	c.f.metrics.bytes.WithLabelValues(source).Add(float64(len(p)))
-	c.arrived(f, len(p), data)
-	return pos+int64(len(p)) == end, nil
+	c.f.metrics.bytes.WithLabelValues(c.f.source(f.place).Name()).Add(float64(n))
+	c.arrived(f, n, data)
+	return f.pos == f.end, nil
 }
 
 // yield lets on-demand reads have the line for themselves.

@@ -36,22 +36,24 @@ func TestFaults(t *testing.T) {
 	size := int64(len(data))
 	down := &origin.UnavailableError{Status: 503, Err: errors.New("busy")}
 	faults := map[string]func(int, request) fault{
-		"none":                        nil,
-		"error then well":             first(2, fault{err: down}),
-		"network error then well":     first(3, fault{err: errors.New("connection refused")}),
-		"no answer then well":         first(1, fault{mute: true}),
-		"hangs then well":             first(2, fault{hang: 40 * kib}),
-		"cut off again and again":     always(fault{cut: 700*kib + 1}),
-		"cut off at once, then well":  first(5, fault{cut: 1}),
-		"ignores ranges":              always(fault{whole: true}),
-		"ignores ranges and cuts":     first(3, fault{whole: true, cut: 9 * mib}),
-		"ignores ranges at times":     first(2, fault{whole: true}),
-		"sends more than asked":       always(fault{extra: 5000}),
-		"begins too late, then well":  first(2, fault{late: 10}),
-		"does not know the size":      always(fault{size: -1}),
-		"small blocks":                always(fault{block: 999}),
-		"answers 429 with retry":      first(2, fault{err: &origin.UnavailableError{Status: 429, RetryAfter: 3 * time.Second, Err: errors.New("slow down")}}),
-		"hangs whole, then cut whole": func(i int, _ request) fault { return []fault{{whole: true, hang: mib}, {whole: true, cut: 2 * mib}, {}}[min(i, 2)] },
+		"none":                       nil,
+		"error then well":            first(2, fault{err: down}),
+		"network error then well":    first(3, fault{err: errors.New("connection refused")}),
+		"no answer then well":        first(1, fault{mute: true}),
+		"hangs then well":            first(2, fault{hang: 40 * kib}),
+		"cut off again and again":    always(fault{cut: 700*kib + 1}),
+		"cut off at once, then well": first(5, fault{cut: 1}),
+		"ignores ranges":             always(fault{whole: true}),
+		"ignores ranges and cuts":    first(3, fault{whole: true, cut: 9 * mib}),
+		"ignores ranges at times":    first(2, fault{whole: true}),
+		"sends more than asked":      always(fault{extra: 5000}),
+		"begins too late, then well": first(2, fault{late: 10}),
+		"does not know the size":     always(fault{size: -1}),
+		"small blocks":               always(fault{block: 999}),
+		"answers 429 with retry":     first(2, fault{err: &origin.UnavailableError{Status: 429, RetryAfter: 3 * time.Second, Err: errors.New("slow down")}}),
+		"hangs whole, then cut whole": func(i int, _ request) fault {
+			return []fault{{whole: true, hang: mib}, {whole: true, cut: 2 * mib}, {}}[min(i, 2)]
+		},
 	}
 	reads := map[string]func(t *testing.T, b *fetcher.Blob){
 		"whole":  func(t *testing.T, b *fetcher.Blob) { want(t, b, data, 0, size, fetcher.Prefetch) },

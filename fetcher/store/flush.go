@@ -27,6 +27,7 @@ func (b *Blob) touch() {
 func (s *Store) flushLoop() {
 	t := time.NewTimer(0)
 	defer t.Stop()
+	failing := false
 	for {
 		select {
 		case <-s.flushKick:
@@ -39,9 +40,11 @@ func (s *Store) flushLoop() {
 		case <-s.ctx.Done():
 			return
 		}
-		if err := s.flushAll(false); err != nil {
+		err := s.flushAll(false)
+		if err != nil && !failing { // once, not every second
 			s.log.Warn("maps of stored blobs not written", "err", err)
 		}
+		failing = err != nil
 		if s.anyDirty() {
 			kick(s.flushKick)
 		}
