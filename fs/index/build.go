@@ -194,9 +194,9 @@ func readFull(r io.Reader, p []byte) (n int, err error) {
 	return n, err
 }
 
-// decode turns the blob into the stream of the tar.
+// decode turns the blob into the stream of the tar. Only what was decoded to its
+// end ends for the stages behind: else they would take the end for the error.
 func (b *build) decode(ctx context.Context, in, free pool) error {
-	defer close(b.blocks)
 	src := &source{ctx: ctx, in: b.in, pool: in}
 	br := bufio.NewReaderSize(src, 64<<10)
 	out := &outlet{ctx: ctx, to: b.blocks, pool: free, limit: b.o.Limits.Stream}
@@ -219,7 +219,10 @@ func (b *build) decode(ctx context.Context, in, free pool) error {
 		err = out.flush()
 	}
 	b.end = src.pos - int64(br.Buffered())
-	if err != nil && ctx.Err() == nil {
+	switch {
+	case err == nil:
+		close(b.blocks)
+	case ctx.Err() == nil:
 		return fmt.Errorf("%v: %w: %w", b.kind, err, ErrInvalid)
 	}
 	return err
@@ -271,15 +274,23 @@ func (b *build) hashedOnce() bool {
 	return b.kind == Tar && b.blob.algorithm == b.diffID.algorithm
 }
 
+// hashStream computes the diffID.
 func (b *build) hashStream(ctx context.Context) error {
-	defer close(b.hashed)
-	for block := range b.blocks {
-		if !b.hashedOnce() {
-			b.diffID.Write(block.data)
-		}
-		if err := send(ctx, b.hashed, block); err != nil {
-			return err
+	for {
+		select {
+		case block, ok := <-b.blocks:
+			if !ok {
+				close(b.hashed)
+				return nil
+			}
+			if !b.hashedOnce() {
+				b.diffID.Write(block.data)
+			}
+			if err := send(ctx, b.hashed, block); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
-	return nil
 }

@@ -5,8 +5,10 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"maps"
 	"os"
@@ -67,7 +69,7 @@ func TestForms(t *testing.T) {
 	tarball := indextest.Tar(append(indextest.Nasty(), indextest.Sparse()...)...)
 	plain := mustBuild(t, tarball, index.Options{})
 	want := fileBytes(t, plain, tarball)
-	forms := append(indextest.Plain(tarball), zeroPadded(tarball), flushed(tarball))
+	forms := append(indextest.Plain(tarball), zeroPadded(tarball), flushed(tarball), storedAt(tarball, 0), storedAt(tarball, 60_000))
 	for _, l := range forms {
 		for _, spacing := range []int64{0, 1 << 10, 50_000} {
 			t.Run(fmt.Sprintf("%s/%d", l.Name, spacing), func(t *testing.T) {
@@ -108,6 +110,31 @@ func zeroPadded(tarball []byte) indextest.Layer {
 func flushed(tarball []byte) indextest.Layer {
 	l := indextest.Gzip(tarball, indextest.GzipOptions{Level: gzip.BestCompression, Flush: 997})
 	l.Name = "gzip-flushed"
+	return l
+}
+
+// storedAt is gzip of stored blocks that end exactly where the decoder hands out
+// what it has: then it goes on into the next block before it can be stopped.
+// empty blocks lie between them.
+func storedAt(tarball []byte, empty int) indextest.Layer {
+	var b bytes.Buffer
+	block := func(data []byte, final byte) {
+		n := uint16(len(data))
+		b.Write([]byte{final, byte(n), byte(n >> 8), byte(^n), byte(^n >> 8)})
+		b.Write(data)
+	}
+	b.Write([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff})
+	for rest := tarball; len(rest) > 0; rest = rest[min(len(rest), 32<<10):] {
+		block(rest[:min(len(rest), 32<<10)], 0)
+		for range empty {
+			block(nil, 0)
+		}
+	}
+	block(nil, 1)
+	b.Write(binary.LittleEndian.AppendUint32(nil, crc32.ChecksumIEEE(tarball)))
+	b.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(tarball))))
+	l := indextest.Gzip(tarball, indextest.GzipOptions{Level: gzip.BestSpeed})
+	l.Name, l.Blob, l.Digest = fmt.Sprintf("gzip-stored-32K-and-%d", empty), b.Bytes(), digest.FromBytes(b.Bytes())
 	return l
 }
 

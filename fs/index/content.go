@@ -146,7 +146,7 @@ func (d *decoder) close() {
 func (d *decoder) chunk(i int) error {
 	c := d.x.chunk(i)
 	err := d.seek(c.span, c.inner, i)
-	if err == nil && !(d.at > c.inner) {
+	if err == nil && d.at <= c.inner { // else it is in buf
 		d.buf = d.room(int(c.size))
 		_, err = io.ReadFull(d.out, d.buf)
 		d.at += int64(c.size)
