@@ -148,6 +148,7 @@ func TestLengthMismatch(t *testing.T) {
 	}{
 		{"length against range", "bytes 0-99/1000", "50", 50, is(origin.ErrResponse)},
 		{"shorter than the range", "bytes 0-99/1000", "", 50, unavailable(0, 0, 0)},
+		{"range longer than asked", "bytes 0-149/1000", "150", 150, is(origin.ErrResponse)},
 		{"longer than the range", "bytes 0-99/1000", "", 150, func(err error) bool { return err == nil }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -167,6 +167,7 @@ func TestKubeletMatchImages(t *testing.T) {
 		{"registry.io", "registry.io", "a", true},
 		{"*.io", "registry.io", "a", true},
 		{"*.io", "k8s.registry.io", "a", false},
+		{"*.*", "k8s.registry.io", "a", false},
 		{"*.*.io", "k8s.registry.io", "a", true},
 		{"reg*.io", "registry.io", "a", true},
 		{"registry.*", "registry.io", "a", true},
