@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -19,6 +20,7 @@ type content struct {
 	digest digest.Digest
 	size   int64
 	stored *store.Blob
+	silent atomic.Bool // a request got no bytes for a while, and none did since
 
 	mu       sync.Mutex // guards what follows, and the fields of fetches that say so
 	refs     int        // handles, readers and fetches

@@ -340,5 +340,5 @@ func (f *fetch) yield(w *watch) {
 	case <-f.kick:
 	case <-f.ctx.Done():
 	}
-	w.touch() // the silence was ours
+	w.excuse()
 }

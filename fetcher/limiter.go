@@ -14,18 +14,19 @@ const (
 	reservedShare   = 4 // one slot in so many is for on-demand requests only
 	backgroundSlots = 3
 	blobShare       = 2 // a blob gets one slot in so many
-	suspectSlots    = 2 // of a blob with a request that hangs
+	suspectShare    = 4 // all blobs whose last request hung get one slot in so many, each one at most
 )
 
 // limiter grants the slots of one registry. A request that gets no bytes for a
-// while is parked: it keeps its connection but gives its slot to others, and
-// as long as a blob has such a request it gets few slots, so that blobs whose
-// source hangs do not slow the others.
+// while is parked: it keeps its connection but gives its slot to others. A blob
+// whose request was parked is suspect until bytes of it come again and gets one
+// slot at a time, so that blobs whose source hangs do not slow the others.
 type limiter struct {
 	slots int
 
 	mu     sync.Mutex
 	held   [priorities]int
+	probes int // slots held by suspect blobs
 	owners map[*content]*owner
 	queue  []*ticket
 	pause  time.Time // the registry asked for no requests before
@@ -42,6 +43,7 @@ type ticket struct {
 	// guarded by l.mu
 	prio   Priority
 	own    bool // has a slot
+	probe  bool // … as one of a suspect blob
 	parked bool
 	over   bool
 }
@@ -88,8 +90,7 @@ func (t *ticket) leave() {
 	case t.parked:
 		o.parked--
 	case t.own:
-		o.held--
-		l.held[t.prio]--
+		l.take(t, o, -1)
 	default:
 		l.queue = slices.DeleteFunc(l.queue, func(q *ticket) bool { return q == t })
 	}
@@ -126,15 +127,24 @@ func (t *ticket) setParked(parked bool) {
 		return
 	}
 	t.parked = parked
-	n := 1
-	if parked {
-		n = -1
-	}
 	o := l.owners[t.c]
-	o.held += n
-	o.parked -= n
-	l.held[t.prio] += n
+	if parked {
+		l.take(t, o, -1)
+		o.parked++
+	} else {
+		l.take(t, o, 1)
+		o.parked--
+	}
 	l.grant()
+}
+
+// take counts n more slots for t. The caller holds l.mu.
+func (l *limiter) take(t *ticket, o *owner, n int) {
+	o.held += n
+	l.held[t.prio] += n
+	if t.probe {
+		l.probes += n
+	}
 }
 
 // hanging reports whether the request gets no bytes.
@@ -159,9 +169,8 @@ func (l *limiter) grant() {
 		}
 		t := l.queue[best]
 		l.queue = slices.Delete(l.queue, best, best+1)
-		t.own = true
-		l.owners[t.c].held++
-		l.held[t.prio]++
+		t.own, t.probe = true, t.suspect()
+		l.take(t, l.owners[t.c], 1)
 		close(t.ready)
 	}
 }
@@ -184,11 +193,14 @@ func (l *limiter) mayStart(t *ticket) bool {
 	switch {
 	case total >= l.slots, o.held+o.parked >= max(1, ofBlob):
 		return false
-	case o.parked > 0 && o.held >= suspectSlots:
+	case t.suspect() && (o.held > 0 || l.probes >= max(1, l.slots/suspectShare)):
 		return false
 	}
 	return t.prio != Background || l.held[Background] < backgroundSlots
 }
+
+// suspect reports whether the blob's source hung when last asked.
+func (t *ticket) suspect() bool { return t.c != nil && t.c.silent.Load() }
 
 // inFlight returns the number of slots in use.
 func (l *limiter) inFlight() int {

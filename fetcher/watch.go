@@ -36,6 +36,14 @@ func startWatch(t *ticket, stall time.Duration, cancel context.CancelCauseFunc) 
 
 // touch notes that bytes have come.
 func (w *watch) touch() {
+	if c := w.ticket.c; c.silent.Load() {
+		c.silent.Store(false)
+	}
+	w.excuse()
+}
+
+// excuse notes that the silence until now was not the source's.
+func (w *watch) excuse() {
 	w.last.Store(int64(time.Since(w.begin)))
 	if w.parked.CompareAndSwap(true, false) {
 		w.ticket.unpark()
@@ -52,6 +60,7 @@ func (w *watch) tick() {
 		w.cancel(errStalled)
 	case silent >= parkAfter:
 		w.parked.Store(true)
+		w.ticket.c.silent.Store(true)
 		w.ticket.park()
 		w.timer.Load().Reset(w.stall - silent)
 	default:
