@@ -133,6 +133,9 @@ func (b *Blob) writeError(err error) error {
 // ReadAt reads len(p) bytes at off, or none: ErrMissing if they are not all
 // there.
 func (b *Blob) ReadAt(p []byte, off int64) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	b.io.RLock()
 	defer b.io.RUnlock()
 	if b.Present(off, int64(len(p))) < int64(len(p)) {

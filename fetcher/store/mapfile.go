@@ -51,7 +51,11 @@ func (m blobMap) encode() []byte {
 		b = binary.LittleEndian.AppendUint64(b, uint64(r.Off))
 		b = binary.LittleEndian.AppendUint64(b, uint64(r.Len))
 	}
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return append(b, checksum(b)...)
+}
+
+func checksum(b []byte) []byte {
+	return binary.LittleEndian.AppendUint32(nil, crc32.Checksum(b, castagnoli))
 }
 
 // decodeMap is the strict inverse of encode.
@@ -60,8 +64,8 @@ func decodeMap(b []byte) (blobMap, error) {
 	if len(b) < mapHeader+4 || !bytes.HasPrefix(b, []byte(mapMagic)) {
 		return m, errBadMap
 	}
-	body, sum := b[:len(b)-4], binary.LittleEndian.Uint32(b[len(b)-4:])
-	if crc32.Checksum(body, castagnoli) != sum {
+	body, sum := b[:len(b)-4], b[len(b)-4:]
+	if !bytes.Equal(checksum(body), sum) {
 		return m, fmt.Errorf("%w: checksum", errBadMap)
 	}
 	p := body[len(mapMagic):]
