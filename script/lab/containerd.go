@@ -1,0 +1,196 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Containerd is a containerd with dfsnapshotter as a proxy plugin.
+type Containerd struct {
+	*Process
+	Socket string
+
+	lab  *Lab
+	bin  string // folder of its programs
+	argv []string
+}
+
+// ContainerdConfig says what differs between labs' containerds.
+type ContainerdConfig struct {
+	Old         bool   // Debian's containerd 1.6
+	Snapshotter string // of CRI; "" = dfsnapshotter
+	Pause       string // the image of pod sandboxes
+}
+
+// Containerd starts a containerd that reaches dfsnapshotter at the lab's socket
+// whenever that is up.
+func (l *Lab) Containerd(ctx context.Context, cfg ContainerdConfig) (*Containerd, error) {
+	name, text := "c", configV3
+	c := &Containerd{lab: l, bin: filepath.Join(l.Root, ".tools/bin")}
+	if cfg.Old {
+		name, text = "c16", configV2
+		c.bin = filepath.Join(l.Root, ".tools/debian/usr/bin")
+	}
+	if cfg.Snapshotter == "" {
+		cfg.Snapshotter = "dfsnapshotter"
+	}
+	if cfg.Pause == "" {
+		cfg.Pause = "none/pause"
+	}
+	// CRI may not lower a container's oom_score_adj without the capability to.
+	restrict := fmt.Sprint(!hasCapability(24))
+	text = strings.NewReplacer(
+		"DIR", l.Path(name), "SNAPSHOTTER", cfg.Snapshotter, "PAUSE", cfg.Pause, "RESTRICT", restrict,
+		"HOSTS", l.HostsDir(), "SOCKET", l.SnapshotterSocket(), "ROOT", l.SnapshotterRoot(),
+	).Replace(text)
+	if _, err := l.write("root", l.Root); err != nil {
+		return nil, err
+	}
+	config, err := l.write(name+"/config.toml", text)
+	if err != nil {
+		return nil, err
+	}
+	c.Socket = l.Path(name, "containerd.sock")
+	c.argv = []string{filepath.Join(c.bin, "containerd"), "--config", config}
+	return c, c.Start(ctx)
+}
+
+// Start starts containerd again after it was stopped or killed.
+func (c *Containerd) Start(ctx context.Context) (err error) {
+	env := []string{"PATH=" + c.bin + ":" + os.Getenv("PATH")}
+	if c.Process, err = c.lab.Start(filepath.Base(filepath.Dir(c.Socket)), env, c.argv...); err != nil {
+		return err
+	}
+	return c.ready(ctx, 30*time.Second, func() error {
+		_, err := c.Ctr(ctx, "--timeout", "2s", "version")
+		return err
+	})
+}
+
+// command returns ctr with args. No namespace among args means "default".
+func (c *Containerd) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "ctr"), append([]string{"-a", c.Socket}, args...)...)
+	cmd.Env = append(os.Environ(), "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1")
+	return cmd
+}
+
+// Ctr runs ctr and returns what it prints.
+func (c *Containerd) Ctr(ctx context.Context, args ...string) (string, error) {
+	var stderr strings.Builder
+	cmd := c.command(ctx, args...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return string(out), fmt.Errorf("ctr %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return string(out), nil
+}
+
+// Pull pulls an image in namespace ns for a snapshotter, through the transfer
+// service where containerd has one.
+func (c *Containerd) Pull(ctx context.Context, ns, snapshotter, ref string) error {
+	_, err := c.Ctr(ctx, "-n", ns, "images", "pull", "--hosts-dir", c.lab.HostsDir(), "--snapshotter", snapshotter, ref)
+	return err
+}
+
+// Run runs an image's command, or args, in a container that is then removed,
+// and returns what it printed.
+func (c *Containerd) Run(ctx context.Context, ns, snapshotter, ref, id string, args ...string) (string, error) {
+	return c.Ctr(ctx, append([]string{"-n", ns, "run", "--rm", "--net-host", "--snapshotter", snapshotter, ref, id}, args...)...)
+}
+
+// StartTask starts the task of a container and returns when it has printed a
+// first line, and that line. The task goes on.
+func (c *Containerd) StartTask(ctx context.Context, ns, id string) (line string, wait func() error, err error) {
+	var stderr strings.Builder
+	cmd := c.command(ctx, "-n", ns, "tasks", "start", id)
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
+	}
+	in := bufio.NewReader(out)
+	line, err = in.ReadString('\n')
+	wait = func() error {
+		_, rest := io.Copy(io.Discard, in)
+		return errors.Join(rest, cmd.Wait())
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("task %s printed nothing: %w: %s", id, errors.Join(err, wait()), strings.TrimSpace(stderr.String()))
+	}
+	return strings.TrimSpace(line), wait, nil
+}
+
+// Collect makes containerd forget images and collect what nobody needs.
+func (c *Containerd) Collect(ctx context.Context, ns string, refs ...string) error {
+	_, err := c.Ctr(ctx, append([]string{"-n", ns, "images", "rm", "--sync"}, refs...)...)
+	return err
+}
+
+const configV3 = `version = 3
+root = "DIR/root"
+state = "DIR/state"
+[grpc]
+  address = "DIR/containerd.sock"
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = "SNAPSHOTTER"
+  [plugins.'io.containerd.cri.v1.images'.registry]
+    config_path = "HOSTS"
+  [plugins.'io.containerd.cri.v1.images'.pinned_images]
+    sandbox = "PAUSE"
+[plugins.'io.containerd.cri.v1.runtime']
+  restrict_oom_score_adj = RESTRICT
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dirs = ["DIR/cni/bin"]
+    conf_dir = "DIR/cni/conf"
+[plugins.'io.containerd.transfer.v1.local']
+  config_path = "HOSTS"
+[[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
+  platform = "linux"
+  snapshotter = "overlayfs"
+[[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
+  platform = "linux"
+  snapshotter = "dfsnapshotter"
+[proxy_plugins.dfsnapshotter]
+  type = "snapshot"
+  address = "SOCKET"
+  capabilities = ["remap-ids"]
+  [proxy_plugins.dfsnapshotter.exports]
+    root = "ROOT"
+    enable_remote_snapshot_annotations = "true"
+`
+
+const configV2 = `version = 2
+root = "DIR/root"
+state = "DIR/state"
+[grpc]
+  address = "DIR/containerd.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "PAUSE"
+  restrict_oom_score_adj = RESTRICT
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "DIR/cni/bin"
+    conf_dir = "DIR/cni/conf"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "HOSTS"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "SNAPSHOTTER"
+    disable_snapshot_annotations = false
+    discard_unpacked_layers = false
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+[proxy_plugins.dfsnapshotter]
+  type = "snapshot"
+  address = "SOCKET"
+`

@@ -1,0 +1,244 @@
+// Package lab starts real parts for tests, benchmarks and the demo: a registry,
+// if wished behind a slow link, a containerd and a dfsnapshotter, all with
+// folders and sockets of their own. Nothing of the machine's is touched, and
+// Close leaves nothing behind; what a killed program left is swept away by the
+// next Open.
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Lab is one set of parts below one folder.
+type Lab struct {
+	Root string // of the project
+	Dir  string // of everything the lab has
+	Log  io.Writer
+
+	lock *os.File // held while the owner lives, so that others can tell
+
+	mu    sync.Mutex // guards procs
+	procs []*Process
+}
+
+// prefix begins the names of all labs' folders. They lie in /var/tmp because
+// /tmp may be memory, which no benchmark should compare with.
+const prefix = "/var/tmp/dflab"
+
+var (
+	openMu sync.Mutex // guards open
+	open   = map[*Lab]bool{}
+)
+
+// Open makes an empty lab for the project at root.
+func Open(root string) (*Lab, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("a lab needs root")
+	}
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(root, ".tools/bin/containerd")); err != nil {
+		return nil, fmt.Errorf("run script/install-deps first: %w", err)
+	}
+	sweepAbandoned()
+	dir, err := os.MkdirTemp(filepath.Dir(prefix), filepath.Base(prefix))
+	if err != nil {
+		return nil, err
+	}
+	l := &Lab{Root: root, Dir: dir, Log: io.Discard}
+	if l.lock, err = lock(dir); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	openMu.Lock()
+	open[l] = true
+	openMu.Unlock()
+	return l, nil
+}
+
+// Close stops and removes everything.
+func (l *Lab) Close() error {
+	openMu.Lock()
+	delete(open, l)
+	openMu.Unlock()
+	err := sweep(l.Dir)
+	l.mu.Lock()
+	procs := l.procs
+	l.mu.Unlock()
+	for _, p := range procs {
+		<-p.done
+	}
+	return errors.Join(err, l.lock.Close())
+}
+
+// CloseOnSignal closes all labs and exits when the program is interrupted. The
+// returned function ends the watch.
+func CloseOnSignal() (stop func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		if _, ok := <-c; !ok {
+			return
+		}
+		fmt.Fprintln(os.Stderr, "interrupted: cleaning up")
+		CloseAll()
+		os.Exit(130)
+	}()
+	return func() { signal.Stop(c); close(c) }
+}
+
+// CloseAll closes the labs that are open.
+func CloseAll() {
+	openMu.Lock()
+	var all []*Lab
+	for l := range open {
+		all = append(all, l)
+	}
+	openMu.Unlock()
+	for _, l := range all {
+		if err := l.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+}
+
+// Path returns a path below the lab's folder.
+func (l *Lab) Path(elem ...string) string {
+	return filepath.Join(append([]string{l.Dir}, elem...)...)
+}
+
+// Tool returns the path of an installed tool.
+func (l *Lab) Tool(name string) string { return filepath.Join(l.Root, ".tools/bin", name) }
+
+// write makes a file below the lab's folder and returns its path.
+func (l *Lab) write(name, text string) (string, error) {
+	p := l.Path(name)
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		return "", err
+	}
+	return p, os.WriteFile(p, []byte(text), 0o644)
+}
+
+// Process is a program the lab has started.
+type Process struct {
+	*exec.Cmd
+	LogFile string
+	done    chan struct{}
+	err     error // of Wait; read after done is closed
+}
+
+// Start starts a program whose output goes to NAME.log, in a process group of
+// its own, so that an interrupt reaches the lab first.
+func (l *Lab) Start(name string, env []string, argv ...string) (*Process, error) {
+	logFile := l.Path(name + ".log")
+	out, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Env = append(os.Environ(), env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	p := &Process{Cmd: cmd, LogFile: logFile, done: make(chan struct{})}
+	l.mu.Lock()
+	l.procs = append(l.procs, p)
+	l.mu.Unlock()
+	go func() {
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// Running reports whether the program has not ended.
+func (p *Process) Running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Wait waits until the program has ended, and says how.
+func (p *Process) Wait() error {
+	<-p.done
+	return p.err
+}
+
+// Kill ends the program without a chance to say good-bye.
+func (p *Process) Kill() error {
+	if err := p.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	<-p.done
+	return nil
+}
+
+// Stop asks the program to end and waits up to 30 s for it.
+func (p *Process) Stop() error {
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(30 * time.Second):
+		return errors.Join(fmt.Errorf("%s did not end after SIGTERM", p.Path), p.Kill())
+	}
+}
+
+// Eventually calls f until it returns nil, at most for limit, and returns f's
+// last error.
+func Eventually(ctx context.Context, limit time.Duration, f func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("after %s: %w", limit, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// ready waits until p answers to f, or ends.
+func (p *Process) ready(ctx context.Context, limit time.Duration, f func() error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	err := Eventually(ctx, limit, func() error {
+		if !p.Running() {
+			cancel(errors.New("ended"))
+		}
+		return f()
+	})
+	if err != nil {
+		tail, _ := os.ReadFile(p.LogFile)
+		if len(tail) > 2000 {
+			tail = tail[len(tail)-2000:]
+		}
+		return fmt.Errorf("%s is not ready: %w\n%s", filepath.Base(p.Path), err, tail)
+	}
+	return nil
+}
