@@ -1,0 +1,374 @@
+package fs
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
+)
+
+// The tests kill daemons and keepers, so these are children: this test binary, told by
+// its environment to be one of them instead.
+const (
+	roleEnv   = "SESSION_TEST_ROLE"
+	socketEnv = "SESSION_TEST_SOCKET"
+	dirEnv    = "SESSION_TEST_DIR"
+	relayEnv  = "SESSION_TEST_RELAY"
+	stuckEnv  = "SESSION_TEST_STUCK"
+)
+
+func init() {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	switch os.Getenv(roleEnv) {
+	case "":
+		return
+	case "keeper":
+		err := keeper.Run(context.Background(), keeper.Config{Socket: os.Getenv(socketEnv), Log: log})
+		fmt.Fprintln(os.Stderr, "keeper:", err)
+		os.Exit(3)
+	case "daemon":
+		if err := daemonChild(log); err != nil {
+			fmt.Println("error", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+}
+
+// daemonChild serves words until SIGTERM, then closes gracefully. It tells its parent
+// in lines on its standard output how far it is.
+func daemonChild(log *slog.Logger) error {
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer cancel()
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	k, err := keeper.Open(ctx, keeper.ClientConfig{
+		Socket: os.Getenv(socketEnv), Start: []string{"/usr/bin/env", roleEnv + "=keeper", exe}, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	raw := newWords()
+	if os.Getenv(stuckEnv) != "" {
+		raw.stuck = make(chan struct{})
+		raw.asked = func() { fmt.Println("stuck") }
+	}
+	s, err := openSession(ctx, k, sessionOptions{
+		Name: "w", Dir: os.Getenv(dirEnv), Relay: os.Getenv(relayEnv) != "", Drain: time.Second,
+	}, raw, log)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready", s.Takeover())
+	<-ctx.Done()
+	if err := s.Close(context.Background()); err != nil {
+		return err
+	}
+	return k.Close()
+}
+
+// words is a file system of one endless file "f" whose every word of 8 bytes is a hash
+// of its offset.
+type words struct {
+	fuse.RawFileSystem
+	stuck chan struct{} // if not nil, READ waits for it
+	asked func()        // called when a READ begins to wait
+}
+
+func newWords() *words { return &words{RawFileSystem: fuse.NewDefaultRawFileSystem()} }
+
+const wordsSize = 1 << 40
+
+func word(off uint64) uint64 { return (off/8 + 1) * 0x9e3779b97f4a7c15 }
+
+func (w *words) attr(node uint64, a *fuse.Attr) {
+	a.Ino, a.Nlink = node, 1
+	if a.Mode = unix.S_IFDIR | 0o755; node != 1 {
+		a.Mode, a.Size = unix.S_IFREG|0o644, wordsSize
+	}
+}
+
+func (w *words) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	if h.NodeId != 1 || name != "f" {
+		return fuse.ENOENT
+	}
+	out.NodeId, out.EntryValid, out.AttrValid = 2, 3600, 3600
+	w.attr(2, &out.Attr)
+	return fuse.OK
+}
+
+func (w *words) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	out.AttrValid = 3600
+	w.attr(in.NodeId, &out.Attr)
+	return fuse.OK
+}
+
+// Open leaves it to the kernel, which then keeps what it has read of a file: opening it
+// anew would wait for the pages that nobody has answered.
+func (w *words) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
+
+func (w *words) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	if w.stuck != nil {
+		w.asked()
+		<-w.stuck
+	}
+	for i := 0; i+8 <= len(buf); i += 8 {
+		binary.LittleEndian.PutUint64(buf[i:], word(in.Offset+uint64(i)))
+	}
+	return fuse.ReadResultData(buf), fuse.OK
+}
+
+// world is one keeper socket and one mount point, with the processes around them.
+type world struct {
+	t           *testing.T
+	dir, socket string
+	relay       bool
+	next        int64 // where nobody has read yet
+}
+
+func newWorld(t *testing.T, relay bool) *world {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to mount")
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skip("needs /dev/fuse")
+	}
+	base, err := os.MkdirTemp("/tmp", "keeper-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, dir: filepath.Join(base, "mnt"), socket: filepath.Join(base, "keeper.sock"), relay: relay}
+	t.Cleanup(func() {
+		w.killKeeper()
+		if err := detach(w.dir); err != nil {
+			t.Error(err)
+		}
+		if err := os.RemoveAll(base); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// killKeeper kills the keeper, if one lives, with all the connections that only it holds.
+func (w *world) killKeeper() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	k, err := keeper.Dial(ctx, w.socket, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return
+	}
+	defer k.Close()
+	pid, err := k.Ping(ctx)
+	if err == nil {
+		err = unix.Kill(pid, unix.SIGKILL)
+	}
+	if err != nil {
+		w.t.Error("keeper not killed:", err)
+	}
+}
+
+type daemon struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	lines chan string
+	dead  chan error
+}
+
+// start runs a daemon and waits until it serves.
+func (w *world) start(env ...string) (d *daemon, takeover bool) {
+	w.t.Helper()
+	d = w.launch(env...)
+	switch line := d.line(); line {
+	case "ready true":
+		return d, true
+	case "ready false":
+		return d, false
+	default:
+		w.t.Fatalf("daemon says %q", line)
+		return nil, false
+	}
+}
+
+func (w *world) launch(env ...string) *daemon {
+	w.t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	d := &daemon{t: w.t, cmd: exec.Command(exe), lines: make(chan string, 1000), dead: make(chan error, 1)}
+	d.cmd.Env = append(os.Environ(), roleEnv+"=daemon", socketEnv+"="+w.socket, dirEnv+"="+w.dir)
+	if w.relay {
+		d.cmd.Env = append(d.cmd.Env, relayEnv+"=1")
+	}
+	d.cmd.Env = append(d.cmd.Env, env...)
+	if testing.Verbose() {
+		d.cmd.Stderr = os.Stderr
+	}
+	out, err := d.cmd.StdoutPipe()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := d.cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	go func() {
+		for sc := bufio.NewScanner(out); sc.Scan(); {
+			d.lines <- sc.Text()
+		}
+		close(d.lines)
+		d.dead <- d.cmd.Wait()
+	}()
+	w.t.Cleanup(func() { d.kill() })
+	return d
+}
+
+func (d *daemon) line() string {
+	d.t.Helper()
+	select {
+	case line := <-d.lines:
+		return line
+	case <-time.After(20 * time.Second):
+		d.t.Fatal("daemon says nothing")
+		return ""
+	}
+}
+
+func (d *daemon) kill() { d.end(unix.SIGKILL) }
+
+func (d *daemon) end(sig syscall.Signal) {
+	if d.cmd == nil {
+		return
+	}
+	// It may have died by itself.
+	_ = d.cmd.Process.Signal(sig)
+	select {
+	case <-d.dead:
+	case <-time.After(20 * time.Second):
+		d.t.Errorf("daemon %d does not end", d.cmd.Process.Pid)
+	}
+	d.cmd = nil
+}
+
+const stretch = 192 << 10 // what one reader reads, more than one READ
+
+// readers starts n readers where nobody has read yet, and returns where their errors arrive.
+func (w *world) readers(n int) <-chan error {
+	errs := make(chan error, n)
+	for range n {
+		off := w.next
+		w.next += 1 << 20
+		go func() { errs <- w.read(off) }()
+	}
+	return errs
+}
+
+func (w *world) read(off int64) error {
+	f, err := os.Open(filepath.Join(w.dir, "f"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := make([]byte, stretch)
+	if _, err := f.ReadAt(buf, off); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	for i := 0; i < len(buf); i += 8 {
+		if got, want := binary.LittleEndian.Uint64(buf[i:]), word(uint64(off)+uint64(i)); got != want {
+			return fmt.Errorf("at %d: %#x, want %#x", off+int64(i), got, want)
+		}
+	}
+	return nil
+}
+
+// finish waits for n readers to end well.
+func (w *world) finish(errs <-chan error, n int) {
+	w.t.Helper()
+	for range n {
+		select {
+		case err := <-errs:
+			if err != nil {
+				w.t.Fatal(err)
+			}
+		case <-time.After(20 * time.Second):
+			w.t.Fatal("a reader hangs")
+		}
+	}
+}
+
+// stuck waits until n READs wait in the daemon.
+func (d *daemon) stuck(n int) {
+	d.t.Helper()
+	for range n {
+		if line := d.line(); line != "stuck" {
+			d.t.Fatalf("daemon says %q", line)
+		}
+	}
+}
+
+func bothModes(t *testing.T, test func(t *testing.T, w *world)) {
+	for _, relay := range []bool{false, true} {
+		name := "resend"
+		if relay {
+			name = "relay"
+		}
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, relay)
+			if !relay && !kernelResends(t) {
+				t.Skip("needs a kernel that resends, Linux 6.9")
+			}
+			test(t, w)
+		})
+	}
+}
+
+func kernelResends(t *testing.T) bool {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	return major > 6 || major == 6 && minor >= 9
+}
+
+func TestReadersOutliveDaemon(t *testing.T) {
+	bothModes(t, func(t *testing.T, w *world) {
+		const readers = 8
+		for round := range 20 {
+			d, takeover := w.start(stuckEnv + "=1")
+			if takeover != (round > 0) {
+				t.Fatalf("round %d: takeover %v", round, takeover)
+			}
+			errs := w.readers(readers)
+			d.stuck(readers)
+			d.kill()
+			d, takeover = w.start()
+			if !takeover {
+				t.Fatal("mounted anew")
+			}
+			w.finish(errs, readers)
+			d.kill()
+		}
+	})
+}
