@@ -37,6 +37,7 @@ type Blob struct {
 
 	mu       sync.Mutex // guards what follows
 	have     ranges
+	bytes    int64 // in have
 	verified bool
 	epoch    int       // counts the times bytes were taken away
 	gone     bool      // evicted: the folder belongs to nobody, or to another Blob
@@ -89,7 +90,12 @@ func (b *Blob) Close() error {
 		err = b.file.Close()
 		b.file = nil
 	}
-	if b.held() == 0 || s.max > 0 && s.used.Load() > s.max {
+	if b.held() == 0 && b.life.TryLock() { // not worth a folder
+		defer b.life.Unlock()
+		kick(s.evictKick) // empties the trash
+		return errors.Join(err, s.evict(b))
+	}
+	if s.over() {
 		kick(s.evictKick)
 	}
 	return err
@@ -114,7 +120,7 @@ func (b *Blob) WriteAt(p []byte, off int64) (int, error) {
 			return int(r.Off - off), b.writeError(err)
 		}
 		b.mu.Lock()
-		b.have.add(r.Off, r.End())
+		b.bytes += b.have.add(r.Off, r.End())
 		b.touch()
 		b.mu.Unlock()
 		b.s.grow(r.Len)
@@ -171,7 +177,7 @@ func (b *Blob) Held() int64 { return b.held() }
 func (b *Blob) held() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.have.bytes()
+	return b.bytes
 }
 
 // Verified reports whether the whole content has matched the digest.
@@ -190,7 +196,7 @@ func (b *Blob) MarkVerified() error {
 }
 
 func (b *Blob) markVerified() error {
-	if b.have.bytes() != b.size {
+	if b.bytes != b.size {
 		return fmt.Errorf("verify %s: %w", b.digest, ErrMissing)
 	}
 	if !b.verified {
@@ -267,6 +273,7 @@ func (b *Blob) Discard(off, n int64) error {
 	b.io.Lock()
 	b.mu.Lock()
 	lost := b.have.remove(max(off, 0), min(off+n, b.size))
+	b.bytes -= lost
 	empty := len(b.have) == 0
 	if lost > 0 {
 		b.verified = false

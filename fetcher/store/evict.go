@@ -24,7 +24,7 @@ func (s *Store) evictLoop() {
 		case <-s.ctx.Done():
 			return
 		}
-		s.evictIdle(func() bool { return s.max > 0 && s.used.Load() > s.max })
+		s.evictIdle(s.over)
 		if at := s.full.Load(); at != served {
 			served = at
 			goal := s.used.Load() - freeAtOn
@@ -34,18 +34,18 @@ func (s *Store) evictLoop() {
 	}
 }
 
+// over reports whether the store holds more than its quota.
+func (s *Store) over() bool { return s.max > 0 && s.used.Load() > s.max }
+
 // evictIdle evicts blobs nobody has open, least recently used first, as long
-// as more says so; blobs with no content go in any case.
+// as more says so.
 func (s *Store) evictIdle(more func() bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for e := s.idle.Front(); e != nil; {
+	for e := s.idle.Front(); e != nil && more(); {
 		b := e.Value.(*Blob)
 		e = e.Next()
-		if b.held() > 0 && !more() {
-			continue
-		}
-		if !b.life.TryLock() { // its map is being written: the next round takes it
+		if !b.life.TryLock() { // its map is being written: flushLoop comes back to it
 			continue
 		}
 		held := b.held()
@@ -55,10 +55,8 @@ func (s *Store) evictIdle(more func() bool) {
 			s.log.Warn("blob not evicted", "blob", b.digest, "err", err)
 			continue
 		}
-		if held > 0 {
-			s.metrics.evictions.Inc()
-			s.log.Debug("blob evicted", "blob", b.digest, "bytes", held)
-		}
+		s.metrics.evictions.Inc()
+		s.log.Debug("blob evicted", "blob", b.digest, "bytes", held)
 	}
 }
 
@@ -77,7 +75,7 @@ func (s *Store) evict(b *Blob) error {
 	defer b.mu.Unlock()
 	b.gone = true
 	b.settled()
-	s.used.Add(-b.have.bytes())
+	s.used.Add(-b.bytes)
 	return nil
 }
 

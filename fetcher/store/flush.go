@@ -48,6 +48,9 @@ func (s *Store) flushLoop() {
 		if s.anyDirty() {
 			kick(s.flushKick)
 		}
+		if s.over() { // eviction passed over blobs that were being written
+			kick(s.evictKick)
+		}
 	}
 }
 

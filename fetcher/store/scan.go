@@ -50,7 +50,7 @@ func (s *Store) scan() error {
 	}
 	for b := range used {
 		s.blobs[b.digest] = b
-		s.used.Add(b.have.bytes())
+		s.used.Add(b.bytes)
 	}
 	order := make([]*Blob, 0, len(used))
 	for b := range used {
@@ -100,7 +100,7 @@ func (s *Store) load(d digest.Digest) (*Blob, time.Time, error) {
 	if n := len(m.have); n > 0 && m.have[n-1].End() > fi.Size() {
 		return nil, time.Time{}, fmt.Errorf("%w: lists bytes beyond the data", errBadMap)
 	}
-	b.size, b.have, b.verified = m.size, m.have, m.verified
+	b.size, b.have, b.bytes, b.verified = m.size, m.have, m.have.bytes(), m.verified
 	if err := b.trim(f, fi); err != nil {
 		return nil, time.Time{}, err
 	}
@@ -113,7 +113,7 @@ func (s *Store) load(d digest.Digest) (*Blob, time.Time, error) {
 // trim gives back the room of bytes that the map does not list.
 func (b *Blob) trim(f *os.File, fi os.FileInfo) error {
 	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok || st.Blocks*512 <= b.have.bytes()+slack {
+	if !ok || st.Blocks*512 <= b.bytes+slack {
 		return nil
 	}
 	for _, r := range b.have.missing(0, max(fi.Size(), b.size)) {

@@ -202,7 +202,7 @@ func (s *Store) blobDir(d digest.Digest) string {
 
 // grow accounts for n more bytes (fewer, if negative).
 func (s *Store) grow(n int64) {
-	if used := s.used.Add(n); s.max > 0 && n > 0 && used > s.max {
+	if s.used.Add(n); n > 0 && s.over() {
 		kick(s.evictKick)
 	}
 }
