@@ -48,14 +48,16 @@ type tree struct {
 	uid     uint32
 }
 
-func newFakeLayers(t testing.TB) *fakeLayers {
+func newFakeLayers(t testing.TB) *fakeLayers { return newFakeLayersIn(t, t.TempDir()) }
+
+func newFakeLayersIn(t testing.TB, root string) *fakeLayers {
 	f := &fakeLayers{
-		root: t.TempDir(), trees: map[digest.Digest]tree{}, faults: map[digest.Digest]error{},
+		root: root, trees: map[digest.Digest]tree{}, faults: map[digest.Digest]error{},
 		gates: map[digest.Digest]chan struct{}{}, resolved: map[digest.Digest]int{},
 		byBlob: map[digest.Digest]uint32{}, byChain: map[string]uint32{}, layers: map[uint32]*fakeLayer{},
 	}
 	for _, dir := range []string{"l", "m"} {
-		if err := os.Mkdir(filepath.Join(f.root, dir), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Join(f.root, dir), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -3,7 +3,6 @@ package snapshot
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 )
@@ -16,7 +15,6 @@ type images struct {
 	docs   Images
 	layers Layers
 	holds  *holds
-	log    *slog.Logger
 
 	ctx context.Context // of all work under way
 	wg  sync.WaitGroup  // goroutines
@@ -153,7 +151,6 @@ func (m *images) resolveFrom(img *image, i int) (*resolving, error) {
 
 func (m *images) resolve(r *resolving, w Want) {
 	defer close(r.done)
-	start := time.Now()
 	for {
 		id, err := m.layers.Resolve(m.ctx, w)
 		if err != nil {
@@ -164,7 +161,6 @@ func (m *images) resolve(r *resolving, w Want) {
 			continue // it was removed in the meantime
 		}
 		r.id = id
-		m.log.Debug("layer resolved", "layer", w.Desc.Digest, "id", id, "took", time.Since(start))
 		return
 	}
 }

@@ -61,9 +61,10 @@ func newNode(t *testing.T) *node {
 	t.Helper()
 	needRoot(t)
 	n := &node{
-		t: t, root: t.TempDir(), layers: newFakeLayers(t), log: &lines{},
+		t: t, root: t.TempDir(), log: &lines{},
 		images: &fakeImages{docs: map[digest.Digest]document{}}, blobs: map[digest.Digest][]byte{},
 	}
+	n.layers = newFakeLayersIn(t, filepath.Join(n.root, "sn"))
 	n.open()
 	t.Cleanup(n.close)
 	return n

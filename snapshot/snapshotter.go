@@ -105,7 +105,7 @@ func New(cfg Config) (_ *Snapshotter, err error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s.cancel = cancel
 	s.images = &images{
-		docs: cfg.Images, layers: cfg.Layers, holds: s.holds, log: cfg.Log,
+		docs: cfg.Images, layers: cfg.Layers, holds: s.holds,
 		ctx: ctx, open: map[imageKey]*image{},
 	}
 	s.wg.Go(func() { s.janitor(ctx) })
