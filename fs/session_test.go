@@ -12,6 +12,9 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -30,6 +33,7 @@ const (
 	dirEnv    = "SESSION_TEST_DIR"
 	relayEnv  = "SESSION_TEST_RELAY"
 	stuckEnv  = "SESSION_TEST_STUCK"
+	readerEnv = "SESSION_TEST_READER"
 )
 
 func init() {
@@ -41,6 +45,9 @@ func init() {
 		err := keeper.Run(context.Background(), keeper.Config{Socket: os.Getenv(socketEnv), Log: log})
 		fmt.Fprintln(os.Stderr, "keeper:", err)
 		os.Exit(3)
+	case "reader":
+		readerChild()
+		os.Exit(0)
 	case "daemon":
 		if err := daemonChild(log); err != nil {
 			fmt.Println("error", err)
@@ -68,7 +75,7 @@ func daemonChild(log *slog.Logger) error {
 	raw := newWords()
 	if os.Getenv(stuckEnv) != "" {
 		raw.stuck = make(chan struct{})
-		raw.asked = func() { fmt.Println("stuck") }
+		raw.asked = func(off uint64) { fmt.Println("stuck", off) }
 	}
 	s, err := openSession(ctx, k, sessionOptions{
 		Name: "w", Dir: os.Getenv(dirEnv), Relay: os.Getenv(relayEnv) != "", Drain: time.Second,
@@ -88,11 +95,14 @@ func daemonChild(log *slog.Logger) error {
 // of its offset.
 type words struct {
 	fuse.RawFileSystem
-	stuck chan struct{} // if not nil, READ waits for it
-	asked func()        // called when a READ begins to wait
+	stuck chan struct{}    // if not nil, READ waits for it
+	asked func(off uint64) // called when a READ begins to wait
 }
 
 func newWords() *words { return &words{RawFileSystem: fuse.NewDefaultRawFileSystem()} }
+
+// patience is how long the tests wait for what must happen.
+const patience = 20 * time.Second
 
 const wordsSize = 1 << 40
 
@@ -126,7 +136,7 @@ func (w *words) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
 
 func (w *words) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	if w.stuck != nil {
-		w.asked()
+		w.asked(in.Offset)
 		<-w.stuck
 	}
 	for i := 0; i+8 <= len(buf); i += 8 {
@@ -186,7 +196,7 @@ func (w *world) killKeeper() {
 	}
 }
 
-type daemon struct {
+type child struct {
 	t     *testing.T
 	cmd   *exec.Cmd
 	lines chan string
@@ -194,32 +204,38 @@ type daemon struct {
 }
 
 // start runs a daemon and waits until it serves.
-func (w *world) start(env ...string) (d *daemon, takeover bool) {
+func (w *world) start(env ...string) (d *child, takeover bool) {
 	w.t.Helper()
 	d = w.launch(env...)
-	switch line := d.line(); line {
-	case "ready true":
-		return d, true
-	case "ready false":
-		return d, false
-	default:
-		w.t.Fatalf("daemon says %q", line)
-		return nil, false
+	for {
+		switch line := d.line(); {
+		case line == "ready true":
+			return d, true
+		case line == "ready false":
+			return d, false
+		case !strings.HasPrefix(line, "stuck "): // read-ahead that an earlier daemon left
+			w.t.Fatalf("daemon says %q", line)
+		}
 	}
 }
 
-func (w *world) launch(env ...string) *daemon {
+func (w *world) launch(env ...string) *child {
+	w.t.Helper()
+	if w.relay {
+		env = append(env, relayEnv+"=1")
+	}
+	return w.spawn("daemon", append(env, socketEnv+"="+w.socket, dirEnv+"="+w.dir)...)
+}
+
+// spawn runs a child in a role.
+func (w *world) spawn(role string, env ...string) *child {
 	w.t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	d := &daemon{t: w.t, cmd: exec.Command(exe), lines: make(chan string, 1000), dead: make(chan error, 1)}
-	d.cmd.Env = append(os.Environ(), roleEnv+"=daemon", socketEnv+"="+w.socket, dirEnv+"="+w.dir)
-	if w.relay {
-		d.cmd.Env = append(d.cmd.Env, relayEnv+"=1")
-	}
-	d.cmd.Env = append(d.cmd.Env, env...)
+	d := &child{t: w.t, cmd: exec.Command(exe), lines: make(chan string, 1000), dead: make(chan error, 1)}
+	d.cmd.Env = append(append(os.Environ(), roleEnv+"="+role), env...)
 	if testing.Verbose() {
 		d.cmd.Stderr = os.Stderr
 	}
@@ -237,24 +253,24 @@ func (w *world) launch(env ...string) *daemon {
 		close(d.lines)
 		d.dead <- d.cmd.Wait()
 	}()
-	w.t.Cleanup(func() { d.kill() })
+	w.t.Cleanup(d.kill)
 	return d
 }
 
-func (d *daemon) line() string {
+func (d *child) line() string {
 	d.t.Helper()
 	select {
 	case line := <-d.lines:
 		return line
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		d.t.Fatal("daemon says nothing")
 		return ""
 	}
 }
 
-func (d *daemon) kill() { d.end(unix.SIGKILL) }
+func (d *child) kill() { d.end(unix.SIGKILL) }
 
-func (d *daemon) end(sig syscall.Signal) {
+func (d *child) end(sig syscall.Signal) {
 	if d.cmd == nil {
 		return
 	}
@@ -262,7 +278,7 @@ func (d *daemon) end(sig syscall.Signal) {
 	_ = d.cmd.Process.Signal(sig)
 	select {
 	case <-d.dead:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		d.t.Errorf("daemon %d does not end", d.cmd.Process.Pid)
 	}
 	d.cmd = nil
@@ -270,26 +286,66 @@ func (d *daemon) end(sig syscall.Signal) {
 
 const stretch = 192 << 10 // what one reader reads, more than one READ
 
-// readers starts n readers where nobody has read yet, and returns where their errors arrive.
+// readers starts a process of n readers where nobody has read yet, and returns where
+// their errors arrive. This process must not have files of the mount open: a fork
+// flushes them, which waits for a daemon.
 func (w *world) readers(n int) <-chan error {
-	errs := make(chan error, n)
+	w.t.Helper()
+	args := []string{filepath.Join(w.dir, "f")}
 	for range n {
-		off := w.next
+		args = append(args, strconv.FormatInt(w.next, 10))
 		w.next += 1 << 20
-		go func() { errs <- w.read(off) }()
 	}
+	p := w.spawn("reader", readerEnv+"="+strings.Join(args, " "))
+	errs := make(chan error, n)
+	go func() {
+		for line := range p.lines {
+			if line == "ok" {
+				errs <- nil
+			} else {
+				errs <- errors.New(line)
+			}
+		}
+	}()
 	return errs
 }
 
-func (w *world) read(off int64) error {
-	f, err := os.Open(filepath.Join(w.dir, "f"))
-	if err != nil {
-		return err
+// readerChild reads a file at several offsets at once.
+func readerChild() {
+	args := strings.Fields(os.Getenv(readerEnv))
+	var g sync.WaitGroup
+	for _, a := range args[1:] {
+		g.Go(func() {
+			off, err := strconv.ParseInt(a, 10, 64)
+			if err == nil {
+				err = readWords(args[0], off)
+			}
+			if err != nil {
+				fmt.Println("error:", err)
+				return
+			}
+			fmt.Println("ok")
+		})
 	}
-	defer f.Close()
+	g.Wait()
+}
+
+func readWords(name string, off int64) error {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0) // os.Open would poll
+	if err != nil {
+		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
 	buf := make([]byte, stretch)
-	if _, err := f.ReadAt(buf, off); err != nil && !errors.Is(err, io.EOF) {
-		return err
+	for n := 0; n < len(buf); {
+		m, err := unix.Pread(fd, buf[n:], off+int64(n))
+		if err == nil && m == 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return &os.PathError{Op: "read", Path: name, Err: err}
+		}
+		n += m
 	}
 	for i := 0; i < len(buf); i += 8 {
 		if got, want := binary.LittleEndian.Uint64(buf[i:]), word(uint64(off)+uint64(i)); got != want {
@@ -308,19 +364,26 @@ func (w *world) finish(errs <-chan error, n int) {
 			if err != nil {
 				w.t.Fatal(err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			w.t.Fatal("a reader hangs")
 		}
 	}
 }
 
-// stuck waits until n READs wait in the daemon.
-func (d *daemon) stuck(n int) {
-	d.t.Helper()
-	for range n {
-		if line := d.line(); line != "stuck" {
-			d.t.Fatalf("daemon says %q", line)
+// stuck waits until daemon d has a READ of each of the last n readers.
+func (w *world) stuck(d *child, n int) {
+	w.t.Helper()
+	wait := map[int64]bool{}
+	for i := range int64(n) {
+		wait[w.next-(i+1)<<20] = true
+	}
+	for len(wait) > 0 {
+		var off int64
+		line := d.line()
+		if _, err := fmt.Sscanf(line, "stuck %d", &off); err != nil {
+			w.t.Fatalf("daemon says %q", line)
 		}
+		delete(wait, off>>20<<20)
 	}
 }
 
@@ -361,7 +424,7 @@ func TestReadersOutliveDaemon(t *testing.T) {
 				t.Fatalf("round %d: takeover %v", round, takeover)
 			}
 			errs := w.readers(readers)
-			d.stuck(readers)
+			w.stuck(d, readers)
 			d.kill()
 			d, takeover = w.start()
 			if !takeover {
