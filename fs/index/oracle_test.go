@@ -232,7 +232,7 @@ func TestUnpacksAsContainerd(t *testing.T) {
 // TestRandomTars makes small tars in which everything happens to the same few
 // names, and compares what comes of them, errors included.
 func TestRandomTars(t *testing.T) {
-	const tars = 300
+	const tars = 200
 	quiet(t)
 	refused := 0
 	for seed := range uint64(tars) {
