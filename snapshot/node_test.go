@@ -72,10 +72,9 @@ func newNode(t *testing.T) *node {
 
 func (n *node) open() {
 	n.t.Helper()
-	n.reg = prometheus.NewRegistry()
 	sn, err := snapshot.New(snapshot.Config{
 		Root: filepath.Join(n.root, "sn"), Layers: n.layers, Images: n.images, Idle: time.Hour,
-		Log: slog.New(slog.NewTextHandler(n.log, nil)), Registerer: n.reg,
+		Log: slog.New(slog.NewTextHandler(n.log, nil)), Registerer: n.reset(),
 	})
 	if err != nil {
 		n.t.Fatal(err)
@@ -329,6 +328,12 @@ func (n *node) left() (names []string) {
 		names = append(names, e.Name())
 	}
 	return names
+}
+
+// reset makes metric read from a new registry, which it returns.
+func (n *node) reset() *prometheus.Registry {
+	n.reg = prometheus.NewRegistry()
+	return n.reg
 }
 
 // metric returns the sum of a metric over the series with a label value.
