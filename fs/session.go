@@ -48,12 +48,20 @@ type session struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	stopping atomic.Bool
-	done     chan struct{} // closed when serving has ended for good
+	g        sync.WaitGroup // serving goroutines
+	done     chan struct{}  // closed when serving has ended for good
 
-	mu     sync.Mutex // guards what follows
+	mu  sync.Mutex // guards cur and the descriptors in it
+	cur *serving
+}
+
+// serving is one go-fuse server. A session has one for each relay it outlives.
+type serving struct {
 	server *fuse.Server
-	fd     int // what server reads; it closes it
-	stop   int // a duplicate of fd, to stop reading through; -1 when not serving
+	fd     int             // what server reads and writes; server closes it
+	stop   int             // a duplicate of fd, to stop reading through; -1 when fd is closed
+	lost   <-chan struct{} // closed when the relay is gone; nil without one
+	ended  chan struct{}   // closed when server has returned from all calls
 }
 
 // openSession mounts o.Dir, or takes the mount over that the keeper holds under o.Name,
@@ -77,125 +85,139 @@ func openSession(ctx context.Context, k *keeper.Client, o sessionOptions, raw fu
 	o.Dir = dir
 	s := &session{
 		o: o, k: k, raw: keepMounted{raw}, log: log.With("session", o.Name),
-		done: make(chan struct{}), stop: -1,
+		done: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	srv, fd, err := s.open(ctx)
+	v, err := s.open(ctx)
 	if err != nil {
 		s.cancel()
 		return nil, fmt.Errorf("session %s: %w", o.Name, err)
 	}
 	s.readAhead()
 	s.log.Info("session serves", "dir", dir, "takeover", s.taken, "relay", s.held.Relay)
-	s.adopt(srv, fd)
-	go s.run(srv)
+	s.serve(v)
+	go s.run(v)
 	return s, nil
 }
 
-// open returns a server that has been through INIT and reads the kernel's requests from
-// fd once it serves.
-func (s *session) open(ctx context.Context) (srv *fuse.Server, fd int, err error) {
+// open returns a server that has been through INIT and is ready to serve the mount.
+func (s *session) open(ctx context.Context) (*serving, error) {
 	if err := s.takeOver(ctx); err != nil {
-		return nil, -1, err
+		return nil, err
 	}
 	var fresh func(reply []byte) error
 	if s.held == nil {
+		var err error
 		if fresh, err = s.mount(ctx); err != nil {
-			return nil, -1, err
+			return nil, err
 		}
 	}
-	srv, fd, err = s.initServer(fresh)
-	if err == nil {
-		if err = s.connect(ctx, fd); err != nil {
-			discard(srv, fd)
-		}
-	}
+	v, err := s.newServing(ctx, fresh)
 	if err != nil {
 		if !s.taken {
 			s.abandon(ctx)
 		}
 		s.held.Close()
-		return nil, -1, err
+		return nil, err
 	}
-	return srv, fd, nil
+	return v, nil
+}
+
+func (s *session) newServing(ctx context.Context, fresh func(reply []byte) error) (*serving, error) {
+	srv, fd, err := s.initServer(fresh)
+	if err != nil {
+		return nil, err
+	}
+	v := &serving{server: srv, fd: fd, stop: -1, ended: make(chan struct{})}
+	if v.lost, err = s.connect(ctx, fd); err == nil {
+		v.stop, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	}
+	if err != nil {
+		discard(srv, fd)
+		return nil, err
+	}
+	return v, nil
 }
 
 // connect makes fd, on which a server was initialised, the kernel's or the relay's.
-func (s *session) connect(ctx context.Context, fd int) error {
+func (s *session) connect(ctx context.Context, fd int) (lost <-chan struct{}, err error) {
 	if s.held.Relay {
-		sock, err := s.k.Attach(ctx, s.o.Name)
+		sock, lost, err := s.k.Attach(ctx, s.o.Name)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer unix.Close(sock)
-		return os.NewSyscallError("dup3", unix.Dup3(sock, fd, unix.O_CLOEXEC))
+		return lost, os.NewSyscallError("dup3", unix.Dup3(sock, fd, unix.O_CLOEXEC))
 	}
 	// A graceful stop left it so.
 	if err := unix.SetNonblock(s.held.FD, false); err != nil {
-		return os.NewSyscallError("fcntl", err)
+		return nil, os.NewSyscallError("fcntl", err)
 	}
 	if err := unix.Dup3(s.held.FD, fd, unix.O_CLOEXEC); err != nil {
-		return os.NewSyscallError("dup3", err)
+		return nil, os.NewSyscallError("dup3", err)
 	}
 	if !s.taken {
-		return nil
+		return nil, nil
 	}
 	if _, err := unix.Write(s.held.FD, resendMessage()); err != nil {
-		return fmt.Errorf("ask the kernel to resend: %w", err)
+		return nil, fmt.Errorf("ask the kernel to resend: %w", err)
 	}
-	return nil
+	return nil, nil
 }
 
-// adopt makes srv the server that the session's other methods speak of.
-func (s *session) adopt(srv *fuse.Server, fd int) {
+// serve lets v answer, and makes it the one that the session's other methods speak of.
+func (s *session) serve(v *serving) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.server, s.fd = srv, fd
-	stop, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		s.log.Warn("session cannot be stopped gracefully", "err", err)
-		stop = -1
-	}
-	s.stop = stop
+	s.cur = v
 	if s.stopping.Load() {
 		s.stopReading()
 	}
+	s.g.Go(func() {
+		defer close(v.ended)
+		v.server.Serve()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		unix.Close(v.stop)
+		v.stop = -1
+	})
 }
 
-// run serves until the mount ends or the session is closed. A relayed session's socket
-// breaks with its keeper; it goes on over the next one's, which sends again whatever
-// has no answer yet.
-func (s *session) run(srv *fuse.Server) {
+// run keeps the session served until the mount ends or the session is closed. A relay
+// may die: the session goes on over the next one, which sends again whatever has no
+// answer yet. The old server may still be busy with the same; nobody hears its answers.
+func (s *session) run(v *serving) {
 	defer close(s.done)
-	for {
-		srv.Serve()
-		s.mu.Lock()
-		unix.Close(s.stop)
-		s.fd, s.stop = -1, -1
-		s.mu.Unlock()
-		if s.stopping.Load() {
-			return
-		}
-		if !s.held.Relay || s.held.Dead() {
-			s.log.Warn("the mount has ended", "dir", s.o.Dir)
-			return
-		}
-		s.log.Warn("the relay is gone, waiting for another")
-		next, fd, err := s.initServer(nil)
-		if err == nil {
-			if err = s.connect(s.ctx, fd); err != nil {
-				discard(next, fd)
-			}
-		}
+	defer s.g.Wait()
+	for s.outlives(v) {
+		next, err := s.newServing(s.ctx, nil)
 		if err != nil {
 			if !s.stopping.Load() {
 				s.log.Error("session no longer serves", "err", err)
 			}
 			return
 		}
-		s.adopt(next, fd)
-		srv = next
+		s.serve(next)
+		v = next
 	}
+}
+
+// outlives waits until v is of no use, and reports whether another is to take its place.
+func (s *session) outlives(v *serving) bool {
+	select {
+	case <-v.ended:
+	case <-v.lost:
+	case <-s.ctx.Done():
+	}
+	switch {
+	case s.stopping.Load():
+		return false
+	case !s.held.Relay || s.held.Dead():
+		s.log.Warn("the mount has ended", "dir", s.o.Dir)
+		return false
+	}
+	s.log.Warn("the relay is gone, waiting for another")
+	return true
 }
 
 // Takeover reports whether the mount is one that an earlier process made: the kernel
@@ -207,7 +229,7 @@ func (s *session) Takeover() bool { return s.taken }
 func (s *session) Server() *fuse.Server {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.server
+	return s.cur.server
 }
 
 // Dev returns the device number of the mount.
@@ -246,10 +268,10 @@ func (s *session) Close(ctx context.Context) error {
 // stopReading ends the server's loops once they have answered what they have read: a
 // read that would wait now fails instead. s.mu is held.
 func (s *session) stopReading() {
-	if s.stop < 0 {
+	if s.cur.stop < 0 {
 		return
 	}
-	if err := unix.SetNonblock(s.stop, true); err != nil {
+	if err := unix.SetNonblock(s.cur.stop, true); err != nil {
 		s.log.Warn("session cannot be stopped gracefully", "err", err)
 	}
 	s.restartReads()
@@ -258,10 +280,10 @@ func (s *session) stopReading() {
 // cutOff takes the connection from the server while requests keep it busy: its loops
 // end, and answers still to come go nowhere. s.mu is held.
 func (s *session) cutOff() {
-	if s.stop < 0 {
+	if s.cur.stop < 0 {
 		return
 	}
-	if err := replaceByNull(s.fd); err != nil {
+	if err := replaceByNull(s.cur.fd); err != nil {
 		s.log.Warn("session cannot be stopped", "err", err)
 	}
 	s.restartReads()

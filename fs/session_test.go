@@ -34,6 +34,7 @@ const (
 	relayEnv  = "SESSION_TEST_RELAY"
 	stuckEnv  = "SESSION_TEST_STUCK"
 	readerEnv = "SESSION_TEST_READER"
+	flatEnv   = "SESSION_TEST_FLAT"
 )
 
 func init() {
@@ -73,6 +74,7 @@ func daemonChild(log *slog.Logger) error {
 		return err
 	}
 	raw := newWords()
+	raw.flat = os.Getenv(flatEnv) != ""
 	if os.Getenv(stuckEnv) != "" {
 		raw.stuck = make(chan struct{})
 		raw.asked = func(off uint64) { fmt.Println("stuck", off) }
@@ -95,6 +97,7 @@ func daemonChild(log *slog.Logger) error {
 // of its offset.
 type words struct {
 	fuse.RawFileSystem
+	flat  bool             // contents do not matter
 	stuck chan struct{}    // if not nil, READ waits for it
 	asked func(off uint64) // called when a READ begins to wait
 }
@@ -139,7 +142,7 @@ func (w *words) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadR
 		w.asked(in.Offset)
 		<-w.stuck
 	}
-	for i := 0; i+8 <= len(buf); i += 8 {
+	for i := 0; i+8 <= len(buf) && !w.flat; i += 8 {
 		binary.LittleEndian.PutUint64(buf[i:], word(in.Offset+uint64(i)))
 	}
 	return fuse.ReadResultData(buf), fuse.OK
@@ -147,13 +150,13 @@ func (w *words) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadR
 
 // world is one keeper socket and one mount point, with the processes around them.
 type world struct {
-	t           *testing.T
+	t           testing.TB
 	dir, socket string
 	relay       bool
 	next        int64 // where nobody has read yet
 }
 
-func newWorld(t *testing.T, relay bool) *world {
+func newWorld(t testing.TB, relay bool) *world {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to mount")
@@ -197,7 +200,7 @@ func (w *world) killKeeper() {
 }
 
 type child struct {
-	t     *testing.T
+	t     testing.TB
 	cmd   *exec.Cmd
 	lines chan string
 	dead  chan error
@@ -246,12 +249,13 @@ func (w *world) spawn(role string, env ...string) *child {
 	if err := d.cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
+	cmd := d.cmd
 	go func() {
 		for sc := bufio.NewScanner(out); sc.Scan(); {
 			d.lines <- sc.Text()
 		}
 		close(d.lines)
-		d.dead <- d.cmd.Wait()
+		d.dead <- cmd.Wait()
 	}()
 	w.t.Cleanup(d.kill)
 	return d
@@ -403,7 +407,7 @@ func bothModes(t *testing.T, test func(t *testing.T, w *world)) {
 	}
 }
 
-func kernelResends(t *testing.T) bool {
+func kernelResends(t testing.TB) bool {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		t.Fatal(err)

@@ -169,17 +169,18 @@ func (c *Client) remember(s *Session) error {
 }
 
 // Attach returns the socket over which the keeper relays the requests of session name,
-// beginning with all that have no answer yet. An earlier socket of it is closed.
-func (c *Client) Attach(ctx context.Context, name string) (fd int, err error) {
-	_, fds, err := c.call(ctx, &message{Op: opAttach, Name: name})
+// beginning with all that have no answer yet. An earlier socket of it is closed. When
+// that keeper dies lost is closed, and it is time to attach to the next.
+func (c *Client) Attach(ctx context.Context, name string) (fd int, lost <-chan struct{}, err error) {
+	l, _, fds, err := c.callOn(ctx, &message{Op: opAttach, Name: name})
 	if err != nil {
-		return -1, fmt.Errorf("attach %s: %w", name, err)
+		return -1, nil, fmt.Errorf("attach %s: %w", name, err)
 	}
 	if len(fds) != 1 {
 		closeAll(fds)
-		return -1, fmt.Errorf("attach %s: %d descriptors in the answer", name, len(fds))
+		return -1, nil, fmt.Errorf("attach %s: %d descriptors in the answer", name, len(fds))
 	}
-	return fds[0], nil
+	return fds[0], l.done, nil
 }
 
 // Release makes the keeper forget session name and close its descriptors.
@@ -265,13 +266,18 @@ func (c *Client) State(ctx context.Context, name string) ([]byte, error) {
 	return data, nil
 }
 
-// call does one request on whatever keeper is there, and again on the next if the
-// connection breaks: all operations may be repeated.
 func (c *Client) call(ctx context.Context, m *message, fds ...int) (*message, []int, error) {
+	_, reply, out, err := c.callOn(ctx, m, fds...)
+	return reply, out, err
+}
+
+// callOn does one request on whatever keeper is there, and again on the next if the
+// connection breaks: all operations may be repeated. It returns the connection too.
+func (c *Client) callOn(ctx context.Context, m *message, fds ...int) (*link, *message, []int, error) {
 	for {
 		l, err := c.wait(ctx)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		reply, out, err := l.call(ctx, m, fds)
 		if errors.Is(err, errBroken) && ctx.Err() == nil && !c.once {
@@ -283,9 +289,9 @@ func (c *Client) call(ctx context.Context, m *message, fds ...int) (*message, []
 		}
 		if err != nil {
 			closeAll(out)
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
-		return reply, out, nil
+		return l, reply, out, nil
 	}
 }
 

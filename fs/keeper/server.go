@@ -12,8 +12,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
+)
+
+const (
+	dyingTries = 200
+	dyingPause = 10 * time.Millisecond
 )
 
 // Config is what a keeper needs to know.
@@ -67,8 +73,8 @@ func listen(socket string) (lock int, ln *net.UnixListener, err error) {
 			unix.Close(lock)
 		}
 	}()
-	if err := unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return -1, nil, fmt.Errorf("%w: %s", ErrRunning, socket)
+	if err := lockAlone(lock, socket); err != nil {
+		return -1, nil, err
 	}
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return -1, nil, err
@@ -82,6 +88,25 @@ func listen(socket string) (lock int, ln *net.UnixListener, err error) {
 		return -1, nil, err
 	}
 	return lock, ln, nil
+}
+
+// lockAlone waits for a keeper that is just dying, and gives up before a live one.
+func lockAlone(lock int, socket string) error {
+	for range dyingTries {
+		err := unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return os.NewSyscallError("flock", err)
+		}
+		if c, err := net.Dial("unixpacket", socket); err == nil {
+			c.Close()
+			break
+		}
+		time.Sleep(dyingPause)
+	}
+	return fmt.Errorf("%w: %s", ErrRunning, socket)
 }
 
 type server struct {
