@@ -108,7 +108,8 @@ func (c *Containerd) Run(ctx context.Context, ns, snapshotter, ref, id string, a
 }
 
 // StartTask starts the task of a container and returns when it has printed a
-// first line, and that line. The task goes on.
+// first line, and that line, or "" if it ended without one. wait waits for its
+// end.
 func (c *Containerd) StartTask(ctx context.Context, ns, id string) (line string, wait func() error, err error) {
 	var stderr strings.Builder
 	cmd := c.command(ctx, "-n", ns, "tasks", "start", id)
@@ -122,14 +123,34 @@ func (c *Containerd) StartTask(ctx context.Context, ns, id string) (line string,
 	}
 	in := bufio.NewReader(out)
 	line, err = in.ReadString('\n')
-	wait = func() error {
-		_, rest := io.Copy(io.Discard, in)
-		return errors.Join(rest, cmd.Wait())
+	rest := func() error {
+		_, err := io.Copy(io.Discard, in)
+		return errors.Join(err, cmd.Wait())
 	}
-	if err != nil {
-		return "", nil, fmt.Errorf("task %s printed nothing: %w: %s", id, errors.Join(err, wait()), strings.TrimSpace(stderr.String()))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", nil, fmt.Errorf("task %s: %w", id, errors.Join(err, rest()))
 	}
-	return strings.TrimSpace(line), wait, nil
+	return strings.TrimSpace(line), func() error {
+		if err := rest(); err != nil {
+			return fmt.Errorf("task %s: %w: %s", id, err, strings.TrimSpace(stderr.String()))
+		}
+		return nil
+	}, nil
+}
+
+// Mount mounts an image's tree, read-only, as a container would have it.
+func (c *Containerd) Mount(ctx context.Context, ns, snapshotter, ref, target string) error {
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return err
+	}
+	_, err := c.Ctr(ctx, "-n", ns, "images", "mount", "--snapshotter", snapshotter, ref, target)
+	return err
+}
+
+// Unmount undoes Mount.
+func (c *Containerd) Unmount(ctx context.Context, ns, snapshotter, target string) error {
+	_, err := c.Ctr(ctx, "-n", ns, "images", "unmount", "--rm", "--snapshotter", snapshotter, target)
+	return err
 }
 
 // Collect makes containerd forget images and collect what nobody needs.

@@ -2,14 +2,17 @@ package lab
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -82,6 +85,77 @@ func (d *Daemon) Start(ctx context.Context) error {
 			return err
 		}
 		return errors.New(resp.Status)
+	})
+}
+
+// Reset stops the daemon and its keeper, removes what they had on disk but the
+// entries of the root named by keep, and starts anew.
+func (d *Daemon) Reset(ctx context.Context, keep ...string) error {
+	if err := d.Stop(); err != nil {
+		return err
+	}
+	err := Eventually(ctx, 10*time.Second, func() error {
+		keepers := d.Keepers()
+		for _, pid := range keepers {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
+		}
+		if len(keepers) > 0 {
+			return fmt.Errorf("keepers %v do not end", keepers)
+		}
+		return nil
+	})
+	root := d.lab.SnapshotterRoot()
+	if err = errors.Join(err, unmount(root)); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !slices.Contains(keep, e.Name()) {
+			if err := os.RemoveAll(filepath.Join(root, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return d.Start(ctx)
+}
+
+// Layer is what the daemon says of a layer.
+type Layer struct {
+	ID     uint32
+	Blob   string
+	Kind   string
+	State  string
+	Chunks int
+	Filled int
+	Reason string
+}
+
+// Layers asks the daemon what its layers do.
+func (d *Daemon) Layers(ctx context.Context) ([]Layer, error) {
+	out, err := d.CLI(ctx, "status", "--json")
+	if err != nil {
+		return nil, err
+	}
+	var layers []Layer
+	if err := json.Unmarshal([]byte(out), &layers); err != nil {
+		return nil, fmt.Errorf("status of the daemon: %w: %.200s", err, out)
+	}
+	return layers, nil
+}
+
+// Complete waits until all layers are ordinary directories.
+func (d *Daemon) Complete(ctx context.Context, limit time.Duration) error {
+	return Eventually(ctx, limit, func() error {
+		layers, err := d.Layers(ctx)
+		for _, l := range layers {
+			if l.State != "complete" {
+				return fmt.Errorf("layer %d (%s) is %s, %d of %d chunks %s", l.ID, l.Kind, l.State, l.Filled, l.Chunks, l.Reason)
+			}
+		}
+		return err
 	})
 }
 

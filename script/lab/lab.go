@@ -208,8 +208,7 @@ func (p *Process) Stop() error {
 func Eventually(ctx context.Context, limit time.Duration, f func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
+	pause := 5 * time.Millisecond
 	for {
 		err := f()
 		if err == nil {
@@ -218,7 +217,8 @@ func Eventually(ctx context.Context, limit time.Duration, f func() error) error 
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("after %s: %w", limit, err)
-		case <-tick.C:
+		case <-time.After(pause):
+			pause = min(2*pause, 200*time.Millisecond)
 		}
 	}
 }
