@@ -156,9 +156,9 @@ func (f *fetch) attempt(p place, stall time.Duration) (got int64, err error) {
 	if err := t.wait(f.ctx); err != nil {
 		return 0, err
 	}
-	off, n := f.send(p)
-	if n == 0 {
-		return 0, nil
+	off, n, err := f.send(p)
+	if err != nil || n == 0 {
+		return 0, err
 	}
 	ctx, cancel := context.WithCancelCause(f.ctx)
 	w := startWatch(t, stall, cancel)
@@ -189,14 +189,17 @@ func (f *fetch) unqueue(t *ticket) {
 
 // send fixes the range of the request: what of [pos, end) did not come by
 // other requests meanwhile.
-func (f *fetch) send(p place) (off, n int64) {
+func (f *fetch) send(p place) (off, n int64, err error) {
 	c := f.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if f.ctx.Err() != nil { // given up while it got its slot
+		return 0, 0, context.Cause(f.ctx)
+	}
 	gaps := c.missing(f.pos, f.end)
 	if len(gaps) == 0 {
 		f.pos = f.end
-		return f.pos, 0
+		return f.pos, 0, nil
 	}
 	f.pos = gaps[0].Off
 	if f != c.stream {
@@ -207,7 +210,7 @@ func (f *fetch) send(p place) (off, n int64) {
 		f.trouble = f.began
 	}
 	c.stats.Requests++
-	return f.pos, f.end - f.pos
+	return f.pos, f.end - f.pos, nil
 }
 
 // settle notes that the request ended and returns how many bytes it brought.

@@ -27,7 +27,7 @@ func smallDisk(t *testing.T, size string) string {
 // TestDiskFull holds that reads get their bytes although the disk takes none of
 // them, that they share requests as ever, and that the background stops.
 func TestDiskFull(t *testing.T) {
-	data := content(12*mib, 1)
+	data := content(24*mib, 1)
 	s := newFake(nil, data)
 	f, err := fetcher.New(fetcher.Config{Dir: smallDisk(t, "2m"), Sources: []fetcher.Source{s}})
 	if err != nil {
@@ -35,8 +35,11 @@ func TestDiskFull(t *testing.T) {
 	}
 	defer f.Close() // an error: the maps find no space either
 	b := openBlob(t, f, ref(data))
-	want(t, b, data, 0, 12*mib, fetcher.Prefetch)
+	want(t, b, data, 0, 24*mib, fetcher.Prefetch)
 	sent := s.bytesSent()
+	if sent > 36*mib {
+		t.Errorf("%d bytes sent for a blob of 24 MiB", sent)
+	}
 	var wg sync.WaitGroup
 	for i := range 8 {
 		off := int64(8*mib + i%2*mib)

@@ -191,7 +191,7 @@ func (l *limiter) mayStart(t *ticket) bool {
 		ofBlob -= l.slots / blobShare / reservedShare
 	}
 	switch {
-	case total >= l.slots, o.held+o.parked >= max(1, ofBlob):
+	case total >= l.slots, o.held >= max(1, ofBlob), o.parked >= l.slots:
 		return false
 	case t.suspect() && (o.held > 0 || l.probes >= max(1, l.slots/suspectShare)):
 		return false

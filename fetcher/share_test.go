@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"testing"
@@ -272,17 +273,24 @@ func TestSlots(t *testing.T) {
 		blobs[i] = content(8*mib, uint64(i))
 	}
 	for _, tt := range []struct {
-		prio fetcher.Priority
-		most int
-	}{{fetcher.OnDemand, 16}, {fetcher.Prefetch, 12}, {fetcher.Background, 3}} {
-		t.Run(tt.prio.String(), func(t *testing.T) {
+		blobs int
+		prio  fetcher.Priority
+		most  int
+	}{
+		{8, fetcher.OnDemand, 16},
+		{8, fetcher.Prefetch, 12},
+		{8, fetcher.Background, 3},
+		{1, fetcher.OnDemand, 8},
+		{1, fetcher.Prefetch, 6},
+	} {
+		t.Run(fmt.Sprint(tt.blobs, tt.prio), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newFake(always(fault{delay: 100 * time.Millisecond}), blobs...)
 				f := newFetcher(t, s)
 				var wg sync.WaitGroup
-				for _, data := range blobs {
+				for _, data := range blobs[:tt.blobs] {
 					b := openBlob(t, f, ref(data))
-					for off := int64(0); off < 8*mib; off += mib {
+					for off := int64(0); off < 8*mib; off += mib / 2 {
 						wg.Go(func() { want(t, b, data, off, 100*kib, tt.prio) })
 					}
 				}

@@ -32,16 +32,16 @@ func TestStress(t *testing.T) {
 				}
 				s := newFake(func(int, request) fault {
 					f := fault{delay: time.Duration(random(20)) * time.Millisecond}
-					switch random(12) {
-					case 0:
+					switch random(30) {
+					case 0, 1, 2:
 						f.err = &origin.UnavailableError{Err: errors.New("down")}
-					case 1:
+					case 3:
 						f.mute = true
-					case 2:
+					case 4, 5:
 						f.hang = 1 + random(mib)
-					case 3, 4:
+					case 6, 7, 8, 9, 10:
 						f.cut = 1 + random(mib)
-					case 5:
+					case 11, 12:
 						f.whole = seed%2 == 1
 					}
 					return f

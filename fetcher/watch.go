@@ -9,7 +9,7 @@ import (
 const (
 	parkAfter = time.Second      // without a byte, before a request loses its slot
 	stallMin  = 10 * time.Second // without a byte, before a request is abandoned
-	stallMax  = 40 * time.Second // the same, when earlier ones of it were abandoned
+	stallMax  = 20 * time.Second // the same, when earlier ones of it were abandoned
 )
 
 // watch looks after a request that may fall silent.
