@@ -94,6 +94,30 @@ func TestKeeperDiesUnderReaders(t *testing.T) {
 	})
 }
 
+// Whoever dies, at whatever moment, as long as the other lives.
+func TestKilledUnderLoad(t *testing.T) {
+	bothModes(t, func(t *testing.T, w *world) {
+		const readers = 32
+		d, _ := w.start()
+		for range 8 {
+			errs := w.readers(readers)
+			d.kill()
+			more := w.readers(readers)
+			takeover := false
+			if d, takeover = w.start(); !takeover {
+				t.Fatal("mounted anew")
+			}
+			k := w.dial()
+			pid := w.pid(k)
+			w.killKeeper()
+			w.finish(errs, readers)
+			w.otherKeeper(k, pid)
+			_ = k.Close()
+			w.finish(more, readers)
+		}
+	})
+}
+
 func TestCloseLeavesMount(t *testing.T) {
 	bothModes(t, func(t *testing.T, w *world) {
 		d, _ := w.start()

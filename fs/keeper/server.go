@@ -119,7 +119,7 @@ type server struct {
 }
 
 type held struct {
-	Session
+	*Session
 	relay *relay // nil in resend mode
 }
 
@@ -248,7 +248,7 @@ func (s *server) hold(ses *Session, fds []int) error {
 		return errors.New("hold: no session")
 	}
 	ses.setFDs(fds)
-	h := &held{Session: *ses}
+	h := &held{Session: ses}
 	if err := ses.validate(); err != nil {
 		h.close()
 		return err
@@ -257,7 +257,7 @@ func (s *server) hold(ses *Session, fds []int) error {
 		old.close()
 	}
 	if ses.Relay {
-		r, err := openRelay(&h.Session, s.cfg.Log)
+		r, err := openRelay(ses, s.cfg.Log)
 		if err != nil {
 			h.close()
 			return fmt.Errorf("relay %s: %w", ses.Name, err)

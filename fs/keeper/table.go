@@ -126,7 +126,10 @@ func (t *table) load() {
 	}
 }
 
-func (t *table) close() { unix.Munmap(t.mem) }
+func (t *table) close() {
+	// It fails only for memory that is not mapped.
+	_ = unix.Munmap(t.mem)
+}
 
 func (t *table) mark(i int32) *atomic.Uint64 {
 	return (*atomic.Uint64)(unsafe.Pointer(&t.mem[marksAt+int(i)*8]))
