@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,7 +104,7 @@ func TestKilledUnderLoad(t *testing.T) {
 			errs := w.readers(readers)
 			d.kill()
 			more := w.readers(readers)
-			takeover := false
+			var takeover bool
 			if d, takeover = w.start(); !takeover {
 				t.Fatal("mounted anew")
 			}
@@ -125,7 +126,7 @@ func TestCloseLeavesMount(t *testing.T) {
 		for range 5 {
 			errs := w.readers(64) // some of them under the closing
 			d.end(unix.SIGTERM)
-			takeover := false
+			var takeover bool
 			if d, takeover = w.start(); !takeover {
 				t.Fatal("mounted anew")
 			}
@@ -251,6 +252,44 @@ func TestForeignInitRefused(t *testing.T) {
 		t.Fatal("the refusal has ended the mount")
 	}
 	w.finish(w.readers(8), 8)
+}
+
+// What ends the daemon's terminal session or cgroup leaves the keeper alone, and it
+// needs little memory.
+func TestKeeperStandsAlone(t *testing.T) {
+	w := newWorld(t, false)
+	w.start(detachEnv + "=1")
+	pid := w.pid(w.dial())
+	if sid, err := unix.Getsid(pid); err != nil || sid != pid {
+		t.Error("session of the keeper:", sid, err)
+	}
+	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(groups)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if f[2] != "/" && f[2] != "/dfsnapshotter-keeper" {
+			t.Error("in the daemon's cgroup", line)
+		}
+	}
+	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGPIPE} {
+		if err := unix.Kill(pid, sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if strings.HasPrefix(line, "RssAnon:") || strings.HasPrefix(line, "VmRSS:") || strings.HasPrefix(line, "VmLck:") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
+	if got := w.pid(w.dial()); got != pid {
+		t.Error("a terminal's signal killed the keeper")
+	}
 }
 
 func TestSessionInOneProcess(t *testing.T) {

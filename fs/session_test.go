@@ -35,6 +35,7 @@ const (
 	stuckEnv  = "SESSION_TEST_STUCK"
 	readerEnv = "SESSION_TEST_READER"
 	flatEnv   = "SESSION_TEST_FLAT"
+	detachEnv = "SESSION_TEST_DETACH"
 )
 
 func init() {
@@ -43,7 +44,9 @@ func init() {
 	case "":
 		return
 	case "keeper":
-		err := keeper.Run(context.Background(), keeper.Config{Socket: os.Getenv(socketEnv), Log: log})
+		err := keeper.Run(context.Background(), keeper.Config{
+			Socket: os.Getenv(socketEnv), Detach: os.Getenv(detachEnv) != "", Log: log,
+		})
 		fmt.Fprintln(os.Stderr, "keeper:", err)
 		os.Exit(3)
 	case "reader":

@@ -127,7 +127,7 @@ func (h *held) close() {
 	if h.relay != nil {
 		h.relay.close()
 	}
-	h.Session.Close()
+	h.Close()
 }
 
 func (s *server) close() {
