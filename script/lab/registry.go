@@ -57,8 +57,7 @@ http: {addr: "%s", secret: lab}
 	if err != nil {
 		return nil, err
 	}
-	if _, err := l.write(filepath.Join("certs.d", r.Host, "hosts.toml"), fmt.Sprintf(
-		"server = \"http://%s\"\n[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", r.Host, r.Host)); err != nil {
+	if err := l.AddHost(r.Host); err != nil {
 		return nil, err
 	}
 	r.argv = append(run, l.Tool("registry"), "serve", config)
@@ -80,6 +79,18 @@ func (r *Registry) Start(ctx context.Context) (err error) {
 		}
 		return resp.Body.Close()
 	})
+}
+
+// SetRate changes how fast the registry's link is.
+func (r *Registry) SetRate(rate string) error {
+	return command("tc -n " + strings.TrimSuffix(r.veth, "h") + " qdisc change dev eth0 root tbf rate " + rate + " burst 256kb latency 100ms")
+}
+
+// AddHost says how to speak plain HTTP to another registry of the test's own.
+func (l *Lab) AddHost(host string) error {
+	_, err := l.write(filepath.Join("certs.d", host, "hosts.toml"), fmt.Sprintf(
+		"server = \"http://%s\"\n[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", host, host))
+	return err
 }
 
 // Push puts an image into the registry and returns its full name.

@@ -1,0 +1,187 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/script/imagetest"
+	"github.com/dfsnapshotter/dfsnapshotter/script/lab"
+	"github.com/dfsnapshotter/dfsnapshotter/script/oracle/compare"
+)
+
+// TestKill kills the daemon twenty times under eight readers and a container
+// that read a layer which is not yet filled. Nobody notices.
+func TestKill(t *testing.T) {
+	for name, flags := range map[string][]string{"resend": nil, "relay": {"--relay"}} {
+		t.Run(name, func(t *testing.T) {
+			survive(t, flags, 20, func(n *node, _ int) error {
+				return errors.Join(n.d.Kill(), n.d.Start(n.ctx))
+			})
+		})
+	}
+}
+
+// TestKillKeeper kills the keeper while the daemon lives, and then the daemon,
+// which must find a new keeper to start from.
+func TestKillKeeper(t *testing.T) {
+	for name, flags := range map[string][]string{"resend": nil, "relay": {"--relay"}} {
+		t.Run(name, func(t *testing.T) {
+			survive(t, flags, 5, func(n *node, _ int) error {
+				old := n.d.Keepers()
+				for _, pid := range old {
+					if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+						return err
+					}
+				}
+				err := lab.Eventually(n.ctx, 20*time.Second, func() error {
+					if now := n.d.Keepers(); len(now) == 0 || now[0] == old[0] {
+						return fmt.Errorf("no new keeper: %v after %v", now, old)
+					}
+					return nil
+				})
+				return err
+			})
+		})
+	}
+}
+
+// TestUpgrade restarts the daemon in the orderly way.
+func TestUpgrade(t *testing.T) {
+	survive(t, nil, 5, func(n *node, _ int) error {
+		return errors.Join(n.d.Stop(), n.d.Start(n.ctx))
+	})
+}
+
+// survive does harm several times while readers and a container read a layer
+// that arrives slowly, and then checks that all of them read the right bytes and
+// that the layer is filled in the end.
+func survive(t *testing.T, flags []string, times int, harm func(n *node, i int) error) {
+	n := start(t, options{link: "200mbit", flags: flags})
+	tars := [][]byte{program(t), data(t, 1, "data", 64, 96<<20)}
+	ref := n.push(image(t, "/data", tars, imagetest.EStargz), "survive")
+	tree := extract(t, tars[1])
+	want := goprogOutput(t, tree+"/data")
+	n.must(n.reg.SetRate("20mbit"))
+	n.must(n.c.Pull(n.ctx, ns, ours, ref))
+	target := n.mounted(ours, ref)
+
+	// The readers are a process of their own: one that maps a file cannot start
+	// programs while a page of it is awaited, and this one must start daemons.
+	ctx, cancel := context.WithCancel(n.ctx)
+	defer cancel()
+	var out bytes.Buffer
+	readers := exec.CommandContext(ctx, bin+"/oracle", "-parallel", "8", "-time", "10m", tree+"/data", target+"/data")
+	readers.Cancel = func() error { return readers.Process.Signal(syscall.SIGINT) }
+	readers.Stdout, readers.Stderr = &out, &out
+	n.must(readers.Start())
+	container := make(chan error, 1)
+	go func() {
+		got, err := n.c.Run(n.ctx, ns, ours, ref, "reader")
+		if err == nil && strings.TrimSpace(got) != want {
+			err = fmt.Errorf("printed %q, want %q", got, want)
+		}
+		container <- err
+	}()
+
+	for i := range times {
+		before := n.filled()
+		n.must(lab.Eventually(n.ctx, time.Minute, func() error {
+			if after := n.filled(); after.chunks <= before.chunks && !after.complete {
+				return errors.New("nothing is filled")
+			}
+			return nil
+		}))
+		if i < times/2 && n.filled().complete {
+			t.Fatalf("the layer was complete before harm was done %d times", i)
+		}
+		n.must(harm(n, i))
+	}
+	n.must(n.reg.SetRate("1gbit"))
+	if err := <-container; err != nil {
+		t.Errorf("container: %v", err)
+	}
+	n.must(n.d.Complete(n.ctx, 2*time.Minute))
+	cancel()
+	if err := readers.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("readers: %v: %s", err, out.String())
+	}
+	t.Logf("readers: %s", out.String())
+	diff, stats, err := compare.Trees(n.ctx, tree+"/data", target+"/data", compare.Options{IgnoreDirNlink: true})
+	if err != nil || len(diff) > 0 || stats.Files != 64 {
+		t.Errorf("tree after all: %v, %v, %v", diff, stats, err)
+	}
+	n.runs(ref, "after", want)
+}
+
+type filled struct {
+	chunks   int
+	complete bool
+}
+
+// filled says how much of the image's large layer is there.
+func (n *node) filled() (f filled) {
+	n.Helper()
+	for _, l := range must(n.d.Layers(n.ctx))(n.T) {
+		if l.State == "complete" && l.Chunks > 64 || l.State == "filled" {
+			f.complete = true
+		}
+		f.chunks += l.Filled
+	}
+	return f
+}
+
+// TestRestartContainerd restarts containerd under a running container.
+func TestRestartContainerd(t *testing.T) {
+	n := start(t, options{link: "50mbit"})
+	tars := [][]byte{program(t), data(t, 1, "data", 20, 20<<20)}
+	ref := n.push(image(t, "/data", tars, imagetest.EStargz), "restart")
+	want := goprogOutput(t, extract(t, tars...)+"/data")
+	n.must(n.c.Pull(n.ctx, ns, ours, ref))
+	n.must(n.c.Kill())
+	n.must(n.c.Start(n.ctx))
+	n.runs(ref, "one", want)
+	n.must(n.c.Stop())
+	n.must(n.d.Kill())
+	n.must(n.d.Start(n.ctx))
+	n.must(n.c.Start(n.ctx))
+	n.runs(ref, "two", want)
+	n.must(n.c.Collect(n.ctx, ns, ref))
+	n.must(lab.Eventually(n.ctx, 10*time.Second, n.empty))
+}
+
+// TestKillDuringPull kills the daemon at many moments of a pull. The pull may
+// fail, the next one does not, and what it brings is right.
+func TestKillDuringPull(t *testing.T) {
+	n := start(t, options{link: "100mbit"})
+	tars := [][]byte{program(t), data(t, 1, "data/a", 20, 6<<20), data(t, 2, "data/b", 20, 6<<20)}
+	ref := n.push(image(t, "/data", tars, imagetest.Gzip, imagetest.Gzip, imagetest.EStargz), "pull")
+	want := goprogOutput(t, extract(t, tars...)+"/data")
+	failed := 0
+	for i := range 12 {
+		pulled := make(chan error, 1)
+		go func() { pulled <- n.c.Pull(n.ctx, ns, ours, ref) }()
+		after := time.NewTimer(time.Duration(i) * 100 * time.Millisecond)
+		select {
+		case <-after.C:
+		case err := <-pulled:
+			pulled <- err
+		}
+		n.must(n.d.Kill())
+		n.must(n.d.Start(n.ctx))
+		if err := <-pulled; err != nil {
+			failed++
+		}
+		n.must(n.c.Pull(n.ctx, ns, ours, ref))
+		n.runs(ref, fmt.Sprint("c", i), want)
+		n.must(n.c.Collect(n.ctx, ns, ref))
+		n.must(lab.Eventually(n.ctx, 10*time.Second, n.empty))
+	}
+	t.Logf("%d of 12 pulls failed", failed)
+}
