@@ -182,9 +182,17 @@ func (c *content) remember(s *stretch) {
 }
 
 // discard forgets bytes that a caller found to be wrong, and thinks less of
-// who gave them.
+// who gave them. Requests for more of them are ended first: what they still
+// bring is as wrong.
 func (c *content) discard(off, n int64) error {
 	c.mu.Lock()
+	var ended []*fetch
+	for _, f := range c.fetches {
+		if f.pos < off+n && off < f.end {
+			f.cancel(errShared) // its readers ask again
+			ended = append(ended, f)
+		}
+	}
 	blamed := map[place]bool{}
 	for _, s := range c.given {
 		if s.off < off+n && off < s.end {
@@ -195,6 +203,9 @@ func (c *content) discard(off, n int64) error {
 		c.bad[p]++
 	}
 	c.mu.Unlock()
+	for _, f := range ended {
+		<-f.done
+	}
 	c.f.memory.drop(c, off, off+n)
 	return c.stored.Discard(off, n)
 }

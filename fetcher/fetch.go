@@ -26,6 +26,7 @@ type fetch struct {
 	ctx    context.Context // the fetch's own life
 	cancel context.CancelCauseFunc
 	kick   chan struct{} // the priority was raised
+	done   chan struct{} // closed when it has ended
 
 	// guarded by c.mu
 	pos, end int64
@@ -66,6 +67,7 @@ func (f *fetch) takes(n int64) time.Duration {
 }
 
 func (f *fetch) run() {
+	defer close(f.done)
 	err := f.bring()
 	c := f.c
 	if err != nil {

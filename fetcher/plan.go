@@ -171,7 +171,7 @@ func (c *content) order(part store.Range, r *reader) {
 
 // launch starts a fetch of [off, end).
 func (c *content) launch(off, end int64, p Priority) *fetch {
-	f := &fetch{c: c, pos: off, end: end, prio: p, kick: make(chan struct{}, 1)}
+	f := &fetch{c: c, pos: off, end: end, prio: p, kick: make(chan struct{}, 1), done: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancelCause(c.f.ctx)
 	if !c.f.start(f.run) {
 		f.cancel(ErrClosed)
