@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -74,11 +76,9 @@ func survive(t *testing.T, flags []string, times int, harm func(n *node, i int) 
 
 	// The readers are a process of their own: one that maps a file cannot start
 	// programs while a page of it is awaited, and this one must start daemons.
-	ctx, cancel := context.WithCancel(n.ctx)
-	defer cancel()
 	var out bytes.Buffer
-	readers := exec.CommandContext(ctx, bin+"/oracle", "-parallel", "8", "-time", "10m", tree+"/data", target+"/data")
-	readers.Cancel = func() error { return readers.Process.Signal(syscall.SIGINT) }
+	readers := exec.CommandContext(n.ctx, must(os.Executable())(t))
+	readers.Env = append(os.Environ(), "E2E_READERS="+tree+"/data:"+target+"/data")
 	readers.Stdout, readers.Stderr = &out, &out
 	n.must(readers.Start())
 	container := make(chan error, 1)
@@ -108,8 +108,8 @@ func survive(t *testing.T, flags []string, times int, harm func(n *node, i int) 
 		t.Errorf("container: %v", err)
 	}
 	n.must(n.d.Complete(n.ctx, 2*time.Minute))
-	cancel()
-	if err := readers.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+	n.must(readers.Process.Signal(syscall.SIGTERM))
+	if err := readers.Wait(); err != nil {
 		t.Errorf("readers: %v: %s", err, out.String())
 	}
 	t.Logf("readers: %s", out.String())
@@ -118,6 +118,20 @@ func survive(t *testing.T, flags []string, times int, harm func(n *node, i int) 
 		t.Errorf("tree after all: %v, %v, %v", diff, stats, err)
 	}
 	n.runs(ref, "after", want)
+}
+
+// read is what the process of readers does: eight of them compare the trees named
+// by pair until the process is told to end.
+func read(pair string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	a, b, _ := strings.Cut(pair, ":")
+	ops, diff, err := compare.Readers(ctx, a, b, compare.Load{Readers: 8, Seed: 1})
+	fmt.Printf("%d operations\n", ops)
+	if diff != nil {
+		err = errors.Join(err, errors.New(diff.String()))
+	}
+	return err
 }
 
 type filled struct {

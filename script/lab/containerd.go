@@ -65,7 +65,7 @@ func (l *Lab) Containerd(ctx context.Context, cfg ContainerdConfig) (*Containerd
 
 // Start starts containerd again after it was stopped or killed.
 func (c *Containerd) Start(ctx context.Context) (err error) {
-	env := []string{"PATH=" + c.bin + ":" + os.Getenv("PATH")}
+	env := []string{"PATH=" + c.bin + ":" + c.lab.Tool("") + ":" + os.Getenv("PATH")}
 	if c.Process, err = c.lab.Start(filepath.Base(filepath.Dir(c.Socket)), env, c.argv...); err != nil {
 		return err
 	}

@@ -58,7 +58,12 @@ func Open(root string) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{Root: root, Dir: dir, Log: io.Discard}
-	if l.lock, err = lock(dir); err != nil {
+	// The root of a pod with a user namespace must get through to its rootfs.
+	err = os.Chmod(dir, 0o711)
+	if err == nil {
+		l.lock, err = lock(dir)
+	}
+	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	openMu.Lock()
