@@ -206,6 +206,11 @@ func (c *content) discard(off, n int64) error {
 	for _, f := range ended {
 		<-f.done
 	}
+	for p := range blamed {
+		if b, ok := c.f.source(p).(blamer); ok {
+			b.Blame(Ref{Digest: c.digest, Size: c.size, Repo: p.repo})
+		}
+	}
 	c.f.memory.drop(c, off, off+n)
 	return c.stored.Discard(off, n)
 }

@@ -54,6 +54,11 @@ type Source interface {
 	Open(ctx context.Context, ref Ref, off, n int64) (*Body, error)
 }
 
+// blamer is a Source that does something about wrong bytes of ref.
+type blamer interface {
+	Blame(ref Ref)
+}
+
 // Documents gives small documents; *origin.Client does.
 type Documents interface {
 	Document(ctx context.Context, repo origin.Repo, d digest.Digest, manifest bool, limit int64) ([]byte, string, error)
@@ -65,6 +70,9 @@ func Origin(c *origin.Client) Source { return registry{c} }
 type registry struct{ client *origin.Client }
 
 func (registry) Name() string { return "origin" }
+
+// Blame makes the registry's own server be asked before its mirrors.
+func (r registry) Blame(ref Ref) { r.client.Blame(ref.Repo, ref.Digest) }
 
 func (r registry) Open(ctx context.Context, ref Ref, off, n int64) (*Body, error) {
 	b, err := r.client.Blob(ctx, ref.Repo, ref.Digest, off, n)

@@ -276,8 +276,13 @@ func (l *Layer) download(ctx context.Context, path string, prio fetcher.Priority
 	}
 	defer func() { _ = r.Close() }()
 	info, err := index.Build(ctx, path, r, index.Options{Blob: l.rec.Blob, Size: l.rec.Size, DiffID: l.rec.DiffID, Sink: w})
-	if errors.Is(err, index.ErrDigest) || errors.Is(err, index.ErrCorrupt) {
+	switch {
+	case errors.Is(err, index.ErrDigest), errors.Is(err, index.ErrCorrupt):
 		err = errors.Join(err, blob.Discard(0, l.rec.Size))
+	case err == nil && len(blob.Missing(0, l.rec.Size)) == 0:
+		if err := blob.MarkVerified(); err != nil {
+			l.log().Debug("blob is not marked as verified", "err", err)
+		}
 	}
 	return info, err
 }

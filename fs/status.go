@@ -166,8 +166,13 @@ func (l *Layer) hurry() error {
 
 // Owner returns the owner of the layer's root directory.
 func (l *Layer) Owner() (uid, gid uint32) {
+	if !l.hold() {
+		return 0, 0
+	}
+	defer l.release()
 	in, _ := l.index.Inode(rootIno)
-	return in.UID, in.GID
+	a := l.nodeAttr(in)
+	return a.uid, a.gid
 }
 
 // IDs returns the slots of all layers.

@@ -4,10 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
-	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
 	"github.com/dfsnapshotter/dfsnapshotter/snapshot"
 )
@@ -70,10 +67,3 @@ func (s layers) Layer(id uint32) (snapshot.Layer, bool) {
 func (s layers) List() []uint32 { return s.fs.IDs() }
 
 func (s layers) Remove(ctx context.Context, id uint32) error { return s.fs.Remove(ctx, id) }
-
-// images reads manifests and configs.
-type images struct{ fetcher *fetcher.Fetcher }
-
-func (i images) Document(ctx context.Context, repo origin.Repo, d digest.Digest, manifest bool) ([]byte, string, error) {
-	return i.fetcher.Document(ctx, repo, d, manifest)
-}

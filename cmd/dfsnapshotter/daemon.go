@@ -89,7 +89,7 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 		return err
 	}
 	n.sn, err = snapshot.New(snapshot.Config{
-		Root: c.Root, Layers: layers{n.fs}, Images: images{n.fetcher}, Log: n.log, Registerer: n.reg,
+		Root: c.Root, Layers: layers{n.fs}, Images: n.fetcher, Log: n.log, Registerer: n.reg,
 	})
 	if err != nil {
 		return err
