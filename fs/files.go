@@ -2,6 +2,7 @@ package fs
 
 import (
 	"container/list"
+	"errors"
 	"os"
 	"strconv"
 	"sync"
@@ -122,7 +123,7 @@ func (l *Layer) openBacking(ino uint32, write bool) (*os.File, error) {
 	name := strconv.FormatUint(uint64(ino), 16)
 	fd, err := unix.Openat(l.data, name, flags, 0o600)
 	if err != nil {
-		if err == unix.ENOENT && l.index != nil { // perhaps completed between the two looks
+		if errors.Is(err, unix.ENOENT) && l.index != nil { // perhaps completed between the two looks
 			if f, err := openBeneath(l.tree, l.index.Path(ino)); err == nil {
 				return f, nil
 			}

@@ -210,8 +210,7 @@ func (n *node) serve(ctx context.Context) error {
 	n.log.Info("stopping; the keeper holds the mounts")
 	n.debug.setReady(false)
 	stopServer(server)
-	<-failed
-	return nil
+	return <-failed // nil: it was stopped
 }
 
 // stopServer lets calls under way end, for a while: containerd repeats them.
