@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestSample holds the README's sample equal to what `config default` prints,
+// and what that prints to DefaultConfig.
+func TestSample(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile("(?s)\n```toml\n(# Layers, .*?)```\n").FindSubmatch(readme)
+	if m == nil {
+		t.Fatal("README.md holds no sample of the configuration")
+	}
+	var printed bytes.Buffer
+	cmd := newCommand()
+	cmd.SetOut(&printed)
+	cmd.SetArgs([]string{"config", "default"})
+	if err := cmd.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.TrimSpace(printed.String()), strings.TrimSpace(string(m[1]))); diff != "" {
+		t.Errorf("the README's sample is not what `dfsnapshotter config default` prints (-printed +README):\n%s", diff)
+	}
+	got, err := LoadConfig(write(t, string(m[1])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(DefaultConfig(), got); diff != "" {
+		t.Errorf("the sample is not the defaults (-default +sample):\n%s", diff)
+	}
+}
+
+func TestLoadConfig(t *testing.T) {
+	t.Parallel()
+	changed := DefaultConfig()
+	changed.Root, changed.Relay, changed.Cache.Max, changed.Debug.Listen = "/data/df", true, "5GiB", ""
+	for name, c := range map[string]struct {
+		text string
+		want Config
+	}{
+		"empty":         {"", DefaultConfig()},
+		"over defaults": {"root = '/data/df'\nrelay = true\n[cache]\nmax = '5GiB'\n[debug]\nlisten = ''\n", changed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := LoadConfig(write(t, c.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestLoadConfigErrors(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		text string
+		want []string // parts of the message, all of them
+	}{
+		"unknown key":        {"root = '/r'\nroots = '/x'\n", []string{`:2: unknown key "roots"`, "config default"}},
+		"unknown in section": {"[cache]\nmax = '1GiB'\nmin = '1B'\n", []string{`:3: unknown key "cache.min"`}},
+		"unknown section":    {"[peer]\nlisten = ':1'\n", []string{`unknown key "peer`}},
+		"two unknown keys":   {"a = 1\nb = 2\n", []string{`:1: unknown key "a"`, `:2: unknown key "b"`}},
+		"syntax":             {"root = \n", []string{":1:"}},
+		"wrong type":         {"relay = 'yes'\n", []string{":1:", "Relay of type bool"}},
+		"relative root":      {"root = 'r'\n", []string{`root: "r" is not an absolute path`}},
+		"colon in root":      {"root = '/a:b'\n", []string{"root:", "overlayfs"}},
+		"comma in root":      {"root = '/a,b'\n", []string{"root:", "overlayfs"}},
+		"relative address":   {"address = 'a.sock'\n", []string{`address: "a.sock" is not an absolute path`}},
+		"long address":       {"address = '/" + strings.Repeat("x", 100) + "/a.sock'\n", []string{"address:", "too long"}},
+		"size":               {"[cache]\nmax = '50 gigs'\n", []string{"cache.max:", "50GiB"}},
+		"listen":             {"[debug]\nlisten = '65004'\n", []string{"debug.listen:", "host:port"}},
+		"proxy":              {"[registry]\nproxy = 'proxy:3128'\n", []string{"registry.proxy:", "http://proxy:3128"}},
+		"plugins' folder":    {"[registry]\ncredential_provider_config = '/c'\n", []string{"credential_provider_bin_dir"}},
+		"all at once": {
+			"root = 'r'\naddress = 'a'\n[cache]\nmax = 'x'\n[debug]\nlisten = 'y'\n[registry]\nproxy = 'z'\ncredential_provider_bin_dir = '/b'\n",
+			[]string{"root:", "address:", "cache.max:", "debug.listen:", "registry.proxy:", "credential_provider_config"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := write(t, c.text)
+			_, err := LoadConfig(path)
+			if err == nil {
+				t.Fatal("it was accepted")
+			}
+			for _, part := range append(c.want, path) {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q does not say %q", err, part)
+				}
+			}
+		})
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	t.Parallel()
+	type result struct {
+		N  int64
+		OK bool
+	}
+	want := map[string]result{
+		"0B":                      {0, true},
+		"512B":                    {512, true},
+		"64KiB":                   {64 << 10, true},
+		"64 MiB":                  {64 << 20, true},
+		"50GiB":                   {50 << 30, true},
+		"2TiB":                    {2 << 40, true},
+		"":                        {},
+		"50":                      {},
+		"50GB":                    {},
+		"1.5GiB":                  {},
+		"-1GiB":                   {},
+		"GiB":                     {},
+		"9223372036854775807B":    {},
+		"99999999TiB":             {},
+		"99999999999999999999GiB": {},
+	}
+	got := map[string]result{}
+	for s := range want {
+		n, err := parseSize(s)
+		got[s] = result{n, err == nil}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestCheck runs the command that people check their file with.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	good, bad := write(t, "relay = true\n"), write(t, "rely = true\n")
+	var out bytes.Buffer
+	cmd := newCommand()
+	cmd.SetOut(&out)
+	cmd.SetArgs([]string{"config", "check", good})
+	if err := cmd.Execute(); err != nil || out.String() != good+": ok\n" {
+		t.Errorf("check of a good file printed %q, %v", out.String(), err)
+	}
+	cmd = newCommand()
+	cmd.SetArgs([]string{"config", "check", "--config", bad})
+	if err := cmd.Execute(); err == nil {
+		t.Error("check of a bad file found nothing")
+	}
+}
+
+func write(t *testing.T, text string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "dfsnapshotter.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
