@@ -149,14 +149,9 @@ func (l *Layer) board(chunk, last int, prio fetcher.Priority) (*flight, error) {
 	if f := l.flights[e.First]; f != nil && f.joinable(chunk, prio) {
 		return f, nil
 	}
-	run := e
-	for run.Last < last {
-		n := l.extent(run.Last + 1)
-		joined := run.Join(n)
-		if joined.Len > maxRun || l.flights[n.First] != nil || l.filled.hasAll(n.First, n.Last) {
-			break
-		}
-		run = joined
+	run := l.reach(e, last, maxRun)
+	if prio == fetcher.OnDemand {
+		run = l.reach(run, l.filled.n-1, run.Len+l.neighbours.grow(run))
 	}
 	f := newFlight(run, prio)
 	if !l.fs.start(func() { l.fly(l.ctx, f) }) {
@@ -168,6 +163,21 @@ func (l *Layer) board(chunk, last int, prio fetcher.Priority) (*flight, error) {
 		c = n.Last + 1
 	}
 	return f, nil
+}
+
+// reach extends run by the extents behind it, as far as the one of chunk last,
+// while they are missing and it does not exceed room blob bytes. The caller
+// holds mu.
+func (l *Layer) reach(run index.Extent, last int, room int64) index.Extent {
+	for run.Last < last {
+		n := l.extent(run.Last + 1)
+		joined := run.Join(n)
+		if joined.Len > room || l.flights[n.First] != nil || l.filled.hasAll(n.First, n.Last) {
+			break
+		}
+		run = joined
+	}
+	return run
 }
 
 // fly runs one flight.

@@ -54,13 +54,14 @@ type Layer struct {
 
 	finalizing sync.Mutex // held while the tree is built, before mu
 
-	mu      sync.Mutex // guards the fields below
-	rec     record
-	attrs   map[uint32]implied // rec.Implied by inode
-	blob    *fetcher.Blob      // nil until first needed
-	flights map[int]*flight    // by the first chunk of each extent
-	streams streams
-	failure error // why filling stopped, until the next try
+	mu         sync.Mutex // guards the fields below
+	rec        record
+	attrs      map[uint32]implied // rec.Implied by inode
+	blob       *fetcher.Blob      // nil until first needed
+	flights    map[int]*flight    // by the first chunk of each extent
+	streams    streams
+	neighbours neighbours
+	failure    error // why filling stopped, until the next try
 }
 
 // ErrRefused is returned for a layer that was found not to be what its image
@@ -140,7 +141,7 @@ func (f *FS) newLayer(id uint32) *Layer {
 		id: id, fs: f, data: -1, ctx: ctx, cancel: cancel,
 		dir:     filepath.Join(f.root, "layers", n),
 		tree:    filepath.Join(f.root, "l", n),
-		flights: map[int]*flight{},
+		flights: map[int]*flight{}, neighbours: neighbours{},
 	}
 }
 

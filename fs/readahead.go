@@ -81,3 +81,28 @@ func (l *Layer) readAhead(node index.Inode, off, n int64) {
 		}
 	})
 }
+
+const (
+	regionSize = 1 << 20   // of the blob, in bytes
+	smallRun   = 256 << 10 // longer runs are not extended: a round trip costs less than more of them
+	minGrow    = 32 << 10
+	maxGrow    = 512 << 10
+)
+
+// neighbours counts the bytes of each region of a blob that readers had to wait
+// for. Programs read many small files that lie close together, in an order of
+// their own, and each is a round trip. So each wait brings with it as much of
+// what lies behind as its region has been asked for before: few round trips,
+// and never much more than twice the bytes.
+type neighbours map[int64]int64
+
+// grow returns how many bytes to fetch behind run.
+func (n neighbours) grow(run index.Extent) int64 {
+	if run.Len > smallRun {
+		return 0
+	}
+	region := run.Off / regionSize
+	asked := n[region]
+	n[region] += run.Len + minGrow
+	return min(max(asked, minGrow), maxGrow)
+}

@@ -1,6 +1,10 @@
 package fs
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+)
 
 func TestStreams(t *testing.T) {
 	const k, m = 1 << 10, 1 << 20
@@ -80,4 +84,26 @@ func replace(format, s string) string {
 		}
 	}
 	return format
+}
+
+func TestNeighbours(t *testing.T) {
+	n := neighbours{}
+	small := index.Extent{Off: 10 << 20, Len: 8 << 10}
+	var fetched int64
+	for range 20 {
+		g := n.grow(small)
+		if g < minGrow || g > maxGrow {
+			t.Fatalf("grows by %d", g)
+		}
+		if asked := n[10]; fetched+small.Len > 3*asked {
+			t.Fatalf("%d bytes fetched for %d asked", fetched, asked)
+		}
+		fetched += small.Len + g
+	}
+	if g := n.grow(index.Extent{Off: 10 << 20, Len: 1 << 20}); g != 0 {
+		t.Errorf("a long run grows by %d", g)
+	}
+	if g := n.grow(index.Extent{Off: 50 << 20, Len: 8 << 10}); g != minGrow {
+		t.Errorf("a first wait grows by %d", g)
+	}
 }
