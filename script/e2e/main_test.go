@@ -90,10 +90,11 @@ func missing() string {
 type node struct {
 	*lab.Lab
 	*testing.T
-	ctx context.Context
-	reg *lab.Registry
-	c   *lab.Containerd
-	d   *lab.Daemon
+	ctx   context.Context
+	reg   *lab.Registry
+	c     *lab.Containerd
+	d     *lab.Daemon
+	began time.Time
 }
 
 type options struct {
@@ -112,7 +113,7 @@ func start(t *testing.T, o options) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{Lab: l, T: t, ctx: t.Context()}
+	n := &node{Lab: l, T: t, ctx: t.Context(), began: time.Now()}
 	t.Cleanup(func() {
 		if t.Failed() {
 			for name, size := range map[string]int{"df": 6000, "c": 1500, "c16": 1500} {

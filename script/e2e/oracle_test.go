@@ -1,0 +1,132 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
+	"github.com/dfsnapshotter/dfsnapshotter/script/imagetest"
+	"github.com/dfsnapshotter/dfsnapshotter/script/oracle/compare"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// TestOracle compares real images, as overlayfs has them, with ours: lazily,
+// filled but still through FUSE, and complete. Without E2E_ALL=1 the large ones
+// are compared in one form each, so that CI ends in time.
+func TestOracle(t *testing.T) {
+	forms := map[string][]imagetest.Form{
+		"python":   imagetest.Forms,
+		"nginx":    {imagetest.EStargz},
+		"node":     {imagetest.ZstdChunked},
+		"openjdk":  {imagetest.Zstd},
+		"postgres": {imagetest.Gzip},
+		"gcc":      {imagetest.EStargz},
+	}
+	n := start(t, options{})
+	for _, name := range imagetest.Names() {
+		if os.Getenv("E2E_ALL") != "" {
+			forms[name] = imagetest.Forms
+		}
+		for _, form := range forms[name] {
+			t.Run(name+" "+string(form), func(t *testing.T) {
+				n.scope(t).compare(must(imagetest.Debian(n.ctx, root, name, form))(t), name, "ready")
+			})
+		}
+	}
+}
+
+// TestOracleNasty compares an image of all that tar can say.
+func TestOracleNasty(t *testing.T) {
+	n := start(t, options{})
+	below := indextest.Tar(indextest.Dir("tmp").Mode(0o1777), indextest.Dir("home/user").Owner(1000, 1000), indextest.File("home/user/old", []byte("old")))
+	layers := map[string][]indextest.Layer{
+		"nasty":      indextest.All(indextest.Tar(indextest.Nasty()...)),
+		"unholdable": indextest.Plain(indextest.Tar(indextest.Unholdable()...)),
+		"many":       indextest.All(indextest.Tar(indextest.Many(10000)...)),
+	}
+	for what, forms := range layers {
+		for _, l := range forms {
+			t.Run(what+" "+l.Name, func(t *testing.T) {
+				bottom := must(imagetest.Pack(below, imagetest.Gzip))(t)
+				top := imagetest.Blob{Descriptor: l.Descriptor(), DiffID: l.DiffID, Data: l.Blob}
+				n.scope(t).compare(must(imagetest.Assemble(ocispec.ImageConfig{}, []imagetest.Blob{bottom, top}))(t), "nasty", "")
+			})
+		}
+	}
+}
+
+// scope returns n for a subtest.
+func (n *node) scope(t *testing.T) *node {
+	scoped := *n
+	scoped.T, scoped.ctx = t, t.Context()
+	return &scoped
+}
+
+// compare finds no difference between an image by overlayfs and by us. The
+// image's command prints output, if that is not empty.
+func (n *node) compare(img *imagetest.Image, name, output string) {
+	ref := n.push(img, name)
+	n.must(n.c.Pull(n.ctx, ns, overlayfs, ref))
+	plain := n.mounted(overlayfs, ref)
+	pull := func() string {
+		n.must(n.c.Pull(n.ctx, ns, ours, ref))
+		return n.mounted(ours, ref)
+	}
+	first := pull()
+	n.same("first", plain, first)
+	n.must(n.d.Complete(n.ctx, 2*time.Minute))
+	n.same("filled", plain, first)
+	complete := n.mounted(ours, ref)
+	if line := mountLine(n.T, complete); throughFUSE(line) {
+		n.Errorf("a complete image is mounted through FUSE: %s", line)
+	}
+	n.same("complete", plain, complete)
+	n.forget(ref, first, complete)
+	// The second time plain layers are lazy, too, because their index is there.
+	again := pull()
+	n.same("again", plain, again)
+	if output != "" {
+		out, err := n.c.Run(n.ctx, ns, ours, ref, "c"+filepath.Base(again))
+		if err != nil || len(out) < len(output) || out[len(out)-len(output)-1:] != output+"\n" {
+			n.Errorf("container printed %q: %v", out, err)
+		}
+	}
+	n.must(n.c.Unmount(n.ctx, ns, ours, again))
+	n.must(n.c.Collect(n.ctx, ns, ref))
+	n.must(n.c.Unmount(n.ctx, ns, overlayfs, plain))
+}
+
+// forget unmounts and removes an image, and what the daemon has of its bytes,
+// but not the indexes.
+func (n *node) forget(ref string, mounts ...string) {
+	n.Helper()
+	for _, m := range mounts {
+		n.must(n.c.Unmount(n.ctx, ns, ours, m))
+	}
+	n.must(n.c.Collect(n.ctx, ns, ref))
+	n.must(n.d.Reset(n.ctx, "index"))
+}
+
+func (n *node) same(when, plain, mine string) {
+	n.Helper()
+	diff, stats, err := compare.Trees(n.ctx, plain, mine, compare.Options{IgnoreDirNlink: true})
+	if err != nil || stats.Files == 0 {
+		n.Fatalf("%s: %d files compared: %v", when, stats.Files, err)
+	}
+	diff = slices.DeleteFunc(diff, func(d compare.Difference) bool {
+		// Folders that a layer only implies have no time in the image: containerd
+		// leaves them with that of unpacking.
+		at, err := time.Parse(time.RFC3339Nano, d.A)
+		return d.What == "mtime" && err == nil && at.After(n.began)
+	})
+	for i, d := range diff {
+		if i == 20 {
+			n.Fatalf("%s: and %d more", when, len(diff)-i)
+		}
+		n.Errorf("%s: %v", when, d)
+	}
+}
