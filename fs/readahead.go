@@ -92,8 +92,8 @@ const (
 // neighbours counts the bytes of each region of a blob that readers had to wait
 // for. Programs read many small files that lie close together, in an order of
 // their own, and each is a round trip. So each wait brings with it as much of
-// what lies behind as its region has been asked for before: few round trips,
-// and never much more than twice the bytes.
+// what lies behind as its region has been waited for before: where one file is
+// read little is added, where many are the region soon is there.
 type neighbours map[int64]int64
 
 // grow returns how many bytes to fetch behind run.
