@@ -13,6 +13,6 @@
 // with ENOSYS, after which the kernel never asks again: overlayfs asks several
 // times per inode.
 //
-// Lock order: FS.mu, then Layer.mu, then flight.mu. None is held during I/O on
+// Lock order: FS.mu, then Layer.mu, then flight.mu or FS.gate. None is held during I/O on
 // the network.
 package fs

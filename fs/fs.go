@@ -50,8 +50,10 @@ type FS struct {
 	cancel context.CancelCauseFunc
 	group  errgroup.Group
 
-	mu     sync.RWMutex // guards the fields below
+	gate   sync.RWMutex // guards closed; nothing else is locked under it
 	closed bool
+
+	mu     sync.RWMutex // guards the fields below
 	layers map[uint32]*Layer
 	next   uint32 // the next slot
 	limit  uint32 // slots below it are on disk as used
@@ -119,17 +121,13 @@ func (f *FS) mount(ctx context.Context, c Config) error {
 }
 
 // Close stops serving after what is under way, and leaves the mounts to the
-// keeper for the next process.
+// keeper for the next process. New work is refused only after the sessions have
+// ended: a reader that is still served must not be failed.
 func (f *FS) Close() error {
-	f.mu.Lock()
+	err := f.closeSessions()
+	f.gate.Lock()
 	f.closed = true
-	f.mu.Unlock()
-	var err error
-	for _, s := range f.sessions {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		err = errors.Join(err, s.Close(ctx))
-		cancel()
-	}
+	f.gate.Unlock()
 	f.cancel(errClosed)
 	err = errors.Join(err, f.group.Wait())
 	serr := syncFS(f.root)
@@ -138,6 +136,21 @@ func (f *FS) Close() error {
 	}
 	f.files.forget(0)
 	return errors.Join(err, serr)
+}
+
+// closeSessions ends all sessions at once: what one waits for delays no other.
+func (f *FS) closeSessions() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	// By then what is not answered is cut off and comes again: let it go.
+	defer time.AfterFunc(defaultDrain+time.Second, func() { f.cancel(errClosed) }).Stop()
+	errs := make([]error, len(f.sessions))
+	var g sync.WaitGroup
+	for i, s := range f.sessions {
+		g.Go(func() { errs[i] = s.Close(ctx) })
+	}
+	g.Wait()
+	return errors.Join(errs...)
 }
 
 // Unmount ends the mounts. Containers that read from them lose their files.
@@ -151,8 +164,8 @@ func (f *FS) Unmount() error {
 
 // start runs fn as one of the FS's goroutines, unless that is closed.
 func (f *FS) start(fn func()) bool {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
+	f.gate.RLock()
+	defer f.gate.RUnlock()
 	if f.closed {
 		return false
 	}

@@ -51,15 +51,15 @@ func (f *FS) Resolve(ctx context.Context, w Want) (*Layer, error) {
 		return l, l.usable()
 	}
 	r := f.work[key]
-	if r == nil && !f.closed {
+	if r == nil {
 		r = &resolution{done: make(chan struct{})}
+		if !f.start(func() { f.resolve(key, w, r) }) {
+			f.mu.Unlock()
+			return nil, errClosed
+		}
 		f.work[key] = r
-		f.group.Go(func() error { f.resolve(key, w, r); return nil })
 	}
 	f.mu.Unlock()
-	if r == nil {
-		return nil, errClosed
-	}
 	select {
 	case <-r.done:
 		return r.layer, r.err
