@@ -37,13 +37,13 @@ func (f *FS) background() {
 	for f.ctx.Err() == nil {
 		pause := time.Hour
 		for _, l := range f.unfinished() {
-			err := l.fill(f.ctx)
-			if err == nil || errors.Is(err, errRemoved) || f.ctx.Err() != nil {
-				continue
-			}
+			err := l.fill(l.ctx) // not f.ctx: a removal waits until the layer is let go
 			l.mu.Lock()
 			l.failure = err
 			l.mu.Unlock()
+			if err == nil || errors.Is(err, errRemoved) || l.ctx.Err() != nil {
+				continue
+			}
 			pause = retryAfter
 			if !errors.Is(err, errLowSpace) {
 				l.log().Warn("filling stopped; trying again later", "err", err)

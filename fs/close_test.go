@@ -68,3 +68,36 @@ func TestReadWhileClosing(t *testing.T) {
 		}
 	}
 }
+
+// TestFailedUnpack: what a failed unpacking has written is not kept by open
+// descriptors.
+func TestFailedUnpack(t *testing.T) {
+	e := newEnv(t, nil)
+	form := indextest.Gzip(big(32), indextest.GzipOptions{})
+	w := e.want(form)
+	w.DiffID = indextest.Gzip(big(33), indextest.GzipOptions{}).DiffID
+	if _, err := e.fs.Resolve(t.Context(), w); err == nil {
+		t.Fatal("a layer of another diffID is accepted")
+	}
+	if n := len(e.fs.files.m); n != 0 {
+		t.Errorf("%d deleted files are open", n)
+	}
+}
+
+// TestIndexLost: a layer with a record whose index is gone is reported, and its
+// tree is left alone.
+func TestIndexLost(t *testing.T) {
+	e := newEnv(t, nil)
+	l := e.layer(e.want(indextest.Gzip(big(34), indextest.GzipOptions{})))
+	if err := l.hurry(); err != nil {
+		t.Fatal(err)
+	}
+	e.close()
+	if err := os.Remove(filepath.Join(l.dir, "index")); err != nil {
+		t.Fatal(err)
+	}
+	e.open()
+	if _, err := os.Stat(filepath.Join(l.tree, "data/text")); err != nil {
+		t.Errorf("the tree that containers use is gone: %v", err)
+	}
+}

@@ -107,6 +107,9 @@ func (l *Layer) ensureChunks(ctx context.Context, first, last int, prio fetcher.
 	}
 	for _, w := range waits {
 		if err := w.f.await(ctx, w.chunk); err != nil {
+			if l.complete.Load() || l.filled.hasAll(first, last) {
+				return nil // it failed after these, or another brought them
+			}
 			return err
 		}
 	}

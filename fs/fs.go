@@ -248,9 +248,8 @@ func (f *FS) loadLayers() error {
 		f.next = max(f.next, uint32(id)+1) // "next" may be lost with a crash
 		l := f.newLayer(uint32(id))
 		switch err := l.load(); {
-		case errors.Is(err, os.ErrNotExist):
-			err = os.RemoveAll(l.dir)
-			if err != nil {
+		case errors.Is(err, errNoRecord):
+			if err := os.RemoveAll(l.dir); err != nil {
 				return err
 			}
 		case err != nil:

@@ -187,9 +187,16 @@ func (l *Layer) extent(chunk int) index.Extent {
 	return l.index.Extent(chunk)
 }
 
+// errNoRecord says that a folder is of a layer that never came to be, or is
+// being removed.
+var errNoRecord = errors.New("no layer.json")
+
 // load reads the layer that an earlier process left in its folder.
 func (l *Layer) load() error {
 	b, err := os.ReadFile(filepath.Join(l.dir, "layer.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return errNoRecord
+	}
 	if err != nil {
 		return err
 	}

@@ -117,7 +117,7 @@ func (f *FS) clone(l *Layer, want []implied) (*Layer, error) {
 		err = c.save()
 	}
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(c.dir))
+		return nil, errors.Join(err, c.close(false), os.RemoveAll(c.dir))
 	}
 	f.add(c)
 	return c, nil
@@ -180,7 +180,7 @@ func (i *implied) addXattr(name string, value []byte) {
 	if i.Xattrs == nil {
 		i.Xattrs = map[string][]byte{}
 	}
-	i.Xattrs[name] = bytes.Clone(value)
+	i.Xattrs[strings.Clone(name)] = bytes.Clone(value) // both are of a mapping that may go before i
 }
 
 const maxLinks = 40 // as the kernel's

@@ -121,3 +121,19 @@ func TestSessionRoot(t *testing.T) {
 		t.Errorf("root lists %v: %v", list, err)
 	}
 }
+
+// TestInheritedXattr: what a layer inherits from one below outlives that.
+func TestInheritedXattr(t *testing.T) {
+	e := newEnv(t, nil)
+	base, _ := lowers()
+	b := e.layer(e.want(indextest.Gzip(base, indextest.GzipOptions{})))
+	l := e.layer(e.want(indextest.Gzip(top(), indextest.GzipOptions{})), Below{Layer: b})
+	if err := e.fs.Remove(t.Context(), b.ID()); err != nil {
+		t.Fatal(err)
+	}
+	names := make([]byte, 64)
+	n, err := unix.Listxattr(filepath.Join(e.path(l, AnyForm), "home/user"), names)
+	if err != nil || string(names[:n]) != "user.note\x00" {
+		t.Errorf("inherited xattrs are %q: %v", names[:max(n, 0)], err)
+	}
+}

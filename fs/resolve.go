@@ -114,7 +114,9 @@ func (f *FS) build(w Want) (how string, l *Layer, err error) {
 	l = f.newLayer(id)
 	l.rec = record{Blob: w.Desc.Digest, Size: w.Desc.Size, DiffID: w.DiffID, Ref: w.Ref}
 	if how, err = l.build(w); err != nil {
-		return "", nil, errors.Join(err, l.close(false), os.RemoveAll(l.dir))
+		err = errors.Join(err, l.close(false), os.RemoveAll(l.dir))
+		f.files.forget(id) // deleted files that are open take space
+		return "", nil, err
 	}
 	return how, l, nil
 }

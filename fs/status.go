@@ -154,14 +154,18 @@ func (f *FS) awaitComplete(ctx context.Context, layers []*Layer) error {
 
 // hurry fills and completes the layer.
 func (l *Layer) hurry() error {
+	if err := l.ensureAll(); err != nil {
+		return err
+	}
+	return l.finalize(l.ctx) // holds the layer itself: holding it twice at once hangs with a removal in between
+}
+
+func (l *Layer) ensureAll() error {
 	if !l.hold() {
 		return errRemoved
 	}
 	defer l.release()
-	if err := l.ensureChunks(l.ctx, 0, l.filled.n-1, fetcher.Prefetch); err != nil {
-		return err
-	}
-	return l.finalize(l.ctx)
+	return l.ensureChunks(l.ctx, 0, l.filled.n-1, fetcher.Prefetch)
 }
 
 // Owner returns the owner of the layer's root directory.
