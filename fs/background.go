@@ -176,6 +176,9 @@ func (c *comparer) WriteChunk(ino uint32, off int64, data []byte) error {
 			return nil // replaced later in the tar; the trees are compared at the end
 		}
 		f, err := c.l.fs.files.get(c.l, ino, false)
+		if errors.Is(err, unix.ENOENT) && c.l.hole(ino, off, int64(len(data))) { // never written
+			return zeros(data)
+		}
 		if err != nil {
 			return err
 		}
@@ -188,6 +191,13 @@ func (c *comparer) WriteChunk(ino uint32, off int64, data []byte) error {
 		return err
 	}
 	if !bytes.Equal(c.buf[:len(data)], data) {
+		return errDiffers
+	}
+	return nil
+}
+
+func zeros(data []byte) error {
+	if len(bytes.TrimLeft(data, "\x00")) > 0 {
 		return errDiffers
 	}
 	return nil

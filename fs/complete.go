@@ -28,6 +28,9 @@ func (l *Layer) finalize(ctx context.Context) error {
 	if l.complete.Load() {
 		return nil
 	}
+	if _, err := os.Lstat(l.tree); err == nil {
+		return l.finish() // it was cut off last time
+	}
 	if err := l.prove(ctx); err != nil {
 		return err
 	}
@@ -56,6 +59,7 @@ func (l *Layer) finish() error {
 		return err
 	}
 	l.complete.Store(true)
+	l.fs.files.forget(l.id) // those open for writing: a program that is written to cannot be executed
 	l.mu.Lock()
 	blob := l.blob
 	l.blob = nil
@@ -148,7 +152,7 @@ func (s *stager) leaf(parent int, name string, in index.Inode, path string) erro
 // regular links a file's backing file into the tree, or makes an empty one.
 func (s *stager) regular(parent int, name string, in index.Inode) error {
 	err := unix.Linkat(s.l.data, strconv.FormatUint(uint64(in.Ino), 16), parent, name, 0)
-	if !errors.Is(err, unix.ENOENT) {
+	if !errors.Is(err, unix.ENOENT) || !s.l.hole(in.Ino, 0, in.Size) {
 		return err
 	}
 	fd, err := unix.Openat(parent, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)

@@ -215,19 +215,14 @@ const maxTries = 2
 
 // fetch brings extent e to disk and calls done after each chunk.
 func (l *Layer) fetch(ctx context.Context, e index.Extent, prio fetcher.Priority, done func(chunk int)) error {
-	if !l.index.Info().Seekable {
-		return l.refill(ctx, prio)
-	}
 	w := &chunkWriter{l: l}
 	defer w.close()
+	if !l.index.Info().Seekable {
+		return l.refill(ctx, w, prio)
+	}
 	write := func(chunk int, data []byte) error {
-		if !l.filled.has(chunk) {
-			c := l.index.Chunk(chunk)
-			if err := w.WriteChunk(c.Ino, c.Off, data); err != nil {
-				return err
-			}
-			l.filled.set(chunk)
-			l.fs.metrics.filled.Add(float64(len(data)))
+		if err := w.fill(chunk, data); err != nil {
+			return err
 		}
 		if done != nil {
 			done(chunk)
@@ -237,15 +232,35 @@ func (l *Layer) fetch(ctx context.Context, e index.Extent, prio fetcher.Priority
 	return l.decode(ctx, e, prio, write)
 }
 
-// refill unpacks the whole blob again, into the same backing files.
-func (l *Layer) refill(ctx context.Context, prio fetcher.Priority) error {
-	path := filepath.Join(l.dir, "again")
-	defer func() { _ = os.Remove(path) }()
-	if _, err := l.download(ctx, path, prio); err != nil {
+// refill unpacks the whole blob again, into the same backing files. Readers use
+// them meanwhile, so that only missing chunks are written, and none unverified.
+func (l *Layer) refill(ctx context.Context, w *chunkWriter, prio fetcher.Priority) error {
+	dir, err := os.MkdirTemp(l.dir, "again-") // two may be at it
+	if err != nil {
 		return err
 	}
-	l.filled.setAll()
-	return l.extendHoles()
+	defer func() { _ = os.RemoveAll(dir) }()
+	_, err = l.download(ctx, filepath.Join(dir, "index"), &verifier{w}, prio)
+	return err
+}
+
+// verifier is a sink that takes what the layer's index says and no other bytes.
+type verifier struct{ w *chunkWriter }
+
+// WriteChunk implements index.Sink.
+func (v *verifier) WriteChunk(ino uint32, off int64, data []byte) error {
+	l := v.w.l
+	if in, ok := l.index.Inode(ino); ok && in.Dead {
+		return nil
+	}
+	n, _, ok := l.index.Find(ino, off, int64(len(data)))
+	if !ok {
+		return fmt.Errorf("content of inode %d at %d: %w", ino, off, index.ErrCorrupt)
+	}
+	if c := l.index.Chunk(n); c.Off != off || c.Len != int64(len(data)) || c.Digest != sha256.Sum256(data) {
+		return fmt.Errorf("chunk %d: %w", n, index.ErrCorrupt)
+	}
+	return v.w.fill(n, data)
 }
 
 // decode calls fn with every verified chunk of extent e.
@@ -329,6 +344,21 @@ func (w *chunkWriter) WriteChunk(ino uint32, off int64, data []byte) error {
 		}
 		return fmt.Errorf("write layer %d: %w", w.l.id, err)
 	}
+	return nil
+}
+
+// fill writes a verified chunk, unless it is there.
+func (w *chunkWriter) fill(chunk int, data []byte) error {
+	l := w.l
+	if l.filled.has(chunk) {
+		return nil
+	}
+	c := l.index.Chunk(chunk)
+	if err := w.WriteChunk(c.Ino, c.Off, data); err != nil {
+		return err
+	}
+	l.filled.set(chunk)
+	l.fs.metrics.filled.Add(float64(len(data)))
 	return nil
 }
 

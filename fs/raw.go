@@ -322,13 +322,20 @@ func (f *FS) read(cancel <-chan struct{}, pid uint32, l *Layer, node index.Inode
 		}
 	}
 	file, err := f.files.get(l, node.Ino, false)
-	if errors.Is(err, unix.ENOENT) { // a file of nothing but holes
-		file, err = f.files.get(l, node.Ino, true)
+	if errors.Is(err, unix.ENOENT) && l.hole(node.Ino, off, n) { // nothing of it was written yet, or ever is
+		clear(buf)
+		return fuse.ReadResultData(buf), fuse.OK
 	}
 	if err != nil {
 		return nil, l.readError(f.ctx, node, off, err)
 	}
 	return &fileResult{file: file, off: off, n: int(n)}, fuse.OK
+}
+
+// hole reports whether a range of a file has no content but zeros.
+func (l *Layer) hole(ino uint32, off, n int64) bool {
+	_, _, ok := l.index.Find(ino, off, n)
+	return !ok
 }
 
 // ready reports whether the bytes are on disk already.

@@ -245,7 +245,9 @@ func (l *Layer) unpack() error {
 		return err
 	}
 	path := filepath.Join(l.dir, "index")
-	info, err := l.download(l.ctx, path, fetcher.Prefetch)
+	w := &chunkWriter{l: l}
+	defer w.close()
+	info, err := l.download(l.ctx, path, w, fetcher.Prefetch)
 	if err != nil {
 		return fmt.Errorf("unpack %s: %w", l.rec.Blob, err)
 	}
@@ -264,14 +266,12 @@ func (l *Layer) unpack() error {
 }
 
 // download reads the whole blob once, writes its index to path and its content
-// to the backing files. A blob that is not what it should be is thrown away.
-func (l *Layer) download(ctx context.Context, path string, prio fetcher.Priority) (index.Info, error) {
+// to w. A blob that is not what it should be is thrown away.
+func (l *Layer) download(ctx context.Context, path string, w index.Sink, prio fetcher.Priority) (index.Info, error) {
 	blob, err := l.source()
 	if err != nil {
 		return index.Info{}, err
 	}
-	w := &chunkWriter{l: l}
-	defer w.close()
 	r, err := blob.Range(ctx, 0, l.rec.Size, prio)
 	if err != nil {
 		return index.Info{}, err
