@@ -224,11 +224,17 @@ func (n *node) states() map[string]int {
 	return count
 }
 
-// mounted mounts an image until the test ends.
+// mounted mounts an image until the test ends; then both are removed.
 func (n *node) mounted(snapshotter, ref string) string {
 	n.Helper()
 	target := n.Path("mnt", fmt.Sprint(time.Now().UnixNano()))
 	n.must(n.c.Mount(n.ctx, ns, snapshotter, ref, target))
+	n.Cleanup(func() {
+		ctx := context.WithoutCancel(n.ctx)
+		// Some tests do it themselves.
+		_ = n.c.Unmount(ctx, ns, snapshotter, target)
+		_ = n.c.Collect(ctx, ns, ref)
+	})
 	return target
 }
 

@@ -2,8 +2,8 @@ package e2e
 
 import (
 	"os"
-	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,14 +42,21 @@ func TestOracle(t *testing.T) {
 // TestOracleNasty compares an image of all that tar can say.
 func TestOracleNasty(t *testing.T) {
 	n := start(t, options{})
-	below := indextest.Tar(indextest.Dir("tmp").Mode(0o1777), indextest.Dir("home/user").Owner(1000, 1000), indextest.File("home/user/old", []byte("old")))
+	// The layer below has what the odd one hides, and folders that it only implies.
+	below := indextest.Tar(
+		indextest.Dir("tmp").Mode(0o1777), indextest.Dir("home/user").Owner(1000, 1000), indextest.File("home/user/old", []byte("old")),
+		indextest.Dir("gone"), indextest.File("gone/file", []byte("hidden")), indextest.File("gone/folder/file", []byte("hidden")),
+		indextest.File("opaque/hidden", []byte("hidden")), indextest.File("late-opaque/hidden", []byte("hidden")), indextest.File("at-root", []byte("hidden")),
+	)
 	layers := map[string][]indextest.Layer{
-		"nasty":      indextest.All(indextest.Tar(indextest.Nasty()...)),
-		"unholdable": indextest.Plain(indextest.Tar(indextest.Unholdable()...)),
-		"many":       indextest.All(indextest.Tar(indextest.Many(10000)...)),
+		"nasty": indextest.All(indextest.Tar(indextest.Nasty()...)),
+		"many":  indextest.All(indextest.Tar(indextest.Many(10000)...)),
 	}
 	for what, forms := range layers {
 		for _, l := range forms {
+			if what == "many" && l.Name != "gzip" && l.Name != "estargz" && l.Name != "zstdchunked" {
+				continue // one of a kind is enough of this
+			}
 			t.Run(what+" "+l.Name, func(t *testing.T) {
 				bottom := must(imagetest.Pack(below, imagetest.Gzip))(t)
 				top := imagetest.Blob{Descriptor: l.Descriptor(), DiffID: l.DiffID, Data: l.Blob}
@@ -72,11 +79,8 @@ func (n *node) compare(img *imagetest.Image, name, output string) {
 	ref := n.push(img, name)
 	n.must(n.c.Pull(n.ctx, ns, overlayfs, ref))
 	plain := n.mounted(overlayfs, ref)
-	pull := func() string {
-		n.must(n.c.Pull(n.ctx, ns, ours, ref))
-		return n.mounted(ours, ref)
-	}
-	first := pull()
+	n.must(n.c.Pull(n.ctx, ns, ours, ref))
+	first := n.mounted(ours, ref)
 	n.same("first", plain, first)
 	n.must(n.d.Complete(n.ctx, 2*time.Minute))
 	n.same("filled", plain, first)
@@ -85,30 +89,20 @@ func (n *node) compare(img *imagetest.Image, name, output string) {
 		n.Errorf("a complete image is mounted through FUSE: %s", line)
 	}
 	n.same("complete", plain, complete)
-	n.forget(ref, first, complete)
+
 	// The second time plain layers are lazy, too, because their index is there.
-	again := pull()
-	n.same("again", plain, again)
+	n.must(n.c.Unmount(n.ctx, ns, ours, first))
+	n.must(n.c.Unmount(n.ctx, ns, ours, complete))
+	n.must(n.c.Collect(n.ctx, ns, ref))
+	n.must(n.d.Reset(n.ctx, "index"))
+	n.must(n.c.Pull(n.ctx, ns, ours, ref))
+	n.same("again", plain, n.mounted(ours, ref))
 	if output != "" {
-		out, err := n.c.Run(n.ctx, ns, ours, ref, "c"+filepath.Base(again))
-		if err != nil || len(out) < len(output) || out[len(out)-len(output)-1:] != output+"\n" {
+		out, err := n.c.Run(n.ctx, ns, ours, ref, "c-"+name)
+		if err != nil || !strings.HasSuffix(out, output+"\n") {
 			n.Errorf("container printed %q: %v", out, err)
 		}
 	}
-	n.must(n.c.Unmount(n.ctx, ns, ours, again))
-	n.must(n.c.Collect(n.ctx, ns, ref))
-	n.must(n.c.Unmount(n.ctx, ns, overlayfs, plain))
-}
-
-// forget unmounts and removes an image, and what the daemon has of its bytes,
-// but not the indexes.
-func (n *node) forget(ref string, mounts ...string) {
-	n.Helper()
-	for _, m := range mounts {
-		n.must(n.c.Unmount(n.ctx, ns, ours, m))
-	}
-	n.must(n.c.Collect(n.ctx, ns, ref))
-	n.must(n.d.Reset(n.ctx, "index"))
 }
 
 func (n *node) same(when, plain, mine string) {
