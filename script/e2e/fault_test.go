@@ -127,6 +127,7 @@ func TestHanging(t *testing.T) {
 	hung := image(t, "/data", [][]byte{program(t), data(t, 7, "data", 20, 8<<20)}, imagetest.EStargz)
 	r, hungRef := n.faulty(hung, origintest.Options{})
 	n.must(n.c.Pull(n.ctx, ns, ours, hungRef))
+	r.Reset() // counts
 	r.Fail(must(hung.Layers())(t)[1].Digest, origintest.Fault{Hang: true})
 	want := goprogOutput(t, extract(t, tars...)+"/data")
 

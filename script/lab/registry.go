@@ -1,12 +1,11 @@
 package lab
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -120,19 +119,14 @@ type Request struct {
 
 // Requests returns the finished requests from the registry's own log.
 func (r *Registry) Requests() ([]Request, error) {
-	f, err := os.Open(r.LogFile)
+	log, err := os.ReadFile(r.LogFile)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	var all []Request
-	in := bufio.NewReader(f)
-	for {
-		line, err := in.ReadString('\n')
-		if err == io.EOF {
-			return all, nil // a line without its end is still being written
-		} else if err != nil {
-			return nil, err
+	for line := range strings.Lines(string(log)) {
+		if !strings.HasSuffix(line, "\n") {
+			break // it is still being written
 		}
 		// ADDRESS - - [TIME] "METHOD PATH PROTOCOL" STATUS BYTES "REFERER" "AGENT"
 		parts := strings.Split(line, "\"")
@@ -148,6 +142,7 @@ func (r *Registry) Requests() ([]Request, error) {
 		q.Bytes, _ = strconv.ParseInt(how[1], 10, 64)
 		all = append(all, q)
 	}
+	return all, nil
 }
 
 func freePort() (string, error) {
@@ -191,7 +186,7 @@ func network(name string) string {
 
 func removeNetwork(name string) error {
 	ns := network(name)
-	if _, err := os.Stat("/run/netns/" + ns); err != nil {
+	if _, err := os.Stat("/run/netns/" + ns); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	// The link goes with its other end, but only when the kernel gets round to it.

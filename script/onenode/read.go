@@ -35,11 +35,11 @@ func (n *node) unmount(ctx context.Context, mounts ...mounted) error {
 	return err
 }
 
-// laps are what is done with a mounted image, in turn.
+// lap is something that is done with a mounted image.
 type lap struct {
 	name, unit string
 	run        func(dir string) error
-	amount     float64 // per run, in unit × seconds; 0: the time itself is the figure
+	amount     float64 // of work in a run, for a rate; 0: the time is the figure
 }
 
 var treeLaps = []lap{

@@ -74,15 +74,6 @@ func (n *node) warmImage(ctx context.Context) (string, error) {
 	return ref, n.containerd.Pull(ctx, namespace, overlayfs, ref)
 }
 
-// forget removes an image and all that came of it. What is kept below the
-// daemon's root is named by keep.
-func (n *node) forget(ctx context.Context, ref string, keep ...string) error {
-	if err := n.containerd.Collect(ctx, namespace, ref); err != nil {
-		return err
-	}
-	return n.daemon.Reset(ctx, keep...)
-}
-
 // cold makes the kernel forget files, then brings back the programs that every
 // start needs.
 func (n *node) cold(ctx context.Context) error {
@@ -185,7 +176,7 @@ var modes = []mode{
 	{"gzip, seen before", ours, imagetest.Gzip, []string{"index"}},
 }
 
-// starts measures each mode once, from nothing.
+// round measures each mode once, from nothing.
 func (n *node) round(ctx context.Context, refs map[imagetest.Form]string, each func(mode, start), args ...string) error {
 	for _, m := range modes {
 		ref, ok := refs[m.form]
