@@ -55,7 +55,9 @@ func openBitmap(path string, n int, boot string) (*bitmap, error) {
 		return nil, fmt.Errorf("map %s: %w", path, err)
 	}
 	b := &bitmap{file: m, bits: m[bitmapHeader:], n: n}
-	b.load(boot)
+	if err := b.load(boot); err != nil {
+		return nil, errors.Join(err, unix.Munmap(m))
+	}
 	return b, nil
 }
 
@@ -72,10 +74,10 @@ func allocate(f *os.File, size int64) error {
 	return nil
 }
 
-func (b *bitmap) load(boot string) {
+func (b *bitmap) load(boot string) error {
 	h := b.file[:bitmapHeader]
-	known := bytes.Equal(h[:8], []byte(bitmapMagic))
-	clean := h[8] == 1 || string(bytes.TrimRight(h[16:80], "\x00")) == boot
+	known, stopped := bytes.Equal(h[:8], []byte(bitmapMagic)), h[8] == 1
+	clean := stopped || string(bytes.TrimRight(h[16:80], "\x00")) == boot
 	if !known {
 		clear(b.bits)
 	} else if !clean {
@@ -89,6 +91,12 @@ func (b *bitmap) load(boot string) {
 	for _, x := range b.bits {
 		b.count += bits.OnesCount8(x)
 	}
+	if !stopped {
+		return nil
+	}
+	// From here on bits may reach the disk before their chunks, so the flag
+	// that says otherwise must be gone first.
+	return unix.Msync(h, unix.MS_SYNC)
 }
 
 // close unmaps the bitmap. clean says that every chunk it lists was synced to

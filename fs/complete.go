@@ -63,6 +63,9 @@ func (l *Layer) finish() error {
 	l.mu.Lock()
 	blob := l.blob
 	l.blob = nil
+	if blob != nil {
+		l.stats = blob.Stats()
+	}
 	l.mu.Unlock()
 	if blob == nil {
 		return nil

@@ -170,11 +170,11 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
-	if err := unix.Close(l.data); err != nil {
+	small, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	l.data = -1
-	if err := l.openData(); err != nil {
+	if err := errors.Join(unix.Dup3(small, l.data, unix.O_CLOEXEC), unix.Close(small)); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(filepath.Join(e.path(l, AnyForm), "data/random"))

@@ -55,9 +55,11 @@ type FS struct {
 
 	mu     sync.RWMutex // guards the fields below
 	layers map[uint32]*Layer
-	next   uint32 // the next slot
-	limit  uint32 // slots below it are on disk as used
 	work   map[layerKey]*resolution
+
+	slots sync.Mutex // guards the two below; nothing else is locked under it
+	next  uint32     // the next slot
+	limit uint32     // slots below it are on disk as used
 
 	placing sync.Mutex // one Place at a time
 	kick    chan struct{}
@@ -198,15 +200,15 @@ func (f *FS) add(l *Layer) {
 	f.mu.Unlock()
 }
 
-// slots is how many slots are written down as used at a time.
-const slots = 64
+// slotBatch is how many slots are written down as used at a time.
+const slotBatch = 64
 
 // slot returns a number that no layer has had.
 func (f *FS) slot() (uint32, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.slots.Lock()
+	defer f.slots.Unlock()
 	if f.next >= f.limit {
-		limit := f.next + slots
+		limit := f.next + slotBatch
 		if err := writeFile(filepath.Join(f.root, "layers", "next"), []byte(strconv.FormatUint(uint64(limit), 10))); err != nil {
 			return 0, err
 		}

@@ -51,6 +51,7 @@ type Layer struct {
 	cancel context.CancelCauseFunc
 
 	complete atomic.Bool // tree is the layer; data is gone
+	refused  atomic.Bool // rec.Refused is set
 
 	finalizing sync.Mutex // held while the tree is built, before mu
 
@@ -58,6 +59,7 @@ type Layer struct {
 	rec        record
 	attrs      map[uint32]implied // rec.Implied by inode
 	blob       *fetcher.Blob      // nil until first needed
+	stats      fetcher.Stats      // of the blob, once it is closed
 	flights    map[int]*flight    // by the first chunk of each extent
 	streams    streams
 	neighbours neighbours
@@ -203,6 +205,7 @@ func (l *Layer) load() error {
 	if err := json.Unmarshal(b, &l.rec); err != nil {
 		return fmt.Errorf("layer %d: layer.json: %w", l.id, err)
 	}
+	l.refused.Store(l.rec.Refused != "")
 	return l.open()
 }
 
@@ -248,14 +251,33 @@ func (l *Layer) source() (*fetcher.Blob, error) {
 	return l.blob, nil
 }
 
-// usable says why no new container may have the layer, if so.
-func (l *Layer) usable() error {
+// alsoFrom notes another repository that an image has the blob in; the first
+// may be gone by the time more of it is wanted.
+func (l *Layer) alsoFrom(ref fetcher.Ref) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.rec.Refused != "" {
-		return fmt.Errorf("%w: %s: %s", ErrRefused, l.rec.Blob, l.rec.Refused)
+	if l.complete.Load() || l.rec.Ref.Repo == ref.Repo {
+		return nil
 	}
-	return nil
+	l.rec.Ref = ref
+	if l.blob == nil {
+		return nil
+	}
+	b, err := l.fs.fetcher.Blob(ref) // the open one reads from there too from now on
+	if err != nil {
+		return err
+	}
+	return b.Close()
+}
+
+// usable says why no new container may have the layer, if so.
+func (l *Layer) usable() error {
+	if !l.refused.Load() {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return fmt.Errorf("%w: %s: %s", ErrRefused, l.rec.Blob, l.rec.Refused)
 }
 
 // refuse marks a layer as not what its image says; its containers keep what
@@ -263,6 +285,7 @@ func (l *Layer) usable() error {
 func (l *Layer) refuse(reason error) error {
 	l.mu.Lock()
 	l.rec.Refused = reason.Error()
+	l.refused.Store(true)
 	err := l.save()
 	l.mu.Unlock()
 	l.log().Error("layer is not what its image says; no new container gets it", "err", reason)

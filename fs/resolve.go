@@ -48,7 +48,7 @@ func (f *FS) Resolve(ctx context.Context, w Want) (*Layer, error) {
 	f.mu.Lock()
 	if l := f.find(key); l != nil {
 		f.mu.Unlock()
-		return l, l.usable()
+		return l, errors.Join(l.usable(), l.alsoFrom(w.Ref))
 	}
 	r := f.work[key]
 	if r == nil {

@@ -36,7 +36,7 @@ type Status struct {
 	Filled  int           `json:"filled"` // chunks on disk
 	Proven  bool          `json:"proven"`
 	Reason  string        `json:"reason,omitempty"` // why it is refused, or why filling has stopped
-	Sources fetcher.Stats `json:"sources"`
+	Sources fetcher.Stats `json:"sources"`          // since the daemon's start
 }
 
 // Status returns what each layer is doing, by slot.
@@ -72,6 +72,7 @@ func (l *Layer) status() Status {
 	if s.Reason == "" && l.failure != nil && s.State != Complete {
 		s.Reason = l.failure.Error()
 	}
+	s.Sources = l.stats
 	if l.blob != nil {
 		s.Sources = l.blob.Stats()
 	}

@@ -165,12 +165,15 @@ func configCommand(o *options) *cobra.Command {
 	}, &cobra.Command{
 		Use: "check [FILE]", Short: "Check a configuration file", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path := append(args, o.config, defaultConfigFile)[0]
-			if path == "" {
-				path = defaultConfigFile
+			if len(args) > 0 {
+				o.config = args[0]
 			}
-			if _, err := LoadConfig(path); err != nil {
+			if _, err := o.load(); err != nil {
 				return err
+			}
+			path := o.config
+			if path == "" {
+				path = "no " + defaultConfigFile + ", so the defaults hold"
 			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", path)
 			return err
