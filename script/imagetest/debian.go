@@ -3,6 +3,7 @@ package imagetest
 import (
 	"archive/tar"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,12 +43,16 @@ func Debian(ctx context.Context, root, name string, form Form) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", name, err)
 	}
+	key, err := r.key(debs)
+	if err != nil {
+		return nil, err
+	}
 	cache := filepath.Join(root, ".tools", "cache")
-	dir := filepath.Join(cache, "images", fmt.Sprintf("%s-%s-%s", name, form, r.key(debs)))
+	dir := filepath.Join(cache, "images", fmt.Sprintf("%s-%s-%s", name, form, key))
 	if img, err := Load(dir); !errors.Is(err, fs.ErrNotExist) {
 		return img, err
 	}
-	tars, err := r.tars(ctx, cache, name, debs)
+	tars, err := r.tars(ctx, filepath.Join(cache, "layers", name+"-"+key), debs)
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", name, err)
 	}
@@ -69,16 +74,21 @@ func (img *Image) saveWhole(dir string) error {
 
 // key names what the image is made from: packages with their versions, and the
 // recipe itself.
-func (r recipe) key(debs [][]string) string {
+func (r recipe) key(debs [][]string) (string, error) {
 	// The number counts changes of how layers are made.
-	names := []any{"2", r}
-	for _, files := range debs {
-		for _, f := range files {
-			names = append(names, filepath.Base(f))
+	parts := []any{3, r.config}
+	for i, l := range r.layers {
+		files, err := Layer(l.files).Tar()
+		if err != nil {
+			return "", err
 		}
-		names = append(names, "/")
+		parts = append(parts, digest.FromBytes(files), l.setup)
+		for _, f := range debs[i] {
+			parts = append(parts, filepath.Base(f))
+		}
 	}
-	return digest.FromString(fmt.Sprint(names...)).Encoded()[:12]
+	text, err := json.Marshal(parts)
+	return digest.FromBytes(text).Encoded()[:12], err
 }
 
 // download fetches the packages and returns the files for each layer.
@@ -106,11 +116,9 @@ func (r recipe) download(ctx context.Context, root string) ([][]string, error) {
 	return debs, nil
 }
 
-// tars returns the tars of all layers, from the cache where it has them.
-func (r recipe) tars(ctx context.Context, cache, name string, debs [][]string) ([][]byte, error) {
-	file := func(i int) string {
-		return filepath.Join(cache, "layers", fmt.Sprintf("%s-%s-%d.tar", name, r.key(debs), i))
-	}
+// tars returns the tars of all layers, from the cache folder where it has them.
+func (r recipe) tars(ctx context.Context, cache string, debs [][]string) ([][]byte, error) {
+	file := func(i int) string { return filepath.Join(cache, fmt.Sprintf("%d.tar", i)) }
 	tars := make([][]byte, len(r.layers))
 	missing := false
 	for i := range tars {
@@ -122,7 +130,7 @@ func (r recipe) tars(ctx context.Context, cache, name string, debs [][]string) (
 	if !missing {
 		return tars, nil
 	}
-	if err := os.MkdirAll(filepath.Join(cache, "layers"), 0o755); err != nil {
+	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return nil, err
 	}
 	rootfs, err := os.MkdirTemp("", "imagetest")
