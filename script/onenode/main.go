@@ -33,7 +33,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet(args[0], flag.ExitOnError)
 	link := flags.String("link", "200mbit", "rate of the registry's link")
 	rounds := flags.Int("rounds", 3, "repetitions of each start; reads are repeated at least 7 times")
-	only := flags.String("only", "", "start, tree or file: measure nothing else")
+	only := flags.String("only", "", "start, tree, file or hang: measure nothing else")
 	jsonFile := flags.String("json", "", "write the figures to this file, too")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
@@ -73,6 +73,7 @@ func (n *node) bench(ctx context.Context, rounds int, only, jsonFile string) err
 		{"start", func() (*table, error) { return n.benchStart(ctx, refs, rounds) }},
 		{"tree", func() (*table, error) { return n.benchTree(ctx, refs, rounds) }},
 		{"file", func() (*table, error) { return n.benchFile(ctx, rounds) }},
+		{"hang", func() (*table, error) { return n.benchHang(ctx, rounds) }},
 	} {
 		if only != "" && only != part.name {
 			continue
