@@ -8,6 +8,10 @@ import (
 
 const env = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// ldconfig makes the linker's cache, less the one of its own that holds the times
+// of this run.
+const ldconfig = "ldconfig; rm -f /var/cache/ldconfig/aux-cache"
+
 // base is a Debian as debootstrap's minbase leaves it, or nearly so.
 var base = debLayer{
 	packages: []string{
@@ -24,11 +28,11 @@ var base = debLayer{
 		Regular("etc/group", 0o644, []byte("root:x:0:\nadm:x:4:\ntty:x:5:\nshadow:x:42:\nwww-data:x:33:\npostgres:x:101:\nnogroup:x:65534:\n")),
 		Regular("etc/hostname", 0o644, []byte("image\n")),
 	},
-	setup: "ldconfig",
+	setup: ldconfig,
 }
 
 // tools are what an image of a language usually brings along.
-var tools = debLayer{packages: []string{"curl", "file", "git", "make", "openssh-client", "xz-utils"}, setup: "ldconfig"}
+var tools = debLayer{packages: []string{"curl", "file", "git", "make", "openssh-client", "xz-utils"}, setup: ldconfig}
 
 // recipes are the images that Debian makes. Each prints "ready" when it is up.
 var recipes = map[string]recipe{
@@ -37,14 +41,14 @@ var recipes = map[string]recipe{
 			base, tools,
 			{
 				packages: []string{"python3", "python3-pip"},
-				setup:    "ldconfig; python3 -m compileall -q /usr/lib/python3.11 >/dev/null || true",
+				setup:    ldconfig + "; python3 -m compileall -q /usr/lib/python3.11 >/dev/null || true",
 			},
 			{files: []File{Dir("app", 0o755), Regular("app/main.py", 0o644, []byte("import json, ssl, sqlite3, http.server\nprint(\"ready\", flush=True)\n"))}},
 		},
 		config: ocispec.ImageConfig{Env: []string{env}, Cmd: []string{"python3", "-c", `import json, ssl, sqlite3, http.server; print("ready", flush=True)`}},
 	},
 	"node": {
-		layers: []debLayer{base, {packages: []string{"nodejs"}, setup: "ldconfig"}, {
+		layers: []debLayer{base, {packages: []string{"nodejs"}, setup: ldconfig}, {
 			files: []File{Dir("app", 0o755), Regular("app/main.js", 0o644, []byte("require('http'); require('crypto'); console.log('ready')\n"))},
 		}},
 		config: ocispec.ImageConfig{Env: []string{env}, Cmd: []string{"node", "/app/main.js"}},
@@ -52,12 +56,12 @@ var recipes = map[string]recipe{
 	"openjdk": {
 		layers: []debLayer{base, {
 			packages: []string{"openjdk-17-jre-headless"},
-			setup:    "ldconfig; ln -s /usr/lib/jvm/java-17-openjdk-*/bin/java /usr/bin/java; for f in /usr/lib/jvm/java-17-openjdk-*/lib/jvm.cfg-default; do cp -n $f /etc/java-17-openjdk/jvm-$(dpkg --print-architecture).cfg; done",
+			setup:    ldconfig + "; ln -s /usr/lib/jvm/java-17-openjdk-*/bin/java /usr/bin/java; for f in /usr/lib/jvm/java-17-openjdk-*/lib/jvm.cfg-default; do cp -n $f /etc/java-17-openjdk/jvm-$(dpkg --print-architecture).cfg; done",
 		}},
 		config: ocispec.ImageConfig{Env: []string{env}, Cmd: []string{"sh", "-c", "java -version 2>&1 && echo ready"}},
 	},
 	"postgres": {
-		layers: []debLayer{base, {packages: []string{"postgresql-15"}, setup: "ldconfig"}, {
+		layers: []debLayer{base, {packages: []string{"postgresql-15"}, setup: ldconfig}, {
 			files: []File{{Header: dirOf("var/lib/postgresql/data", 0o700, 101)}},
 		}},
 		config: ocispec.ImageConfig{
@@ -66,14 +70,14 @@ var recipes = map[string]recipe{
 		},
 	},
 	"gcc": {
-		layers: []debLayer{base, tools, {packages: []string{"g++"}, setup: "ldconfig"}},
+		layers: []debLayer{base, tools, {packages: []string{"g++"}, setup: ldconfig}},
 		config: ocispec.ImageConfig{Env: []string{env}, Cmd: []string{
 			"sh", "-ec", `echo '#include <stdio.h>
 int main(void) { puts("ready"); }' >/tmp/a.c; gcc -o /tmp/a /tmp/a.c; exec /tmp/a`,
 		}},
 	},
 	"nginx": {
-		layers: []debLayer{base, {packages: []string{"nginx"}, setup: "ldconfig"}, {
+		layers: []debLayer{base, {packages: []string{"nginx"}, setup: ldconfig}, {
 			files: []File{Dir("var/www", 0o755), Dir("var/www/html", 0o755), Regular("var/www/html/index.html", 0o644, []byte("<h1>ready</h1>\n"))},
 		}},
 		config: ocispec.ImageConfig{Env: []string{env}, Cmd: []string{"sh", "-ec", "nginx -t && echo ready"}},
