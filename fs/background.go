@@ -99,7 +99,7 @@ func (l *Layer) fillRun(ctx context.Context) (done bool, err error) {
 		return false, errRemoved
 	}
 	defer l.release()
-	c := l.missing(0)
+	c := l.filled.next(0)
 	if c >= l.filled.n {
 		return true, nil
 	}
@@ -110,9 +110,12 @@ func (l *Layer) fillRun(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	e := l.extent(c)
+	if l.missing(e.First, e.Last) > e.Last {
+		return false, nil // it needs no fetching: on to the next
+	}
 	for e.Last+1 < l.filled.n && e.Len < backgroundRun {
 		n := l.extent(e.Last + 1)
-		if l.filled.hasAll(n.First, n.Last) {
+		if l.missing(n.First, n.Last) > n.Last {
 			break
 		}
 		e = e.Join(n)

@@ -12,19 +12,28 @@ import (
 )
 
 const (
-	bitmapMagic  = "dfsnbits"
+	bitmapMagic  = "dfsnbit2"
 	bitmapHeader = 4096 // magic, clean flag, boot ID; the bits start on the next page
 )
 
 // bitmap says which chunks of a layer are on disk. The file is mapped, so that
-// a bit outlives the process as soon as it is set. A bit may reach the disk
-// before its chunk does; therefore bits that an unclean boot left behind are
-// only suspects, to be hashed before use.
+// a bit outlives the process as soon as it is set, as the chunk does: what was
+// written before the bit is in the page cache, which ends with the boot.
+//
+// Only a power loss parts the two: pages reach the disk in any order, a bit
+// perhaps before its chunk. So bits count only in the boot that set them, or if
+// the clean flag says that everything was synced after the last was set. The
+// others become suspects, in an area of their own: chunks to be hashed before
+// they are used. A suspect becomes a bit only when its hash was right or it was
+// written anew, however many boots later. Any mixture of old and new pages of
+// the file is safe: without the flag, which is off the disk before another bit
+// is set, the next boot makes suspects of all bits it finds; and a suspect that
+// is lost is a chunk to fetch.
 type bitmap struct {
 	mu       sync.RWMutex // guards bits, suspects and count
 	file     []byte       // the mapping; nil once closed
 	bits     []byte
-	suspects []byte // nil when there are none
+	suspects []byte
 	n        int
 	count    int
 }
@@ -37,7 +46,8 @@ func openBitmap(path string, n int, boot string) (*bitmap, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	size := int64(bitmapHeader + (n+7)/8)
+	area := (n + 7) / 8
+	size := int64(bitmapHeader + 2*area)
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -54,7 +64,7 @@ func openBitmap(path string, n int, boot string) (*bitmap, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map %s: %w", path, err)
 	}
-	b := &bitmap{file: m, bits: m[bitmapHeader:], n: n}
+	b := &bitmap{file: m, bits: m[bitmapHeader:][:area], suspects: m[bitmapHeader+area:], n: n}
 	if err := b.load(boot); err != nil {
 		return nil, errors.Join(err, unix.Munmap(m))
 	}
@@ -80,8 +90,11 @@ func (b *bitmap) load(boot string) error {
 	clean := stopped || string(bytes.TrimRight(h[16:80], "\x00")) == boot
 	if !known {
 		clear(b.bits)
-	} else if !clean {
-		b.suspects = bytes.Clone(b.bits)
+		clear(b.suspects)
+	} else if !clean { // in this order: it may be cut off, and is done again then
+		for i, x := range b.bits {
+			b.suspects[i] |= x
+		}
 		clear(b.bits)
 	}
 	copy(h, bitmapMagic)
@@ -99,19 +112,19 @@ func (b *bitmap) load(boot string) error {
 	return unix.Msync(h, unix.MS_SYNC)
 }
 
-// close unmaps the bitmap. clean says that every chunk it lists was synced to
-// disk before.
+// close unmaps the bitmap. clean says that it and every chunk it lists were
+// synced to disk before.
 func (b *bitmap) close(clean bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.file == nil {
 		return nil
 	}
-	if clean && b.suspects == nil {
+	if clean {
 		b.file[8] = 1
 	}
 	err := unix.Munmap(b.file)
-	b.file, b.bits = nil, nil
+	b.file, b.bits, b.suspects = nil, nil, nil
 	return err
 }
 
@@ -122,7 +135,13 @@ func (b *bitmap) has(i int) bool {
 }
 
 // hasAll reports whether chunks first to last are all there.
-func (b *bitmap) hasAll(first, last int) bool {
+func (b *bitmap) hasAll(first, last int) bool { return b.all(first, last, 0) }
+
+// mayAll reports whether chunks first to last are all there or suspects.
+func (b *bitmap) mayAll(first, last int) bool { return b.all(first, last, 0xff) }
+
+// all looks at the bits, and at the suspects as far as mask lets it.
+func (b *bitmap) all(first, last int, mask byte) bool {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	if b.bits == nil {
@@ -132,13 +151,14 @@ func (b *bitmap) hasAll(first, last int) bool {
 		return true
 	}
 	for i := first; i <= last; i++ {
-		if b.bits[i>>3]&(1<<(i&7)) == 0 {
+		if (b.bits[i>>3]|b.suspects[i>>3]&mask)&(1<<(i&7)) == 0 {
 			return false
 		}
 	}
 	return true
 }
 
+// set marks chunk i, which was written or hashed, as there.
 func (b *bitmap) set(i int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -149,9 +169,7 @@ func (b *bitmap) set(i int) {
 		b.bits[i>>3] |= m
 		b.count++
 	}
-	if b.suspects != nil {
-		b.suspects[i>>3] &^= 1 << (i & 7)
-	}
+	b.acquit(i)
 }
 
 // setAll marks every chunk as there.
@@ -161,19 +179,33 @@ func (b *bitmap) setAll() {
 	for i := range b.n {
 		b.bits[i>>3] |= 1 << (i & 7)
 	}
-	b.count, b.suspects = b.n, nil
+	b.count = b.n
+	clear(b.suspects)
 }
 
-// suspect reports whether chunk i was there before an unclean boot, and
-// forgets that: the caller hashes it and sets it again if it is right.
+// suspect reports whether chunk i was there before an unclean boot. The caller
+// hashes it, and then sets or drops it.
 func (b *bitmap) suspect(i int) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.suspects != nil && b.suspects[i>>3]&(1<<(i&7)) != 0
+}
+
+// drop forgets the suspicion that chunk i is there.
+func (b *bitmap) drop(i int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.suspects == nil || b.suspects[i>>3]&(1<<(i&7)) == 0 {
-		return false
+	if b.suspects != nil {
+		b.acquit(i)
 	}
-	b.suspects[i>>3] &^= 1 << (i & 7)
-	return true
+}
+
+// acquit writes only where there is something to clear: pages of a layer
+// without suspects are never touched. The caller holds mu.
+func (b *bitmap) acquit(i int) {
+	if m := byte(1) << (i & 7); b.suspects[i>>3]&m != 0 {
+		b.suspects[i>>3] &^= m
+	}
 }
 
 // next returns the first chunk at or after i that is missing, or n.

@@ -8,17 +8,25 @@ import (
 
 func TestBitmapBoots(t *testing.T) {
 	const n = 21
+	type stop struct {
+		clean bool
+		boot  string // of the next opening
+	}
 	cases := []struct {
-		name     string
-		clean    bool
-		boot     string // of the second opening
-		has      bool   // bit 3 can be used at once
-		suspects bool
+		name    string
+		stops   []stop
+		has     bool // bit 3 can be used at once
+		suspect bool
 	}{
-		{"killed, same boot", false, "boot-1", true, false},
-		{"stopped, same boot", true, "boot-1", true, false},
-		{"stopped, next boot", true, "boot-2", true, false},
-		{"power lost", false, "boot-2", false, true},
+		{"killed, same boot", []stop{{false, "boot-1"}}, true, false},
+		{"stopped, same boot", []stop{{true, "boot-1"}}, true, false},
+		{"stopped, next boot", []stop{{true, "boot-2"}}, true, false},
+		{"power lost", []stop{{false, "boot-2"}}, false, true},
+		{"power lost, killed", []stop{{false, "boot-2"}, {false, "boot-2"}}, false, true},
+		{"power lost, stopped", []stop{{false, "boot-2"}, {true, "boot-2"}}, false, true},
+		{"power lost, stopped, next boot", []stop{{false, "boot-2"}, {true, "boot-3"}}, false, true},
+		{"power lost twice", []stop{{false, "boot-2"}, {false, "boot-3"}}, false, true},
+		{"stopped, power lost", []stop{{true, "boot-2"}, {false, "boot-3"}}, false, true},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -26,24 +34,61 @@ func TestBitmapBoots(t *testing.T) {
 			b := mustBitmap(t, path, n, "boot-1")
 			b.set(3)
 			b.set(20)
-			if err := b.close(c.clean); err != nil {
-				t.Fatal(err)
+			for _, s := range c.stops {
+				if err := b.close(s.clean); err != nil {
+					t.Fatal(err)
+				}
+				b = mustBitmap(t, path, n, s.boot)
 			}
-			b = mustBitmap(t, path, n, c.boot)
 			defer func() { _ = b.close(false) }()
 			if got := b.has(3); got != c.has {
 				t.Errorf("has(3) = %v, want %v", got, c.has)
 			}
-			if got := b.suspect(3); got != c.suspects {
-				t.Errorf("suspect(3) = %v, want %v", got, c.suspects)
+			if got := b.suspect(3); got != c.suspect {
+				t.Errorf("suspect(3) = %v, want %v", got, c.suspect)
 			}
-			if b.suspect(3) {
-				t.Error("a suspect is one only once")
+			if b.hasAll(3, 3) != c.has || !b.mayAll(3, 3) || b.mayAll(3, 4) {
+				t.Error("wrong answer about runs")
 			}
 			if b.suspect(4) || b.has(4) {
 				t.Error("chunk 4 was never there")
 			}
 		})
+	}
+}
+
+// TestBitmapSuspect: one stays one until its hash was seen, however many ask
+// and whatever ends the process.
+func TestBitmapSuspect(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "filled")
+	b := mustBitmap(t, path, 21, "boot-1")
+	for _, i := range []int{3, 4, 20} {
+		b.set(i)
+	}
+	reopen := func() {
+		t.Helper()
+		if err := b.close(false); err != nil {
+			t.Fatal(err)
+		}
+		b = mustBitmap(t, path, 21, "boot-2")
+	}
+	reopen()
+	if !b.suspect(3) || !b.suspect(3) {
+		t.Error("who asks second is told that the chunk is missing")
+	}
+	reopen() // between the question and its answer
+	if !b.suspect(3) {
+		t.Error("a suspect that was asked for is lost")
+	}
+	b.set(3)
+	b.drop(4)
+	reopen()
+	defer func() { _ = b.close(false) }()
+	if !b.has(3) || b.suspect(3) || b.has(4) || b.suspect(4) || b.has(20) || !b.suspect(20) {
+		t.Error("right, wrong and unseen chunks are mixed up")
+	}
+	if count, _ := b.filled(); count != 1 {
+		t.Errorf("%d chunks are there, not 1", count)
 	}
 }
 
@@ -72,7 +117,7 @@ func TestBitmapNext(t *testing.T) {
 
 func TestBitmapForeignFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "filled")
-	junk := make([]byte, bitmapHeader+2)
+	junk := make([]byte, bitmapHeader+2*2)
 	for i := range junk {
 		junk[i] = 0xff
 	}
@@ -80,7 +125,7 @@ func TestBitmapForeignFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := mustBitmap(t, path, 16, "b")
-	if count, _ := b.filled(); count != 0 {
+	if count, _ := b.filled(); count != 0 || b.mayAll(0, 0) {
 		t.Errorf("%d chunks believed from a foreign file of the same size", count)
 	}
 	b.set(1)

@@ -12,15 +12,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin/origintest"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
 )
 
-// TestPowerLoss reopens a layer whose bitmap reached the disk and whose chunks
-// did not.
+// TestPowerLoss reopens a layer whose bitmap reached the disk and of whose
+// chunks one did not: that one alone is fetched again, and no more is hashed
+// than is read.
 func TestPowerLoss(t *testing.T) {
-	e := newEnv(t, nil)
-	form := indextest.EStargz(big(20), indextest.EStargzOptions{})
+	e := newEnv(t, func(c *Config) { c.Quiet = 100 * 365 * 24 * time.Hour }) // no background, not even at the start
+	form := indextest.EStargz(big(20), indextest.EStargzOptions{ChunkSize: 256 << 10})
 	l := e.layer(e.want(form))
 	text, err := os.ReadFile(filepath.Join(e.path(l, AnyForm), "data/text"))
 	if err != nil {
@@ -32,15 +34,30 @@ func TestPowerLoss(t *testing.T) {
 	filled, _ := l.filled.filled()
 	e.close()
 	lose(t, bits, backing)
+	if err := os.RemoveAll(filepath.Join(e.root, "blobs")); err != nil {
+		t.Fatal(err)
+	}
+	e.open()
+	e.close() // before any was hashed
 	e.open()
 	again, _ := e.fs.Layer(l.ID())
 	if n, _ := again.filled.filled(); n != 0 || filled == 0 {
 		t.Errorf("%d chunks trusted after a power loss, of %d", n, filled)
 	}
+	if err := again.ensure(t.Context(), ino.Ino, 0, 1, fetcher.OnDemand); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := again.filled.filled(); n != 1 {
+		t.Errorf("%d chunks are hashed for a read of one", n)
+	}
+	sent := e.registry.Sent(form.Digest)
 	dropPageCache(t)
 	got, err := os.ReadFile(filepath.Join(e.path(again, AnyForm), "data/text"))
 	if err != nil || !bytes.Equal(got, text) {
 		t.Errorf("wrong bytes after a power loss: %v", err)
+	}
+	if sent = e.registry.Sent(form.Digest) - sent; sent == 0 || sent > 1<<20 {
+		t.Errorf("%d bytes are fetched for one lost chunk", sent)
 	}
 }
 

@@ -96,14 +96,14 @@ func (l *Layer) ensureChunks(ctx context.Context, first, last int, prio fetcher.
 		chunk int
 	}
 	var waits []wait
-	for c := l.missing(first); c <= last; {
+	for c := l.missing(first, last); c <= last; {
 		f, err := l.board(c, last, prio)
 		if err != nil {
 			return err
 		}
 		upto := min(last, f.extent.Last)
 		waits = append(waits, wait{f, upto})
-		c = l.missing(upto + 1)
+		c = l.missing(upto+1, last)
 	}
 	for _, w := range waits {
 		if err := w.f.await(ctx, w.chunk); err != nil {
@@ -116,15 +116,18 @@ func (l *Layer) ensureChunks(ctx context.Context, first, last int, prio fetcher.
 	return nil
 }
 
-// missing returns the first chunk at or after c that has to be fetched,
-// checking what an unclean boot left in doubt on the way.
-func (l *Layer) missing(c int) int {
+// missing returns the first of chunks c to last that has to be fetched, or
+// last+1, checking what an unclean boot left in doubt on the way.
+func (l *Layer) missing(c, last int) int {
 	for {
-		c = l.filled.next(c)
-		if c >= l.filled.n || !l.filled.suspect(c) || !l.intact(c) {
-			return c
+		if c = l.filled.next(c); c > last || !l.filled.suspect(c) {
+			return min(c, last+1)
 		}
-		l.filled.set(c)
+		if l.intact(c) {
+			l.filled.set(c)
+		} else {
+			l.filled.drop(c)
+		}
 	}
 }
 
@@ -175,7 +178,7 @@ func (l *Layer) reach(run index.Extent, last int, room int64) index.Extent {
 	for run.Last < last {
 		n := l.extent(run.Last + 1)
 		joined := run.Join(n)
-		if joined.Len > room || l.flights[n.First] != nil || l.filled.hasAll(n.First, n.Last) {
+		if joined.Len > room || l.flights[n.First] != nil || l.filled.mayAll(n.First, n.Last) {
 			break
 		}
 		run = joined
