@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -107,35 +106,91 @@ func (c *Containerd) Run(ctx context.Context, ns, snapshotter, ref, id string, a
 	return c.Ctr(ctx, append([]string{"-n", ns, "run", "--rm", "--net-host", "--snapshotter", snapshotter, ref, id}, args...)...)
 }
 
+// Task is a container's task that was started.
+type Task struct {
+	Line string // the first it printed, "" if it ended without one
+
+	c      *Containerd
+	ns, id string
+	first  chan string
+	ended  chan struct{} // closed at its end, after which err and last are set
+	err    error
+	last   string // what it printed at last
+}
+
+// ErrSilent means that a task printed nothing for as long as was waited.
+var ErrSilent = errors.New("the container prints nothing")
+
 // StartTask starts the task of a container and returns when it has printed a
-// first line, and that line, or "" if it ended without one. wait waits for its
-// end.
-func (c *Containerd) StartTask(ctx context.Context, ns, id string) (line string, wait func() error, err error) {
-	var stderr strings.Builder
-	cmd := c.command(ctx, "-n", ns, "tasks", "start", id)
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
+// first line or has ended. If neither happens within limit it is stopped and the
+// error is ErrSilent.
+func (c *Containerd) StartTask(ctx context.Context, ns, id string, limit time.Duration) (*Task, error) {
+	r, w, err := os.Pipe()
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
-		return "", nil, err
+	cmd := c.command(ctx, "-n", ns, "tasks", "start", id)
+	cmd.Stdout, cmd.Stderr = w, w
+	err = cmd.Start()
+	if err = errors.Join(err, w.Close()); err != nil {
+		return nil, errors.Join(err, r.Close())
 	}
-	in := bufio.NewReader(out)
-	line, err = in.ReadString('\n')
-	rest := func() error {
-		_, err := io.Copy(io.Discard, in)
-		return errors.Join(err, cmd.Wait())
-	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		return "", nil, fmt.Errorf("task %s: %w", id, errors.Join(err, rest()))
-	}
-	return strings.TrimSpace(line), func() error {
-		if err := rest(); err != nil {
-			return fmt.Errorf("task %s: %w: %s", id, err, strings.TrimSpace(stderr.String()))
+	t := &Task{c: c, ns: ns, id: id, first: make(chan string, 1), ended: make(chan struct{})}
+	go t.watch(cmd, r)
+	select {
+	case t.Line = <-t.first:
+	case <-t.ended:
+		select {
+		case t.Line = <-t.first:
+		default:
+			t.Line = t.last // one without an end
 		}
+	case <-time.After(limit):
+		return nil, errors.Join(fmt.Errorf("%w for %s", ErrSilent, limit), t.kill(ctx))
+	}
+	return t, nil
+}
+
+// watch reads what the task prints until it ends.
+func (t *Task) watch(cmd *exec.Cmd, out *os.File) {
+	defer close(t.ended)
+	in := bufio.NewReader(out)
+	for first := true; ; first = false {
+		line, err := in.ReadString('\n')
+		if line = strings.TrimSpace(line); first && err == nil {
+			t.first <- line
+		}
+		if line != "" {
+			t.last = line
+		}
+		if err != nil {
+			break // io.EOF: nobody is left who could print
+		}
+	}
+	if err := errors.Join(cmd.Wait(), out.Close()); err != nil {
+		t.err = fmt.Errorf("%w: %s", err, t.last)
+	}
+}
+
+// Stop waits for the task's end, at most for grace, and then kills it. The
+// error is that of a task that failed before.
+func (t *Task) Stop(ctx context.Context, grace time.Duration) error {
+	select {
+	case <-t.ended:
+		return t.err
+	case <-time.After(grace):
+		return t.kill(ctx)
+	}
+}
+
+func (t *Task) kill(ctx context.Context) error {
+	_, err := t.c.Ctr(ctx, "-n", t.ns, "tasks", "kill", "--signal", "SIGKILL", t.id)
+	select {
+	case <-t.ended: // it may have ended by itself just before
 		return nil
-	}, nil
+	case <-time.After(20 * time.Second):
+		return errors.Join(fmt.Errorf("container %s does not end after SIGKILL", t.id), err)
+	}
 }
 
 // Mount mounts an image's tree, read-only, as a container would have it.

@@ -27,8 +27,12 @@ type Lab struct {
 
 	lock *os.File // held while the owner lives, so that others can tell
 
-	mu    sync.Mutex // guards procs
-	procs []*Process
+	close    sync.Once
+	closeErr error // read after close
+
+	mu     sync.Mutex // guards the rest
+	procs  []*Process
+	closed bool
 }
 
 // prefix begins the names of all labs' folders. They lie in /var/tmp because
@@ -38,6 +42,8 @@ const prefix = "/var/tmp/dflab"
 var (
 	openMu sync.Mutex // guards open
 	open   = map[*Lab]bool{}
+
+	closing sync.Mutex // held by CloseAll, and for good by an interrupt
 )
 
 // Open makes an empty lab for the project at root.
@@ -72,23 +78,30 @@ func Open(root string) (*Lab, error) {
 	return l, nil
 }
 
-// Close stops and removes everything.
+// Close stops and removes everything. Whoever calls it while another does
+// waits for that one.
 func (l *Lab) Close() error {
-	openMu.Lock()
-	delete(open, l)
-	openMu.Unlock()
-	err := sweep(l.Dir)
-	l.mu.Lock()
-	procs := l.procs
-	l.mu.Unlock()
-	for _, p := range procs {
-		<-p.done
-	}
-	return errors.Join(err, l.lock.Close())
+	l.close.Do(func() {
+		l.mu.Lock()
+		l.closed = true
+		procs := l.procs
+		l.mu.Unlock()
+		l.closeErr = sweep(l.Dir)
+		for _, p := range procs {
+			<-p.done
+		}
+		l.closeErr = errors.Join(l.closeErr, l.lock.Close())
+		openMu.Lock()
+		delete(open, l)
+		openMu.Unlock()
+	})
+	return l.closeErr
 }
 
-// CloseOnSignal closes all labs and exits when the program is interrupted. The
-// returned function ends the watch.
+// CloseOnSignal closes all labs and exits when the program is interrupted. A
+// CloseAll elsewhere then never returns: what fails because of the interrupt
+// must not end the program before everything is removed. The returned function
+// ends the watch.
 func CloseOnSignal() (stop func()) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -97,7 +110,8 @@ func CloseOnSignal() (stop func()) {
 			return
 		}
 		fmt.Fprintln(os.Stderr, "interrupted: cleaning up")
-		CloseAll()
+		closing.Lock()
+		closeAll()
 		os.Exit(130)
 	}()
 	return func() { signal.Stop(c); close(c) }
@@ -105,6 +119,12 @@ func CloseOnSignal() (stop func()) {
 
 // CloseAll closes the labs that are open.
 func CloseAll() {
+	closing.Lock()
+	defer closing.Unlock()
+	closeAll()
+}
+
+func closeAll() {
 	openMu.Lock()
 	var all []*Lab
 	for l := range open {
@@ -156,13 +176,16 @@ func (l *Lab) Start(name string, env []string, argv ...string) (*Process, error)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p := &Process{Cmd: cmd, LogFile: logFile, done: make(chan struct{})}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, fmt.Errorf("start %s: the lab is closed", name)
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	p := &Process{Cmd: cmd, LogFile: logFile, done: make(chan struct{})}
-	l.mu.Lock()
 	l.procs = append(l.procs, p)
-	l.mu.Unlock()
 	go func() {
 		p.err = cmd.Wait()
 		close(p.done)

@@ -2,63 +2,92 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"time"
 
+	"github.com/distribution/reference"
+
 	"github.com/dfsnapshotter/dfsnapshotter/script/imagetest"
+	"github.com/dfsnapshotter/dfsnapshotter/script/lab"
 )
 
-// demo starts an image once in each mode, and shows what that took.
+// demo starts an image once in each mode, and shows what that took. args are
+// the name of an image of a public registry and a command for it; without any
+// the image is one of Debian packages.
 func (n *node) demo(ctx context.Context, args []string) error {
-	var refs map[imagetest.Form]string
-	var err error
-	var command []string
-	if len(args) == 0 {
-		progress("making a python image from Debian packages (the first time takes a minute)")
-		refs, err = n.push(ctx, "python", imagetest.Gzip, imagetest.EStargz)
-	} else {
-		progress("copying %s into a registry of the demo", args[0])
-		refs, err = n.copy(ctx, args[0])
-		command = args[1:]
+	if len(args) > 0 {
+		return n.demoPublic(ctx, args[0], args[1:])
 	}
+	progress("making a python image from Debian packages (the first time takes a minute)")
+	refs, err := n.push(ctx, "python", imagetest.Gzip, imagetest.EStargz)
 	if err != nil {
 		return err
 	}
-	t := newTable("\nOne container, started from nothing over a link of 200 Mbit/s:")
+	return n.compare(ctx, refs, func(m mode) string { return m.name })
+}
+
+func (n *node) demoPublic(ctx context.Context, image string, command []string) error {
+	named, err := reference.ParseDockerRef(image)
+	if err != nil {
+		return fmt.Errorf("IMAGE: %q is not the name of an image, such as docker.io/library/python:3.13-slim: %w", image, err)
+	}
+	progress("copying %s into a registry of the demo", named)
+	refs, err := n.copy(ctx, named.String())
+	if err != nil {
+		return err
+	}
+	// Its layers may be of any kind.
+	label := func(m mode) string { return strings.TrimPrefix(m.name, "gzip, ") }
+	err = n.compare(ctx, refs, label, command...)
+	if errors.Is(err, lab.ErrSilent) {
+		err = fmt.Errorf("%w\nPut a command that prints a line behind the image: make demo IMAGE=\"%s echo hello\"", err, image)
+	}
+	return err
+}
+
+// compare starts a container in each mode that refs has an image for.
+func (n *node) compare(ctx context.Context, refs map[imagetest.Form]string, label func(mode) string, command ...string) error {
+	var rows []string
 	began := time.Now()
-	err = n.round(ctx, refs, func(m mode, s start) {
-		name := m.name
+	err := n.round(ctx, refs, func(m mode, s start) {
+		name := label(m)
 		if m.snapshotter == ours {
 			name = "dfsnapshotter, " + name
+			if layers, err := n.daemon.Layers(ctx); err == nil && len(layers) == 0 {
+				name += " (left to containerd)"
+			}
 		}
-		progress("%4.0f s  %-32s ready after %.2f s, %.1f MiB from the registry", time.Since(began).Seconds(), name, s.Ready, s.MiB)
-		t.add(name, "s", "time to ready", s.Ready)
-		t.add(name, "s", "from the registry", s.MiB)
+		line := "printed nothing and ended"
+		if s.Line != "" {
+			line = fmt.Sprintf("printed %.60q", s.Line)
+		}
+		progress("%4.0f s  %s: %s", time.Since(began).Seconds(), name, line)
+		rows = append(rows, fmt.Sprintf("  %-40s %6.2f s         %6.1f MiB", name, s.Ready, s.MiB))
 	}, command...)
 	if err != nil {
 		return err
 	}
-	fmt.Println(t.title)
-	fmt.Printf("  %-34s %-16s %s\n", "", "time to ready", "from the registry")
-	for _, row := range t.rows {
-		ready, _ := t.median(row, "time to ready")
-		mib, _ := t.median(row, "from the registry")
-		fmt.Printf("  %-34s %6.2f s         %6.1f MiB\n", row, ready, mib)
-	}
+	fmt.Println("\nOne container, started from nothing over a link of 200 Mbit/s:")
+	fmt.Printf("  %-40s %-16s %s\n", "", "time to ready", "from the registry")
+	fmt.Println(strings.Join(rows, "\n"))
 	return nil
 }
 
 // copy copies an image of a public registry into the node's, as it is.
 func (n *node) copy(ctx context.Context, ref string) (map[imagetest.Form]string, error) {
 	local := n.registry.Host + "/demo/image:1"
+	if _, err := n.containerd.Ctr(ctx, "-n", namespace, "content", "fetch", ref); err != nil {
+		return nil, fmt.Errorf("IMAGE: %w", err)
+	}
 	for _, args := range [][]string{
-		{"content", "fetch", ref},
-		{"images", "tag", ref, local},
-		{"images", "push", "--hosts-dir", n.HostsDir(), "--platform", "linux/" + runtime.GOARCH, local},
-		{"images", "rm", "--sync", ref, local},
+		{"tag", ref, local},
+		{"push", "--hosts-dir", n.HostsDir(), "--platform", "linux/" + runtime.GOARCH, local},
+		{"rm", "--sync", ref, local},
 	} {
-		if _, err := n.containerd.Ctr(ctx, append([]string{"-n", namespace}, args...)...); err != nil {
+		if _, err := n.containerd.Ctr(ctx, append([]string{"-n", namespace, "images"}, args...)...); err != nil {
 			return nil, err
 		}
 	}

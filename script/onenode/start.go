@@ -97,10 +97,16 @@ type start struct {
 	Requests                 float64 // to the registry until ready
 	CPU                      float64 // seconds, of the daemon
 	PeakMiB                  float64 // resident, of the daemon
+	Line                     string  // that it printed
 }
 
+const (
+	silence = time.Minute     // after which a container without output is given up
+	grace   = 3 * time.Second // for a container to end by itself, once it is ready
+)
+
 // measure pulls an image, creates a container and starts it; it is ready when
-// it prints its first line.
+// it prints its first line, or ends.
 func (n *node) measure(ctx context.Context, snapshotter, ref string, args ...string) (s start, err error) {
 	n.starts++
 	id := fmt.Sprintf("start%d", n.starts)
@@ -131,7 +137,7 @@ func (n *node) measure(ctx context.Context, snapshotter, ref string, args ...str
 		return s, err
 	}
 	s.Create = lap()
-	_, wait, err := n.containerd.StartTask(ctx, namespace, id)
+	task, err := n.containerd.StartTask(ctx, namespace, id, silence)
 	if err != nil {
 		return s, err
 	}
@@ -153,9 +159,10 @@ func (n *node) measure(ctx context.Context, snapshotter, ref string, args ...str
 		return s, err
 	}
 	s.CPU, s.PeakMiB = (spent.CPU - cost.CPU).Seconds(), float64(spent.PeakRSS)/(1<<20)
-	if err := wait(); err != nil {
-		return s, err
+	if err := task.Stop(ctx, grace); err != nil {
+		return s, fmt.Errorf("the container failed: %w", err)
 	}
+	s.Line = task.Line
 	_, err = n.containerd.Ctr(ctx, "-n", namespace, "containers", "rm", id)
 	return s, err
 }
