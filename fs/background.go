@@ -161,6 +161,10 @@ func (f *FS) space() error {
 	return nil
 }
 
+// isFull reports whether err says that the disk, or somebody's part of it, has
+// no room for a file or its content.
+func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
 // diskFull notes that a write found no space.
 func (f *FS) diskFull() { f.noSpace.Store(time.Now().UnixNano()) }
 

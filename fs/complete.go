@@ -226,8 +226,13 @@ func (l *Layer) prove(ctx context.Context) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	r := l.rec
+	r.Proven = true
+	if err := l.save(r); err != nil {
+		return err
+	}
 	l.rec.Proven = true
-	return l.save()
+	return nil
 }
 
 var errDiffers = errors.New("the tar is not what the TOC says")

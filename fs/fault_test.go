@@ -179,27 +179,36 @@ func TestWrongBytes(t *testing.T) {
 // TestDiskFull: on-demand reads go on when nothing can be written.
 func TestDiskFull(t *testing.T) {
 	e := newEnv(t, nil)
-	form := indextest.EStargz(big(24), indextest.EStargzOptions{})
-	l := e.layer(e.want(form))
-	// A file system too small for the content takes the backing files' place.
-	dir := filepath.Join(l.dir, "data")
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
-	small, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(unix.Dup3(small, l.data, unix.O_CLOEXEC), unix.Close(small)); err != nil {
-		t.Fatal(err)
-	}
-	got, err := os.ReadFile(filepath.Join(e.path(l, AnyForm), "data/random"))
-	if err != nil || !bytes.Equal(got, indextest.Random(24, 5<<20)) {
-		t.Errorf("reading on a full disk: %v", err)
-	}
-	if err := e.fs.space(); !errors.Is(err, unix.ENOSPC) {
-		t.Errorf("filling goes on while the disk is full: %v", err)
+	for name, size := range map[string]string{"no room for content": "size=1m", "no room for files": "nr_inodes=1"} {
+		t.Run(name, func(t *testing.T) {
+			form := indextest.EStargz(big(24), indextest.EStargzOptions{})
+			l := e.layer(e.want(form))
+			// A file system too small for the content takes the backing files' place.
+			dir := filepath.Join(l.dir, "data")
+			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, size); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+			small, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(unix.Dup3(small, l.data, unix.O_CLOEXEC), unix.Close(small)); err != nil {
+				t.Fatal(err)
+			}
+			e.fs.noSpace.Store(0)
+			got, err := os.ReadFile(filepath.Join(e.path(l, AnyForm), "data/random"))
+			if err != nil || !bytes.Equal(got, indextest.Random(24, 5<<20)) {
+				t.Errorf("reading on a full disk: %v", err)
+			}
+			if err := e.fs.space(); !errors.Is(err, unix.ENOSPC) {
+				t.Errorf("filling goes on while the disk is full: %v", err)
+			}
+			_ = unix.Unmount(dir, unix.MNT_DETACH)
+			if err := e.fs.Remove(t.Context(), l.ID()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

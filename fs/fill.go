@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 )
@@ -333,21 +331,26 @@ type chunkWriter struct {
 
 // WriteChunk implements index.Sink.
 func (w *chunkWriter) WriteChunk(ino uint32, off int64, data []byte) error {
-	if w.file == nil || w.ino != ino {
-		w.close()
-		f, err := w.l.fs.files.get(w.l, ino, true)
-		if err != nil {
-			return fmt.Errorf("write layer %d: %w", w.l.id, err)
-		}
-		w.file, w.ino = f, ino
-	}
-	if _, err := w.file.WriteAt(data, off); err != nil {
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if err := w.write(ino, off, data); err != nil {
+		if isFull(err) {
 			w.l.fs.diskFull()
 		}
 		return fmt.Errorf("write layer %d: %w", w.l.id, err)
 	}
 	return nil
+}
+
+func (w *chunkWriter) write(ino uint32, off int64, data []byte) error {
+	if w.file == nil || w.ino != ino {
+		w.close()
+		f, err := w.l.fs.files.get(w.l, ino, true)
+		if err != nil {
+			return err
+		}
+		w.file, w.ino = f, ino
+	}
+	_, err := w.file.WriteAt(data, off)
+	return err
 }
 
 // fill writes a verified chunk, unless it is there.

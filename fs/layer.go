@@ -53,14 +53,15 @@ type Layer struct {
 	complete atomic.Bool // tree is the layer; data is gone
 	refused  atomic.Bool // rec.Refused is set
 
+	placed atomic.Pointer[map[uint32]implied] // rec.Implied by inode
+
 	finalizing sync.Mutex // held while the tree is built, before mu
 
 	mu         sync.Mutex // guards the fields below
 	rec        record
-	attrs      map[uint32]implied // rec.Implied by inode
-	blob       *fetcher.Blob      // nil until first needed
-	stats      fetcher.Stats      // of the blob, once it is closed
-	flights    map[int]*flight    // by the first chunk of each extent
+	blob       *fetcher.Blob   // nil until first needed
+	stats      fetcher.Stats   // of the blob, once it is closed
+	flights    map[int]*flight // by the first chunk of each extent
 	streams    streams
 	neighbours neighbours
 	failure    error // why filling stopped, until the next try
@@ -104,9 +105,10 @@ func (l *Layer) log() *slog.Logger {
 	return l.fs.log.With("layer", l.rec.Blob, "slot", l.id)
 }
 
-// save writes the record; the caller holds mu or is the only user.
-func (l *Layer) save() error {
-	b, err := json.Marshal(l.rec)
+// save puts r on disk as the layer's record. The caller holds mu or is the only
+// user, and takes over into rec what r changes once it is there.
+func (l *Layer) save(r record) error {
+	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
@@ -158,7 +160,7 @@ func (l *Layer) open() (err error) {
 		_ = l.index.Close()
 		return fmt.Errorf("layer %d: bitmap: %w", l.id, err)
 	}
-	l.attrs = byInode(l.rec.Implied)
+	l.placed.Store(byInode(l.rec.Implied))
 	if _, err := os.Lstat(l.tree); err == nil {
 		return l.finish()
 	}
@@ -286,7 +288,7 @@ func (l *Layer) refuse(reason error) error {
 	l.mu.Lock()
 	l.rec.Refused = reason.Error()
 	l.refused.Store(true)
-	err := l.save()
+	err := l.save(l.rec)
 	l.mu.Unlock()
 	l.log().Error("layer is not what its image says; no new container gets it", "err", reason)
 	return err

@@ -31,12 +31,21 @@ type implied struct {
 	Xattrs    map[string][]byte `json:"xattrs,omitempty"`
 }
 
-func byInode(list []implied) map[uint32]implied {
+func byInode(list []implied) *map[uint32]implied {
 	m := make(map[uint32]implied, len(list))
 	for _, i := range list {
 		m[i.Ino] = i
 	}
-	return m
+	return &m
+}
+
+// implication returns what the chain makes of a folder that is only implied.
+func (l *Layer) implication(in index.Inode) (implied, bool) {
+	if !in.Implied {
+		return implied{}, false
+	}
+	i, ok := (*l.placed.Load())[in.Ino]
+	return i, ok
 }
 
 // Below is one layer of a chain, or a directory in place of one that was
@@ -87,10 +96,13 @@ func (l *Layer) settle(want []implied) error {
 	if l.rec.Placed {
 		return nil
 	}
-	l.rec.Implied, l.rec.Placed, l.attrs = want, true, byInode(want)
-	if err := l.save(); err != nil {
+	r := l.rec
+	r.Implied, r.Placed = want, true
+	if err := l.save(r); err != nil {
 		return err
 	}
+	l.placed.Store(byInode(want))
+	l.rec.Implied, l.rec.Placed = want, true
 	l.fs.wake()
 	return nil
 }
@@ -114,7 +126,7 @@ func (f *FS) clone(l *Layer, want []implied) (*Layer, error) {
 		err = c.open()
 	}
 	if err == nil {
-		err = c.save()
+		err = c.save(c.rec)
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.close(false), os.RemoveAll(c.dir))
@@ -160,7 +172,7 @@ func (b Below) fill(path string, i *implied) bool {
 	}
 	ino := i.Ino
 	*i = implied{Ino: ino, Mode: in.Mode, UID: in.UID, GID: in.GID, Mtime: in.Mtime, MtimeNsec: in.MtimeNsec}
-	if o, ok := l.attrs[in.Ino]; ok && in.Implied {
+	if o, ok := l.implication(in); ok {
 		*i = o
 		i.Ino = ino
 		i.Xattrs = maps.Clone(o.Xattrs)
@@ -280,11 +292,9 @@ func (l *Layer) xattrs(in index.Inode) iter.Seq2[string, []byte] {
 				return
 			}
 		}
-		if !in.Implied {
-			return
-		}
-		for _, k := range slices.Sorted(maps.Keys(l.attrs[in.Ino].Xattrs)) {
-			if !yield(k, l.attrs[in.Ino].Xattrs[k]) {
+		i, _ := l.implication(in)
+		for _, k := range slices.Sorted(maps.Keys(i.Xattrs)) {
+			if !yield(k, i.Xattrs[k]) {
 				return
 			}
 		}
@@ -296,7 +306,7 @@ func (l *Layer) hasXattrs() bool {
 	if l.index.Info().Xattrs {
 		return true
 	}
-	for _, o := range l.attrs {
+	for _, o := range *l.placed.Load() {
 		if len(o.Xattrs) > 0 {
 			return true
 		}

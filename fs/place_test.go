@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -135,5 +136,34 @@ func TestInheritedXattr(t *testing.T) {
 	n, err := unix.Listxattr(filepath.Join(e.path(l, AnyForm), "home/user"), names)
 	if err != nil || string(names[:n]) != "user.note\x00" {
 		t.Errorf("inherited xattrs are %q: %v", names[:max(n, 0)], err)
+	}
+}
+
+// TestPlaceNotSaved: a place that could not be written down is not taken.
+func TestPlaceNotSaved(t *testing.T) {
+	e := newEnv(t, nil)
+	base, other := lowers()
+	b := e.layer(e.want(indextest.Gzip(base, indextest.GzipOptions{})))
+	o := e.layer(e.want(indextest.Gzip(other, indextest.GzipOptions{})))
+	l, err := e.fs.Resolve(t.Context(), e.want(indextest.Gzip(top(), indextest.GzipOptions{})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := l.rec
+	obstacle := filepath.Join(l.dir, "layer.json.tmp")
+	if err := os.Mkdir(obstacle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.fs.Place(t.Context(), l, []Below{{Layer: b}}); err == nil {
+		t.Fatal("a record is written in spite of everything")
+	}
+	if !reflect.DeepEqual(l.rec, before) || len(*l.placed.Load()) > 0 {
+		t.Error("the layer is placed without a record")
+	}
+	if err := os.Remove(obstacle); err != nil {
+		t.Fatal(err)
+	}
+	if got := e.layer(e.want(indextest.Gzip(top(), indextest.GzipOptions{})), Below{Layer: o}); got != l {
+		t.Errorf("layer %d, which has no place yet, is not used; %d is made", l.ID(), got.ID())
 	}
 }

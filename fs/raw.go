@@ -64,10 +64,8 @@ type nodeAttr struct {
 }
 
 func (l *Layer) nodeAttr(in index.Inode) nodeAttr {
-	if in.Implied {
-		if o, ok := l.attrs[in.Ino]; ok {
-			return nodeAttr{o.Mode, o.UID, o.GID, o.Mtime, o.MtimeNsec}
-		}
+	if o, ok := l.implication(in); ok {
+		return nodeAttr{o.Mode, o.UID, o.GID, o.Mtime, o.MtimeNsec}
 	}
 	return nodeAttr{in.Mode, in.UID, in.GID, in.Mtime, in.MtimeNsec}
 }
@@ -181,7 +179,7 @@ func (l *Layer) xattr(in index.Inode, name string) ([]byte, bool) {
 	if v, ok := l.index.Xattr(in.Ino, name); ok {
 		return v, true
 	}
-	if o, ok := l.attrs[in.Ino]; ok && in.Implied {
+	if o, ok := l.implication(in); ok {
 		v, ok := o.Xattrs[name]
 		return v, ok
 	}
@@ -310,7 +308,7 @@ func (f *FS) read(cancel <-chan struct{}, pid uint32, l *Layer, node index.Inode
 		defer stop()
 		start := time.Now()
 		err := l.ensure(ctx, node.Ino, off, n, fetcher.OnDemand)
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		if isFull(err) {
 			clear(buf)
 			if err = l.readDirect(ctx, node.Ino, off, buf); err == nil {
 				return fuse.ReadResultData(buf), fuse.OK

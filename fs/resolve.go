@@ -144,7 +144,7 @@ func (l *Layer) build(w Want) (how string, err error) {
 			return "", err
 		}
 	}
-	return how, l.save()
+	return how, l.save(l.rec)
 }
 
 // keptPath is where the index of a blob that was unpacked here is kept, for
