@@ -32,6 +32,19 @@ type fakeLayers struct {
 	byChain  map[string]uint32               // placed copies
 	layers   map[uint32]*fakeLayer
 	last     uint32
+	starts   []start // what was about to start
+}
+
+// start is one call of Start.
+type start struct {
+	ids     []uint32
+	program snapshot.Program
+}
+
+func (f *fakeLayers) Start(ids []uint32, p snapshot.Program) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.starts = append(f.starts, start{slices.Clone(ids), p})
 }
 
 type fakeLayer struct {

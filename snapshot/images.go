@@ -53,12 +53,13 @@ func (r *resolving) over() bool {
 	}
 }
 
-// layer returns the layer that req asks for. It is held until release is
-// called. The error may be one to leave the layer to containerd for.
-func (m *images) layer(ctx context.Context, req request) (id uint32, top bool, release func(), err error) {
+// layer returns the layer that req asks for, and if it is the image's uppermost
+// one, what the image runs. It is held until release is called. The error may
+// be one to leave the layer to containerd for.
+func (m *images) layer(ctx context.Context, req request) (id uint32, top *Program, release func(), err error) {
 	img, err := m.enter(req.image)
 	if err != nil {
-		return 0, false, nil, err
+		return 0, nil, nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -66,29 +67,32 @@ func (m *images) layer(ctx context.Context, req request) (id uint32, top bool, r
 		}
 	}()
 	if err := wait(ctx, img.planned); err != nil {
-		return 0, false, nil, err
+		return 0, nil, nil, err
 	}
 	if img.err != nil {
-		return 0, false, nil, img.err
+		return 0, nil, nil, img.err
 	}
 	i, err := img.plan.find(req)
 	if err != nil {
-		return 0, false, nil, err
+		return 0, nil, nil, err
 	}
 	r, err := m.resolveFrom(img, i)
 	if err != nil {
-		return 0, false, nil, err
+		return 0, nil, nil, err
 	}
 	if err := wait(ctx, r.done); err != nil {
-		return 0, false, nil, err
+		return 0, nil, nil, err
 	}
 	if r.err != nil {
 		m.mu.Lock()
 		r.told = true
 		m.mu.Unlock()
-		return 0, false, nil, fmt.Errorf("layer %s: %w", req.layer, r.err)
+		return 0, nil, nil, fmt.Errorf("layer %s: %w", req.layer, r.err)
 	}
-	return r.id, i == len(img.layers)-1, func() { m.exit(img) }, nil
+	if i == len(img.layers)-1 {
+		top = &img.plan.program
+	}
+	return r.id, top, func() { m.exit(img) }, nil
 }
 
 func wait(ctx context.Context, done <-chan struct{}) error {

@@ -31,6 +31,13 @@ type Below struct {
 	Dir   string // plain directory, whiteouts in overlay's form
 }
 
+// Program is what an image's config runs.
+type Program struct {
+	Name string // the first argument of its command; "" if it has none
+	Path string // where a Name without a slash is looked for, as in $PATH
+	Dir  string // what any other relative Name is below
+}
+
 // Form says which directories Paths may answer with.
 type Form int
 
@@ -63,6 +70,10 @@ type Layers interface {
 
 	// Paths returns one directory for each layer, fit to be overlayfs's lowerdir.
 	Paths(ctx context.Context, ids []uint32, form Form) ([]string, error)
+
+	// Start is told that containers of an image are about to start: its layers,
+	// lowest first, and its program. It returns at once.
+	Start(ids []uint32, p Program)
 
 	// Layer tells about a layer, and whether there is one with that number.
 	Layer(id uint32) (Layer, bool)

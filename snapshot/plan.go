@@ -77,8 +77,9 @@ func newRequest(labels map[string]string) (request, error) {
 
 // plan is an image as its manifest and config describe it.
 type plan struct {
-	wants  []Want
-	chains []digest.Digest // chain ID of each layer
+	wants   []Want
+	chains  []digest.Digest // chain ID of each layer
+	program Program
 }
 
 // readPlan reads the manifest and the config of an image.
@@ -108,40 +109,61 @@ func readPlan(ctx context.Context, docs Images, key imageKey) (*plan, error) {
 			return nil, &leaveError{reasonForeign, fmt.Errorf("layer %q: %w", l.Digest, err)}
 		}
 	}
-	diffIDs, err := readDiffIDs(ctx, docs, key.repo, m.Config.Digest)
+	c, err := readConfig(ctx, docs, key.repo, m.Config.Digest)
 	if err != nil {
 		return nil, err
 	}
+	diffIDs := c.RootFS.DiffIDs
 	if len(diffIDs) != len(m.Layers) {
 		return nil, &leaveError{reasonMismatch, fmt.Errorf("%d layers, but %d diff IDs", len(m.Layers), len(diffIDs))}
 	}
-	p := &plan{chains: identity.ChainIDs(slices.Clone(diffIDs))}
+	p := &plan{chains: identity.ChainIDs(slices.Clone(diffIDs)), program: program(c.Config)}
 	for i, l := range m.Layers {
 		p.wants = append(p.wants, Want{Repo: key.repo, Desc: l, DiffID: diffIDs[i]})
 	}
 	return p, nil
 }
 
-func readDiffIDs(ctx context.Context, docs Images, repo origin.Repo, config digest.Digest) ([]digest.Digest, error) {
+// imageConfig is what is wanted of an image's config.
+type imageConfig struct {
+	Config ocispec.ImageConfig `json:"config"`
+	RootFS ocispec.RootFS      `json:"rootfs"`
+}
+
+func readConfig(ctx context.Context, docs Images, repo origin.Repo, config digest.Digest) (c imageConfig, err error) {
 	if err := config.Validate(); err != nil {
-		return nil, &leaveError{reasonForeign, fmt.Errorf("config %q: %w", config, err)}
+		return c, &leaveError{reasonForeign, fmt.Errorf("config %q: %w", config, err)}
 	}
 	data, _, err := docs.Document(ctx, repo, config, false)
 	if err != nil {
-		return nil, fmt.Errorf("read config %s: %w", config, err)
-	}
-	var c struct {
-		RootFS ocispec.RootFS `json:"rootfs"`
+		return c, fmt.Errorf("read config %s: %w", config, err)
 	}
 	if err := json.Unmarshal(data, &c); err != nil {
-		return nil, &leaveError{reasonForeign, fmt.Errorf("config %s: %w", config, err)}
+		return c, &leaveError{reasonForeign, fmt.Errorf("config %s: %w", config, err)}
 	}
 	for _, d := range c.RootFS.DiffIDs {
 		if err := d.Validate(); err != nil {
-			return nil, &leaveError{reasonForeign, fmt.Errorf("config %s: diff ID %q: %w", config, d, err)}
+			return c, &leaveError{reasonForeign, fmt.Errorf("config %s: diff ID %q: %w", config, d, err)}
 		}
 	}
-	return c.RootFS.DiffIDs, nil
+	return c, nil
+}
+
+// defaultPath is what containerd gives a container whose image sets no PATH.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// program returns what the image runs unless it is told otherwise.
+func program(c ocispec.ImageConfig) Program {
+	p := Program{Path: defaultPath, Dir: c.WorkingDir}
+	if args := append(slices.Clone(c.Entrypoint), c.Cmd...); len(args) > 0 {
+		p.Name = args[0]
+	}
+	for _, e := range c.Env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			p.Path = v
+		}
+	}
+	return p
 }
 
 // find returns which of the image's layers r is about.

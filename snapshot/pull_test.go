@@ -19,6 +19,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
+	"github.com/dfsnapshotter/dfsnapshotter/snapshot"
 )
 
 func files(kv ...string) map[string]string {
@@ -74,6 +75,36 @@ func TestPull(t *testing.T) {
 				t.Errorf("directories left behind: %v", got)
 			}
 		})
+	}
+}
+
+// When an image is there, its layers are told what it runs.
+func TestStart(t *testing.T) {
+	config := func(_ *ocispec.Manifest, c *ocispec.Image) {
+		c.Config = ocispec.ImageConfig{
+			Entrypoint: []string{"tool", "-x"}, Cmd: []string{"y"}, WorkingDir: "/w", Env: []string{"A=B", "PATH=/p:/q"},
+		}
+	}
+	n := newNode(t)
+	i := n.image("example.org/x/app:1", three, config)
+	n.mustPull("a", i, true)
+	if got := len(n.layers.starts); got != 1 {
+		t.Fatalf("%d starts, want 1", got)
+	}
+	s := n.layers.starts[0]
+	if want := (snapshot.Program{Name: "tool", Path: "/p:/q", Dir: "/w"}); s.program != want {
+		t.Errorf("program %+v, want %+v", s.program, want)
+	}
+	var blobs []digest.Digest
+	for _, id := range s.ids {
+		blobs = append(blobs, n.layers.layers[id].blob)
+	}
+	var want []digest.Digest
+	for _, l := range i.layers {
+		want = append(want, l.Digest)
+	}
+	if diff := cmp.Diff(want, blobs); diff != "" {
+		t.Errorf("layers (-want +got):\n%s", diff)
 	}
 }
 

@@ -48,11 +48,33 @@ func (s *Snapshotter) prepareRemote(ctx context.Context, key, parent string, lab
 	if !errors.Is(err, errTargetExists) {
 		return fmt.Errorf("layer %s: %w", req.layer, err)
 	}
-	if top {
+	if top != nil {
+		s.start(labels[labelRef], parent, *top)
 		s.images.complete(req.image)
 	}
 	s.log.Info("layer ready", "image", req.image.String(), "layer", req.layer, "took", time.Since(start))
 	return err
+}
+
+// start says that containers above a chain ID are about to start, unless some
+// of its layers are not ours.
+func (s *Snapshotter) start(ref, parent string, p Program) {
+	targets := s.catalog.targets(ref, parent)
+	if len(targets) == 0 {
+		return // removed this moment, like what is missing below
+	}
+	chain, err := s.catalog.chain(targets[0].name)
+	if err != nil {
+		return
+	}
+	var ids []uint32
+	for _, r := range slices.Backward(chain) {
+		if r.layer == 0 {
+			return
+		}
+		ids = append(ids, r.layer)
+	}
+	s.layers.Start(ids, p)
 }
 
 // exists reports whether there is a committed snapshot of a chain ID above

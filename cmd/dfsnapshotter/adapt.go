@@ -54,6 +54,18 @@ func (s layers) Paths(ctx context.Context, ids []uint32, form snapshot.Form) ([]
 	return s.fs.Paths(ctx, ids, fs.Form(form))
 }
 
+func (s layers) Start(ids []uint32, p snapshot.Program) {
+	image := make([]*fs.Layer, len(ids))
+	for i, id := range ids {
+		l, err := s.layer(id)
+		if err != nil {
+			return // removed this moment
+		}
+		image[i] = l
+	}
+	s.fs.Start(image, fs.Program(p))
+}
+
 func (s layers) Layer(id uint32) (snapshot.Layer, bool) {
 	l, ok := s.fs.Layer(id)
 	if !ok {
