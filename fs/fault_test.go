@@ -17,11 +17,14 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
 )
 
+// century as Config.Quiet keeps the background from filling, even at the start.
+const century = 100 * 365 * 24 * time.Hour
+
 // TestPowerLoss reopens a layer whose bitmap reached the disk and of whose
 // chunks one did not: that one alone is fetched again, and no more is hashed
 // than is read.
 func TestPowerLoss(t *testing.T) {
-	e := newEnv(t, func(c *Config) { c.Quiet = 100 * 365 * 24 * time.Hour }) // no background, not even at the start
+	e := newEnv(t, func(c *Config) { c.Quiet = century })
 	form := indextest.EStargz(big(20), indextest.EStargzOptions{ChunkSize: 256 << 10})
 	l := e.layer(e.want(form))
 	text, err := os.ReadFile(filepath.Join(e.path(l, AnyForm), "data/text"))

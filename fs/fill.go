@@ -115,16 +115,21 @@ func (l *Layer) ensureChunks(ctx context.Context, first, last int, prio fetcher.
 }
 
 // missing returns the first of chunks c to last that has to be fetched, or
-// last+1, checking what an unclean boot left in doubt on the way.
+// last+1. On the way it checks what an unclean boot left in doubt, and takes
+// what another layer of the blob has.
 func (l *Layer) missing(c, last int) int {
 	for {
-		if c = l.filled.next(c); c > last || !l.filled.suspect(c) {
-			return min(c, last+1)
-		}
-		if l.intact(c) {
-			l.filled.set(c)
-		} else {
-			l.filled.drop(c)
+		switch c = l.filled.next(c); {
+		case c > last:
+			return last + 1
+		case l.filled.suspect(c):
+			if l.intact(c) {
+				l.filled.set(c)
+			} else {
+				l.filled.drop(c)
+			}
+		case !l.adopt(c):
+			return c
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"iter"
 	"maps"
@@ -74,8 +75,8 @@ func (f *FS) Place(_ context.Context, l *Layer, below []Below) (*Layer, error) {
 	if l.placeAs(want) {
 		return l, l.settle(want)
 	}
-	for _, o := range f.all() {
-		if o.rec.Blob == l.rec.Blob && o.rec.DiffID == l.rec.DiffID && o.usable() == nil && o.placeAs(want) {
+	for _, o := range f.twins(l) {
+		if o.usable() == nil && o.placeAs(want) {
 			return o, o.settle(want)
 		}
 	}
@@ -107,7 +108,56 @@ func (l *Layer) settle(want []implied) error {
 	return nil
 }
 
-// clone makes another layer of l's blob, which fills itself.
+// twins returns the other layers of l's blob, placed otherwise.
+func (f *FS) twins(l *Layer) []*Layer {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	var ls []*Layer
+	for _, o := range f.layers {
+		if o != l && o.rec.Blob == l.rec.Blob && o.rec.DiffID == l.rec.DiffID {
+			ls = append(ls, o)
+		}
+	}
+	return ls
+}
+
+// adopt copies chunk c from a twin, which is cheaper than to fetch it, and
+// reports whether there is one that has it.
+func (l *Layer) adopt(c int) bool {
+	for _, t := range l.fs.twins(l) {
+		if data, ok := t.lend(l.index.Chunk(c)); ok {
+			w := &chunkWriter{l: l}
+			defer w.close()
+			return w.fill(c, data) == nil // a full disk shows again when it is fetched
+		}
+	}
+	return false
+}
+
+// lend returns the bytes of chunk ch of a twin, if they are here and right. It
+// does not wait for a removal: the caller holds the twin.
+func (l *Layer) lend(ch index.Chunk) ([]byte, bool) {
+	if !l.use.TryRLock() {
+		return nil, false
+	}
+	defer l.release()
+	if l.removed || !l.ready(ch.Ino, ch.Off, ch.Len) {
+		return nil, false
+	}
+	f, err := l.fs.files.get(l, ch.Ino, false)
+	if err != nil {
+		return nil, false
+	}
+	defer f.put()
+	data := make([]byte, ch.Len)
+	if _, err := f.ReadAt(data, ch.Off); err != nil {
+		return nil, false
+	}
+	return data, sha256.Sum256(data) == ch.Digest
+}
+
+// clone makes another layer of l's blob, which fills itself, from l where that
+// has the content.
 func (f *FS) clone(l *Layer, want []implied) (*Layer, error) {
 	id, err := f.slot()
 	if err != nil {

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -165,5 +166,63 @@ func TestPlaceNotSaved(t *testing.T) {
 	}
 	if got := e.layer(e.want(indextest.Gzip(top(), indextest.GzipOptions{})), Below{Layer: o}); got != l {
 		t.Errorf("layer %d, which has no place yet, is not used; %d is made", l.ID(), got.ID())
+	}
+}
+
+// TestCloneCopies: a layer in a second chain takes what the first has, half
+// filled or complete, and asks for nothing twice.
+func TestCloneCopies(t *testing.T) {
+	e := newEnv(t, func(c *Config) { c.Quiet = century })
+	tarball := indextest.Tar(append(content(60), indextest.File("tmp/x", []byte("1")))...)
+	form := indextest.EStargz(tarball, indextest.EStargzOptions{ChunkSize: 256 << 10})
+	w := e.want(form)
+	in := func(mode int64) *Layer {
+		t.Helper()
+		lower := indextest.Tar(indextest.Dir("tmp").Mode(mode))
+		return e.layer(w, Below{Layer: e.layer(e.want(indextest.Gzip(lower, indextest.GzipOptions{})))})
+	}
+	read := func(l *Layer, file string) {
+		t.Helper()
+		got, err := os.ReadFile(filepath.Join(e.root, "m", l.name(), file))
+		if want, werr := os.ReadFile(filepath.Join(unpacked(t, form.Tar), file)); err != nil || werr != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s of layer %d reads wrong: %v, %v", file, l.ID(), err, werr)
+		}
+	}
+	first := in(0o1777)
+	read(first, "data/text")
+	half := in(0o755)
+	if half == first {
+		t.Fatal("one layer in chains that do not agree")
+	}
+	sent := e.registry.Sent(form.Digest)
+	evict(t, first)
+	read(half, "data/text")
+	if n := e.registry.Sent(form.Digest) - sent; n != 0 {
+		t.Errorf("%d bytes are fetched of what the first layer has", n)
+	}
+	if err := first.hurry(); err != nil {
+		t.Fatal(err)
+	}
+	sent = e.registry.Sent(form.Digest)
+	evict(t, first)
+	for _, l := range []*Layer{half, in(0o711)} {
+		for _, file := range []string{"data/text", "data/random", "tmp/x"} {
+			read(l, file)
+		}
+	}
+	if n := e.registry.Sent(form.Digest) - sent; n != 0 {
+		t.Errorf("%d bytes are fetched of what the first layer has", n)
+	}
+}
+
+// evict takes the layer's blob from the store.
+func evict(t *testing.T, l *Layer) {
+	t.Helper()
+	blob, err := l.fs.fetcher.Blob(l.rec.Ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(blob.Discard(0, blob.Size()), blob.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
