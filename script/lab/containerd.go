@@ -118,8 +118,11 @@ type Task struct {
 	last   string // what it printed at last
 }
 
-// ErrSilent means that a task printed nothing for as long as was waited.
-var ErrSilent = errors.New("the container prints nothing")
+// What is wrong with a task, and not with what runs it.
+var (
+	ErrSilent = errors.New("the container prints no line") // for as long as was waited
+	ErrFailed = errors.New("the container failed")         // ended with a code that is not 0, or did not start
+)
 
 // StartTask starts the task of a container and returns when it has printed a
 // first line or has ended. If neither happens within limit it is stopped and the
@@ -168,7 +171,7 @@ func (t *Task) watch(cmd *exec.Cmd, out *os.File) {
 		}
 	}
 	if err := errors.Join(cmd.Wait(), out.Close()); err != nil {
-		t.err = fmt.Errorf("%w: %s", err, t.last)
+		t.err = fmt.Errorf("%w: %w: %s", ErrFailed, err, t.last)
 	}
 }
 

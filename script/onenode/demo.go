@@ -42,8 +42,8 @@ func (n *node) demoPublic(ctx context.Context, image string, command []string) e
 	// Its layers may be of any kind.
 	label := func(m mode) string { return strings.TrimPrefix(m.name, "gzip, ") }
 	err = n.compare(ctx, refs, label, command...)
-	if errors.Is(err, lab.ErrSilent) {
-		err = fmt.Errorf("%w\nPut a command that prints a line behind the image: make demo IMAGE=\"%s echo hello\"", err, image)
+	if errors.Is(err, lab.ErrSilent) || errors.Is(err, lab.ErrFailed) {
+		err = fmt.Errorf("%w\nPut a command that works by itself and prints a line behind the image: make demo IMAGE=\"%s echo hello\"", err, image)
 	}
 	return err
 }
@@ -60,11 +60,11 @@ func (n *node) compare(ctx context.Context, refs map[imagetest.Form]string, labe
 				name += " (left to containerd)"
 			}
 		}
-		line := "printed nothing and ended"
+		line := "it ended without a word"
 		if s.Line != "" {
-			line = fmt.Sprintf("printed %.60q", s.Line)
+			line = fmt.Sprintf("it printed %.60q", s.Line)
 		}
-		progress("%4.0f s  %s: %s", time.Since(began).Seconds(), name, line)
+		progress("%4.0f s  %-33s ready after %.2f s: %s", time.Since(began).Seconds(), name, s.Ready, line)
 		rows = append(rows, fmt.Sprintf("  %-40s %6.2f s         %6.1f MiB", name, s.Ready, s.MiB))
 	}, command...)
 	if err != nil {

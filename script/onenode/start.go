@@ -160,7 +160,7 @@ func (n *node) measure(ctx context.Context, snapshotter, ref string, args ...str
 	}
 	s.CPU, s.PeakMiB = (spent.CPU - cost.CPU).Seconds(), float64(spent.PeakRSS)/(1<<20)
 	if err := task.Stop(ctx, grace); err != nil {
-		return s, fmt.Errorf("the container failed: %w", err)
+		return s, err
 	}
 	s.Line = task.Line
 	_, err = n.containerd.Ctr(ctx, "-n", namespace, "containers", "rm", id)
