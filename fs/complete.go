@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
@@ -60,6 +61,11 @@ func (l *Layer) finish() error {
 	}
 	l.complete.Store(true)
 	l.fs.files.forget(l.id) // those open for writing: a program that is written to cannot be executed
+	return l.letGo()
+}
+
+// letGo gives the blob back, all of which is in the layer's files.
+func (l *Layer) letGo() error {
 	l.mu.Lock()
 	blob := l.blob
 	l.blob = nil
@@ -83,13 +89,18 @@ func (l *Layer) stage(dir string) error {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
 	defer func() { _ = unix.Close(fd) }()
-	s := &stager{l: l, linked: map[uint32]string{}, top: fd}
+	s := &stager{l: l, times: l.index, linked: map[uint32]string{}, top: fd}
+	if x, err := index.Open(l.proof()); err == nil { // else the whole seconds of the TOC
+		defer func() { _ = x.Close() }()
+		s.times = x
+	}
 	return s.dir(fd, rootIno, "")
 }
 
 // stager makes a tree, each inode through its parent's descriptor.
 type stager struct {
 	l      *Layer
+	times  *index.Index // of the same inodes
 	top    int
 	linked map[uint32]string // where an inode with several names has its first
 }
@@ -167,8 +178,8 @@ func (s *stager) regular(parent int, name string, in index.Inode) error {
 }
 
 // attrs gives name in the directory at fd, or that directory itself if name is
-// empty, its owner, mode, xattrs and times, in this order: chown clears suid,
-// and everything sets times.
+// empty, its owner, xattrs, mode and times, in this order as containerd does:
+// chown clears suid, chmod changes an ACL, and everything sets times.
 func (s *stager) attrs(fd int, name string, in index.Inode) error {
 	a := s.l.nodeAttr(in)
 	link := in.Mode&syscall.S_IFMT == syscall.S_IFLNK
@@ -179,11 +190,6 @@ func (s *stager) attrs(fd int, name string, in index.Inode) error {
 	if name != "" {
 		path += "/" + name
 	}
-	if !link {
-		if err := unix.Chmod(path, a.mode&0o7777); err != nil {
-			return fmt.Errorf("chmod: %w", err)
-		}
-	}
 	for k, v := range s.l.xattrs(in) {
 		set := unix.Lsetxattr
 		if name == "" { // the path is itself a link of /proc
@@ -192,6 +198,14 @@ func (s *stager) attrs(fd int, name string, in index.Inode) error {
 		if err := set(path, k, v, 0); err != nil {
 			return fmt.Errorf("set xattr %s: %w", k, err)
 		}
+	}
+	if !link {
+		if err := unix.Chmod(path, a.mode&0o7777); err != nil {
+			return fmt.Errorf("chmod: %w", err)
+		}
+	}
+	if t, ok := s.times.Inode(in.Ino); ok && !in.Implied {
+		a.mtime, a.nsec = t.Mtime, t.MtimeNsec
 	}
 	ts := unix.Timespec{Sec: a.mtime, Nsec: int64(a.nsec)}
 	flags := unix.AT_SYMLINK_NOFOLLOW
@@ -218,11 +232,20 @@ func (l *Layer) prove(ctx context.Context) error {
 	if proven {
 		return nil
 	}
-	if err := l.compare(ctx); err != nil {
-		if errors.Is(err, index.ErrDigest) || errors.Is(err, index.ErrCorrupt) || errors.Is(err, errDiffers) {
-			err = errors.Join(err, l.refuse(err))
+	if !l.shareProof() {
+		err := l.compare(ctx)
+		if isLie(err) { // the image's, or a source's
+			if err := l.verify(ctx); err != nil {
+				return err
+			}
+			err = l.compare(ctx)
 		}
-		return err
+		if isLie(err) {
+			return errors.Join(err, l.refuse(err))
+		}
+		if err != nil {
+			return err
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -237,8 +260,51 @@ func (l *Layer) prove(ctx context.Context) error {
 
 var errDiffers = errors.New("the tar is not what the TOC says")
 
+func isLie(err error) bool {
+	return errors.Is(err, errDiffers) || errors.Is(err, index.ErrDigest) || errors.Is(err, index.ErrCorrupt) || errors.Is(err, index.ErrInvalid)
+}
+
+// verify makes sure that the blob is the right one; if not, it is forgotten.
+func (l *Layer) verify(ctx context.Context) error {
+	blob, err := l.source()
+	if err != nil {
+		return err
+	}
+	if err := blob.Verify(ctx, fetcher.Background); !errors.Is(err, fetcher.ErrFull) {
+		return err
+	}
+	return nil
+}
+
+// proof is the index of the tar of a layer whose own index is of a TOC.
+func (l *Layer) proof() string { return filepath.Join(l.dir, "proof") }
+
+// shareProof takes over what was proven of a twin with the same index.
+func (l *Layer) shareProof() bool {
+	_ = os.Remove(l.proof()) // of a comparison that was cut off
+	for _, t := range l.fs.twins(l) {
+		if t.provenAs(l.index.Info().ID) && os.Link(t.proof(), l.proof()) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *Layer) provenAs(id digest.Digest) bool {
+	if !l.use.TryRLock() { // it is being removed; the caller holds a twin
+		return false
+	}
+	defer l.release()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.removed && l.rec.Proven && l.index.Info().ID == id
+}
+
+// noSpans as index.Options.Spacing: nothing will be read by this index.
+const noSpans = 1 << 40
+
 // compare unpacks the blob once more, against the backing files.
-func (l *Layer) compare(ctx context.Context) error {
+func (l *Layer) compare(ctx context.Context) (err error) {
 	blob, err := l.source()
 	if err != nil {
 		return err
@@ -248,15 +314,13 @@ func (l *Layer) compare(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = r.Close() }()
-	path := filepath.Join(l.dir, "proof")
-	defer func() { _ = os.Remove(path) }()
 	c := &comparer{l: l}
 	defer c.close()
-	_, err = index.Build(ctx, path, r, index.Options{Blob: l.rec.Blob, Size: l.rec.Size, DiffID: l.rec.DiffID, Sink: c})
-	if err != nil {
+	o := index.Options{Blob: l.rec.Blob, Size: l.rec.Size, DiffID: l.rec.DiffID, Sink: c, Spacing: noSpans}
+	if _, err = index.Build(ctx, l.proof(), r, o); err != nil {
 		return err
 	}
-	x, err := index.Open(path)
+	x, err := index.Open(l.proof())
 	if err != nil {
 		return err
 	}

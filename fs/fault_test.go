@@ -179,6 +179,29 @@ func TestWrongBytes(t *testing.T) {
 	}
 }
 
+// TestWrongBytesAtTheEnd: a layer is not refused for what a source does to the
+// blob that is to prove it.
+func TestWrongBytesAtTheEnd(t *testing.T) {
+	e := newEnv(t, func(c *Config) { c.Quiet = century })
+	form := indextest.EStargz(big(27), indextest.EStargzOptions{})
+	l := e.layer(e.want(form))
+	if err := l.ensureAll(); err != nil {
+		t.Fatal(err)
+	}
+	evict(t, l)
+	e.registry.Fail(form.Digest, origintest.Fault{Corrupt: true})
+	if err := l.hurry(); err == nil {
+		t.Error("a layer is proven by wrong bytes")
+	}
+	if err := l.usable(); err != nil {
+		t.Errorf("the layer is blamed: %v", err)
+	}
+	e.registry.Heal()
+	if err := l.hurry(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestDiskFull: on-demand reads go on when nothing can be written.
 func TestDiskFull(t *testing.T) {
 	e := newEnv(t, nil)

@@ -1,10 +1,12 @@
 package fs
 
 import (
+	"archive/tar"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
 )
@@ -49,6 +51,37 @@ func TestForms(t *testing.T) {
 				t.Errorf("backing files are left: %v", err)
 			}
 		})
+	}
+}
+
+// TestFractions: a TOC rounds times to seconds, and a mounted layer keeps them;
+// the directory it becomes has those of the tar.
+func TestFractions(t *testing.T) {
+	e := newEnv(t, nil)
+	at := func(entry indextest.Entry, nsec time.Duration) indextest.Entry {
+		entry = entry.At(indextest.Time.Add(nsec))
+		entry.Format = tar.FormatPAX
+		return entry
+	}
+	tarball := indextest.Tar(append(content(9), at(indextest.Dir("d"), 1), at(indextest.File("d/f", []byte("f")), 500_000_000),
+		at(indextest.Symlink("d/s", "f"), 999_999_999), at(indextest.Link("d/h", "d/f"), 500_000_000))...)
+	form := indextest.EStargz(tarball, indextest.EStargzOptions{})
+	w := e.want(form)
+	l := e.layer(w)
+	lazy := func() time.Time {
+		fi, err := os.Stat(filepath.Join(e.root, "m", l.name(), "d/f"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fi.ModTime()
+	}
+	before := lazy()
+	if err := l.hurry(); err != nil {
+		t.Fatal(err)
+	}
+	same(t, unpacked(t, form.Tar), l.tree, impliedPaths(l))
+	if after := lazy(); !after.Equal(before) || before.Nanosecond() != 0 {
+		t.Errorf("the mount says %v, and before completion %v", after, before)
 	}
 }
 
@@ -184,6 +217,9 @@ func TestLies(t *testing.T) {
 		l := e.layer(w)
 		if err := l.hurry(); err == nil {
 			t.Fatal("it was completed")
+		}
+		if l.blob != nil {
+			t.Error("its blob is kept from being evicted")
 		}
 		if _, err := e.fs.Paths(t.Context(), []uint32{l.ID()}, AnyForm); err == nil || !strings.Contains(err.Error(), "refused") {
 			t.Errorf("a new container gets it: %v", err)

@@ -291,5 +291,5 @@ func (l *Layer) refuse(reason error) error {
 	err := l.save(l.rec)
 	l.mu.Unlock()
 	l.log().Error("layer is not what its image says; no new container gets it", "err", reason)
-	return err
+	return errors.Join(err, l.letGo())
 }
