@@ -76,15 +76,18 @@ func (n *node) compare(ctx context.Context, refs map[imagetest.Form]string, labe
 	return nil
 }
 
-// copy copies an image of a public registry into the node's, as it is.
+// copy copies an image of a public registry into the node's: what it has for
+// this machine's platform, as it is.
 func (n *node) copy(ctx context.Context, ref string) (map[imagetest.Form]string, error) {
+	platform := "linux/" + runtime.GOARCH
 	local := n.registry.Host + "/demo/image:1"
-	if _, err := n.containerd.Ctr(ctx, "-n", namespace, "content", "fetch", ref); err != nil {
-		return nil, fmt.Errorf("IMAGE: %w", err)
+	if _, err := n.containerd.Ctr(ctx, "-n", namespace, "content", "fetch", "--platform", platform, ref); err != nil {
+		said := strings.Split(err.Error(), "ctr: ") // before it, a log
+		return nil, fmt.Errorf("IMAGE: %s", said[len(said)-1])
 	}
 	for _, args := range [][]string{
-		{"tag", ref, local},
-		{"push", "--hosts-dir", n.HostsDir(), "--platform", "linux/" + runtime.GOARCH, local},
+		{"convert", "--platform", platform, ref, local}, // the list without what was not fetched
+		{"push", "--hosts-dir", n.HostsDir(), local},
 		{"rm", "--sync", ref, local},
 	} {
 		if _, err := n.containerd.Ctr(ctx, append([]string{"-n", namespace, "images"}, args...)...); err != nil {
