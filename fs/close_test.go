@@ -1,10 +1,19 @@
 package fs
 
 import (
+	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin/origintest"
@@ -85,7 +94,7 @@ func TestFailedUnpack(t *testing.T) {
 }
 
 // TestIndexLost: a layer with a record whose index is gone is reported, and its
-// tree is left alone.
+// tree is left alone until it is to be removed.
 func TestIndexLost(t *testing.T) {
 	e := newEnv(t, nil)
 	l := e.layer(e.want(indextest.Gzip(big(34), indextest.GzipOptions{})))
@@ -99,5 +108,88 @@ func TestIndexLost(t *testing.T) {
 	e.open()
 	if _, err := os.Stat(filepath.Join(l.tree, "data/text")); err != nil {
 		t.Errorf("the tree that containers use is gone: %v", err)
+	}
+	if ids := e.fs.IDs(); !slices.Equal(ids, []uint32{l.ID()}) {
+		t.Errorf("layers %v, not the one that nobody could remove otherwise", ids)
+	}
+	if err := e.fs.Remove(t.Context(), l.ID()); err != nil {
+		t.Error(err)
+	}
+	gone(e, l)
+}
+
+// TestRemoveFails: what could not be removed keeps no daemon from starting, and
+// is removed when that is asked for again.
+func TestRemoveFails(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprint("restart ", restart), func(t *testing.T) {
+			e := newEnv(t, nil)
+			l := e.layer(e.want(indextest.Gzip(big(35), indextest.GzipOptions{})))
+			obstacle := filepath.Join(l.dir, "busy")
+			if err := os.Mkdir(obstacle, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Mount("tmpfs", obstacle, "tmpfs", 0, "size=1m"); err != nil {
+				t.Fatal(err)
+			}
+			unmount := sync.OnceValue(func() error { return unix.Unmount(obstacle, 0) })
+			defer func() { _ = unmount() }()
+			if err := e.fs.Remove(t.Context(), l.ID()); !errors.Is(err, unix.EBUSY) {
+				t.Fatalf("a busy folder is removed: %v", err)
+			}
+			if restart {
+				e.close()
+				e.open()
+			}
+			if ids := e.fs.IDs(); !slices.Equal(ids, []uint32{l.ID()}) {
+				t.Errorf("layers %v, not the one to remove", ids)
+			}
+			if err := unmount(); err != nil {
+				t.Fatal(err)
+			}
+			if err := e.fs.Remove(t.Context(), l.ID()); err != nil {
+				t.Error(err)
+			}
+			gone(e, l)
+		})
+	}
+}
+
+// gone fails the test if anything is left of a layer.
+func gone(e *env, l *Layer) {
+	e.t.Helper()
+	for _, path := range []string{l.dir, l.tree} {
+		if _, err := os.Lstat(path); !os.IsNotExist(err) {
+			e.t.Errorf("%s is left: %v", path, err)
+		}
+	}
+	if ids := e.fs.IDs(); len(ids) > 0 {
+		e.t.Errorf("layers %v are left", ids)
+	}
+}
+
+// TestOpenFails: a node that cannot be opened says why.
+func TestOpenFails(t *testing.T) {
+	e := newEnv(t, nil)
+	l := e.layer(e.want(indextest.Gzip(big(36), indextest.GzipOptions{})))
+	e.close()
+	next := filepath.Join(e.root, "layers", "next")
+	right, err := os.ReadFile(next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(next, []byte("many"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Root: e.root, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()}
+	if _, err := Open(t.Context(), c); err == nil || !strings.Contains(err.Error(), "layers/next") {
+		t.Errorf("opening gives %v", err)
+	}
+	if err := os.WriteFile(next, right, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e.open()
+	if _, ok := e.fs.Layer(l.ID()); !ok {
+		t.Error("the layer is gone")
 	}
 }

@@ -53,9 +53,10 @@ type FS struct {
 	gate   sync.RWMutex // guards closed; nothing else is locked under it
 	closed bool
 
-	mu     sync.RWMutex // guards the fields below
-	layers map[uint32]*Layer
-	work   map[layerKey]*resolution
+	mu      sync.RWMutex // guards the fields below
+	layers  map[uint32]*Layer
+	remains map[uint32]bool // slots with folders of a layer that could not be loaded or removed
+	work    map[layerKey]*resolution
 
 	slots sync.Mutex // guards the two below; nothing else is locked under it
 	next  uint32     // the next slot
@@ -74,13 +75,14 @@ var errClosed = errors.New("fs: closed")
 func Open(ctx context.Context, c Config) (f *FS, err error) {
 	f = &FS{
 		root: c.Root, fetcher: c.Fetcher, log: c.Log, metrics: newMetrics(c.Metrics), files: newFiles(),
-		unproven: c.Unproven, quiet: c.Quiet, layers: map[uint32]*Layer{}, work: map[layerKey]*resolution{},
+		unproven: c.Unproven, quiet: c.Quiet, layers: map[uint32]*Layer{}, remains: map[uint32]bool{}, work: map[layerKey]*resolution{},
 		kick: make(chan struct{}, 1),
 	}
 	f.ctx, f.cancel = context.WithCancelCause(context.Background())
+	opened := f // f is nil where an error is returned
 	defer func() {
 		if err != nil {
-			_ = f.Close()
+			_ = opened.Close()
 		}
 	}()
 	if f.boot, err = bootID(); err != nil {
@@ -100,7 +102,7 @@ func Open(ctx context.Context, c Config) (f *FS, err error) {
 	if err := f.loadLayers(); err != nil {
 		return nil, err
 	}
-	f.trimIndexes()
+	f.trimIndexes(maxKept)
 	if err := f.mount(ctx, c); err != nil {
 		return nil, err
 	}
@@ -236,58 +238,65 @@ func (f *FS) loadSlots() error {
 }
 
 // loadLayers opens what earlier processes left. A folder without a record is of
-// a layer that never came to be; any other fault is reported and left alone.
+// a layer that never came to be, and it or a tree without a folder of a removal
+// that was cut off: they go. Any other fault is reported and left alone.
 func (f *FS) loadLayers() error {
-	dirs, err := os.ReadDir(filepath.Join(f.root, "layers"))
+	dirs, err := slotsIn(filepath.Join(f.root, "layers"))
 	if err != nil {
 		return err
 	}
-	for _, d := range dirs {
-		id, err := strconv.ParseUint(d.Name(), 10, 32)
-		if err != nil || !d.IsDir() {
+	trees, err := slotsIn(filepath.Join(f.root, "l"))
+	if err != nil {
+		return err
+	}
+	for _, id := range dirs {
+		f.next = max(f.next, id+1) // "next" may be lost with a crash
+		l := f.newLayer(id)
+		err := l.load()
+		if err == nil {
+			f.layers[id] = l
 			continue
 		}
-		f.next = max(f.next, uint32(id)+1) // "next" may be lost with a crash
-		l := f.newLayer(uint32(id))
-		switch err := l.load(); {
-		case errors.Is(err, errNoRecord):
-			if err := os.RemoveAll(l.dir); err != nil {
-				return err
-			}
-		case err != nil:
-			f.log.Error("layer cannot be used; remove its image and pull it again", "slot", id, "err", err)
-		default:
-			f.layers[l.id] = l
+		if err = errors.Join(err, l.close(false)); errors.Is(err, errNoRecord) {
+			trees = append(trees, id)
+			continue
 		}
+		f.remains[id] = true
+		f.log.Error("layer cannot be used; remove its image and pull it again", "slot", id, "err", err)
 	}
 	f.limit = max(f.limit, f.next)
-	return f.dropOrphanTrees()
-}
-
-// dropOrphanTrees removes trees whose layer is gone: a removal that was cut off.
-func (f *FS) dropOrphanTrees() error {
-	dirs, err := os.ReadDir(filepath.Join(f.root, "l"))
-	if err != nil {
-		return err
-	}
-	for _, d := range dirs {
-		if _, err := os.Lstat(filepath.Join(f.root, "layers", d.Name())); errors.Is(err, os.ErrNotExist) {
-			if err := os.RemoveAll(filepath.Join(f.root, "l", d.Name())); err != nil {
-				return err
-			}
+	for _, id := range trees {
+		if f.layers[id] != nil || f.remains[id] {
+			continue
+		}
+		if err := f.Remove(f.ctx, id); err != nil {
+			f.log.Warn("cannot remove what is left of a layer", "slot", id, "err", err)
 		}
 	}
 	return nil
 }
 
-// Remove deletes a layer that no snapshot uses any more.
+// slotsIn lists the slots that have a folder in dir.
+func slotsIn(dir string) (ids []uint32, err error) {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if id, perr := strconv.ParseUint(e.Name(), 10, 32); perr == nil && e.IsDir() {
+			ids = append(ids, uint32(id))
+		}
+	}
+	return ids, err
+}
+
+// Remove deletes a layer that no snapshot uses any more, or what there is of
+// one that could not be loaded. If it fails it can be called again.
 func (f *FS) Remove(_ context.Context, id uint32) error {
 	f.mu.Lock()
 	l := f.layers[id]
 	delete(f.layers, id)
+	f.remains[id] = true
 	f.mu.Unlock()
 	if l == nil {
-		return nil
+		l = f.newLayer(id)
 	}
 	for _, s := range f.sessions {
 		s.Server().EntryNotify(rootIno, l.name())
@@ -295,7 +304,16 @@ func (f *FS) Remove(_ context.Context, id uint32) error {
 	err := l.close(false)
 	f.files.forget(id)
 	// The record goes first: without it the rest is an orphan.
-	return errors.Join(err, os.RemoveAll(filepath.Join(l.dir, "layer.json")), os.RemoveAll(l.dir), os.RemoveAll(l.tree))
+	for _, path := range []string{filepath.Join(l.dir, "layer.json"), l.dir, l.tree} {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	delete(f.remains, id)
+	f.mu.Unlock()
+	return nil
 }
 
 // bootID names this boot of the machine.

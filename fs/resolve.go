@@ -178,8 +178,9 @@ func (f *FS) keptIndex(l *Layer) bool {
 // maxKept bounds the bytes of all kept indexes.
 const maxKept = 2 << 30
 
-// trimIndexes removes the kept indexes that were used longest ago.
-func (f *FS) trimIndexes() {
+// trimIndexes removes the kept indexes that were used longest ago until the rest
+// have no more than room bytes.
+func (f *FS) trimIndexes(room int64) {
 	dir := filepath.Join(f.root, "index")
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -196,10 +197,10 @@ func (f *FS) trimIndexes() {
 	}
 	sortByTime(infos)
 	for _, fi := range infos {
-		if total <= maxKept {
+		if total <= room {
 			return
 		}
-		if err := os.Remove(filepath.Join(dir, fi.Name())); err == nil {
+		if err := os.Remove(filepath.Join(dir, fi.Name())); err == nil || errors.Is(err, os.ErrNotExist) {
 			total -= fi.Size()
 		}
 	}
@@ -300,6 +301,7 @@ func (l *Layer) keepIndex(path string) {
 	if err != nil {
 		l.log().Warn("keep index", "err", err)
 	}
+	l.fs.trimIndexes(maxKept)
 }
 
 // extendHoles gives files that end in a hole, of which nothing is ever

@@ -180,9 +180,14 @@ func (l *Layer) Owner() (uid, gid uint32) {
 	return a.uid, a.gid
 }
 
-// IDs returns the slots of all layers.
+// IDs returns the slots of all layers, and of what is left of others, which can
+// only be removed.
 func (f *FS) IDs() []uint32 {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return slices.Sorted(maps.Keys(f.layers))
+	all := maps.Clone(f.remains)
+	for id := range f.layers {
+		all[id] = true
+	}
+	return slices.Sorted(maps.Keys(all))
 }
