@@ -73,8 +73,10 @@ func TestBitmapSuspect(t *testing.T) {
 		b = mustBitmap(t, path, 21, "boot-2")
 	}
 	reopen()
-	if !b.suspect(3) || !b.suspect(3) {
-		t.Error("who asks second is told that the chunk is missing")
+	for _, who := range []string{"first", "second"} {
+		if !b.suspect(3) {
+			t.Errorf("who asks %s is told that the chunk is missing", who)
+		}
 	}
 	reopen() // between the question and its answer
 	if !b.suspect(3) {
