@@ -36,6 +36,13 @@ var below = []struct {
 	{"fetcher/store", nil, "bytes on disk"},
 	{"fetcher/mirror", []string{"fetcher", "fetcher/origin"}, "a front of the fetcher"},
 	{"fetcher", []string{"fetcher/store", "fetcher/origin", "p2p/peer"}, "decides where bytes come from, so it knows the sources and nobody else does"},
+	{"p2p/sched", []string{"p2p"}, "the scheduler's decisions, pure"},
+	{"p2p/swarm", []string{"p2p"}, "a host's decisions, pure"},
+	{"p2p/wire", []string{"p2p"}, "messages as protobuf, nothing else"},
+	{"p2p/peer", []string{"p2p", "p2p/swarm", "p2p/wire"}, "where decisions meet connections"},
+	{"p2p/p2ptest", []string{"p2p", "p2p/sched", "p2p/swarm"}, "the network in memory; it must stay as pure as what it runs"},
+	{"p2p", nil, "the vocabulary of the piece network"},
+	{"cmd/dfscheduler/...", []string{"cmd/dfscheduler/...", "p2p", "p2p/sched", "p2p/wire"}, "the scheduler's server; it moves no pieces"},
 	{"script/...", []string{"..."}, "tools and tests, not part of the product"},
 }
 
