@@ -67,16 +67,13 @@ func LoadConfig(path string) (Config, error) {
 	c := DefaultConfig()
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return c, err
+		return c, fmt.Errorf("configuration file: %w", err)
 	}
 	d := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
 	if err := d.Decode(&c); err != nil {
 		return c, describe(path, err)
 	}
-	if err := c.Validate(); err != nil {
-		return c, fmt.Errorf("%s: %w", path, err)
-	}
-	return c, nil
+	return c, c.Validate(path)
 }
 
 // describe says where in the file an error is.
@@ -93,19 +90,35 @@ func describe(path string, err error) error {
 	var syntax *toml.DecodeError
 	if errors.As(err, &syntax) {
 		row, col := syntax.Position()
-		return fmt.Errorf("%s:%d:%d: %w", path, row, col, err)
+		what := strings.TrimPrefix(err.Error(), "toml: ")
+		if _, want, ok := strings.Cut(what, " of type "); ok {
+			// The library names Go's types and fields, which mean nothing to who wrote the file.
+			switch want {
+			case "string":
+				want = "a string, in quotes"
+			case "bool":
+				want = "true or false"
+			default:
+				want = "a section"
+			}
+			what = strings.Join(syntax.Key(), ".") + " must be " + want
+		}
+		return fmt.Errorf("%s:%d:%d: %s", path, row, col, what)
 	}
 	return fmt.Errorf("%s: %w", path, err)
 }
 
-// Validate reports all that is wrong with the values.
-func (c Config) Validate() error {
+// Validate reports all that is wrong with the values, which came from file.
+func (c Config) Validate(file string) error {
 	var errs []error
 	bad := func(key, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+		errs = append(errs, fmt.Errorf("%s: %s: %s", file, key, fmt.Sprintf(format, args...)))
 	}
 	if !filepath.IsAbs(c.Root) {
 		bad("root", "%q is not an absolute path", c.Root)
+	}
+	if filepath.Clean(c.Root) == "/" {
+		bad("root", "%q is not a folder of its own", c.Root)
 	}
 	if strings.ContainsAny(c.Root, ":,\\\"") {
 		bad("root", "%q holds one of : , \\ \" which overlayfs cannot take in a path", c.Root)
@@ -113,13 +126,13 @@ func (c Config) Validate() error {
 	if !filepath.IsAbs(c.Address) {
 		bad("address", "%q is not an absolute path", c.Address)
 	}
-	if n := len(c.keeperSocket()); n > 100 {
-		bad("address", "%q is too long for a unix socket", c.Address)
+	if n := max(len(c.Address), len(c.keeperSocket())); n > maxSocket {
+		bad("address", "%q is too long: with the sockets beside it, it may have %d bytes", c.Address, maxSocket)
 	}
 	if _, err := parseSize(c.Cache.Max); err != nil {
 		bad("cache.max", "%v", err)
 	}
-	if _, _, err := net.SplitHostPort(c.Debug.Listen); c.Debug.Listen != "" && err != nil {
+	if c.Debug.Listen != "" && !isHostPort(c.Debug.Listen) {
 		bad("debug.listen", "%q is not host:port", c.Debug.Listen)
 	}
 	if u, err := url.Parse(c.Registry.Proxy); c.Registry.Proxy != "" && (err != nil || u.Host == "") {
@@ -129,6 +142,18 @@ func (c Config) Validate() error {
 		bad("registry", "credential_provider_config and credential_provider_bin_dir go together")
 	}
 	return errors.Join(errs...)
+}
+
+// maxSocket is how long the kernel lets a unix socket's path be.
+const maxSocket = 107
+
+func isHostPort(s string) bool {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return false
+	}
+	_, err = strconv.ParseUint(port, 10, 16)
+	return err == nil
 }
 
 func (c Config) keeperSocket() string { return filepath.Join(filepath.Dir(c.Address), "keeper.sock") }
@@ -156,14 +181,14 @@ func parseSize(s string) (int64, error) {
 }
 
 func configCommand(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Show or check the configuration"}
+	cmd := group("config", "Show or check the configuration")
 	cmd.AddCommand(&cobra.Command{
-		Use: "default", Short: "Print the default configuration", Args: cobra.NoArgs,
+		Use: "default", Short: "Print all keys with their defaults", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return toml.NewEncoder(cmd.OutOrStdout()).Encode(DefaultConfig())
 		},
 	}, &cobra.Command{
-		Use: "check [FILE]", Short: "Check a configuration file", Args: cobra.MaximumNArgs(1),
+		Use: "check [FILE]", Short: "Report all that is wrong with a configuration file", Args: usage(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				o.config = args[0]

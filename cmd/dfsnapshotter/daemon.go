@@ -62,7 +62,7 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 		return err
 	}
 	if n.debug, err = openDebug("tcp", c.Debug.Listen, n.debugRoutes()); err != nil {
-		return err
+		return fmt.Errorf("debug.listen: %w", err)
 	}
 	if n.keeper, err = n.openKeeper(ctx, configFile); err != nil {
 		return err
@@ -98,28 +98,55 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 	return err
 }
 
-// own makes sure that no other daemon uses the root or the socket.
+// own makes sure that no other daemon uses the root or the sockets, and that
+// this one can.
 func (n *node) own() error {
 	c := n.cfg
+	if os.Geteuid() != 0 {
+		return errors.New("dfsnapshotter mounts file systems: it must be run as root")
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		return fmt.Errorf("%w: load the kernel's module with modprobe fuse; a container needs the device passed in", err)
+	}
 	if err := os.MkdirAll(c.Root, 0o700); err != nil {
-		return err
+		return fmt.Errorf("root: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(c.Root, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return err
+		return fmt.Errorf("root: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
 		return fmt.Errorf("root %s is in use by another dfsnapshotter: stop it, or set another root", c.Root)
 	}
 	n.lock = f
-	return freeSocket(c.Address)
+	dir := filepath.Dir(c.Address)
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fmt.Errorf("address: %w", err)
+	}
+	// A keeper that cannot make its socket there would be waited for in vain.
+	probe, err := os.CreateTemp(dir, "dfsnapshotter")
+	if err != nil {
+		return fmt.Errorf("address: %w", err)
+	}
+	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
+		return fmt.Errorf("address: %w", err)
+	}
+	// The status socket tells of a daemon with another address in the same
+	// folder, whose keeper must be left alone.
+	return errors.Join(freeSocket(c.Address), freeSocket(c.statusSocket()))
 }
 
 // freeSocket removes a socket that nobody listens on.
 func freeSocket(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
 		return err
+	case fi.Mode().Type() != os.ModeSocket:
+		return fmt.Errorf("%s is there and is not a socket: remove it, or set another address", path)
 	}
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
 )
@@ -16,7 +19,7 @@ func keeperCommand(o *options) *cobra.Command {
 		Short: "Hold the FUSE mounts while the daemon is dead or being upgraded",
 		Long: `The keeper holds the mounts' /dev/fuse descriptors, so that reads wait for the
 daemon's return instead of failing. The daemon starts one if there is none.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	cmd.PersistentFlags().StringVar(&socket, "socket", "", "the keeper's socket (default: keeper.sock beside the configured address)")
 	cmd.Flags().BoolVar(&relay, "relay", false, "stay between kernel and daemon even where the kernel can resend requests")
@@ -42,7 +45,7 @@ daemon's return instead of failing. The daemon starts one if there is none.`,
 	cmd.AddCommand(&cobra.Command{
 		Use:   "abort",
 		Short: "Free readers that hang because no daemon comes back: they get ENOTCONN",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := o.logger(cmd.ErrOrStderr())
 			if err != nil {
@@ -55,6 +58,9 @@ daemon's return instead of failing. The daemon starts one if there is none.`,
 			names, err := keeper.Abort(cmd.Context(), path, log)
 			for _, n := range names {
 				fmt.Fprintln(cmd.OutOrStdout(), "aborted", n)
+			}
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+				return fmt.Errorf("%w\nNo keeper runs there. Is this its --socket, or the daemon's --config?", err)
 			}
 			return err
 		},

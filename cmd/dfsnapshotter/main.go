@@ -45,7 +45,7 @@ func newCommand() *cobra.Command {
 API on a unix socket, mounts image layers lazily through FUSE, and fills them in
 the background until they are ordinary directories.`,
 		Version:       version,
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
 		SilenceErrors: true, SilenceUsage: true,
 	}
 	f := cmd.PersistentFlags()
@@ -65,8 +65,32 @@ the background until they are ordinary directories.`,
 		c.Relay = c.Relay || relay
 		return runDaemon(cmd.Context(), c, o.config, log)
 	}
+	cmd.SetFlagErrorFunc(withUsage)
 	cmd.AddCommand(configCommand(o), keeperCommand(o), indexCommand(), statusCommand(o))
 	return cmd
+}
+
+// group returns a command that only has subcommands.
+func group(use, short string) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		return cmd.Help()
+	}}
+}
+
+var noArgs = usage(cobra.NoArgs)
+
+// usage says how a command is used when its arguments are not what check wants.
+func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return withUsage(cmd, err)
+		}
+		return nil
+	}
+}
+
+func withUsage(cmd *cobra.Command, err error) error {
+	return fmt.Errorf("%w\nusage: %s (%s --help says more)", err, cmd.UseLine(), cmd.CommandPath())
 }
 
 // load reads the configuration file; without one the defaults hold.

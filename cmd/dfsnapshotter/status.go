@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,7 +19,7 @@ import (
 func statusCommand(o *options) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "status", Short: "Show what each layer is doing", Args: cobra.NoArgs,
+		Use: "status", Short: "Show what each layer is doing", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := o.load()
 			if err != nil {
@@ -26,7 +27,7 @@ func statusCommand(o *options) *cobra.Command {
 			}
 			list, err := askStatus(cmd.Context(), c.statusSocket())
 			if err != nil {
-				return fmt.Errorf("ask the daemon: %w; is it running?", err)
+				return fmt.Errorf("no daemon answers: %w\nDoes it run (systemctl status dfsnapshotter)? Does it have this configuration (--config)?", err)
 			}
 			if asJSON {
 				e := json.NewEncoder(cmd.OutOrStdout())
@@ -55,7 +56,7 @@ func askStatus(ctx context.Context, socket string) ([]fs.Status, error) {
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, errors.Unwrap(err) // less the URL, which says nothing
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
