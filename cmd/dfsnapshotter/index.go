@@ -35,7 +35,7 @@ func indexBuild() *cobra.Command {
 			}
 			info, err := buildIndex(cmd, args[0], out, toc)
 			if err != nil {
-				return err
+				return fmt.Errorf("index %s: %w", args[0], err)
 			}
 			return printInfo(cmd.OutOrStdout(), out, info)
 		},
