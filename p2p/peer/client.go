@@ -1,0 +1,240 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+const (
+	defaultStall = 10 * time.Second
+	dialTimeout  = 3 * time.Second
+	// A host that waits on behalf of others gives up a bit before they do, or
+	// all of a chain would change parents because of one that hangs.
+	stallPerHop = time.Second
+	leastStall  = 2 * time.Second
+	maxRetry    = time.Minute
+)
+
+// ClientConfig says how peers are reached.
+type ClientConfig struct {
+	TLS        *tls.Config                           // nil: plain text
+	Stall      time.Duration                         // a peer that sends nothing for so long is given up; 0: 10 s
+	Identify   func(*tls.ConnectionState) p2p.HostID // who a certificate names; needed with TLS
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Client asks other hosts for pieces. Connections are kept and used again.
+type Client struct {
+	http     *http.Client
+	scheme   string
+	stall    time.Duration
+	identify func(*tls.ConnectionState) p2p.HostID
+	log      *slog.Logger
+	metrics  *clientMetrics
+}
+
+// NewClient makes a Client.
+func NewClient(c ClientConfig) (*Client, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Stall <= 0 {
+		c.Stall = defaultStall
+	}
+	if c.TLS != nil && c.Identify == nil {
+		panic("peer: TLS without Identify")
+	}
+	m, err := newClientMetrics(c.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	t := &http.Transport{
+		DialContext:     (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig: c.TLS, TLSHandshakeTimeout: 2 * dialTimeout,
+		Protocols: protocols, DisableCompression: true,
+		MaxIdleConns: 1024, MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second, // less than the server's
+		MaxResponseHeaderBytes: 8 << 10, ReadBufferSize: 16 << 10,
+	}
+	client := &Client{scheme: "http", stall: c.Stall, identify: c.Identify, log: c.Log, metrics: m}
+	if c.TLS != nil {
+		client.scheme = "https"
+	}
+	client.http = &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse
+	}}
+	return client, nil
+}
+
+// Close closes the connections that are idle. Requests under way end with
+// their contexts.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Body is bytes of a blob as one peer sends them.
+type Body struct {
+	Off, N int64 // what the peer promised; N may be less than was asked for
+
+	peer   p2p.HostID
+	r      io.ReadCloser
+	left   int64
+	guard  *guard
+	stop   context.CancelCauseFunc
+	ctx    context.Context
+	client *Client
+}
+
+// Get asks peer once for n bytes of b from off on. ctx governs the body, too;
+// errors of the peer are of type *Error.
+func (c *Client) Get(ctx context.Context, peer p2p.Host, b p2p.Blob, off, n int64, ask Ask) (*Body, error) {
+	if off < 0 || n <= 0 || n > b.Size-off {
+		return nil, fmt.Errorf("get %d bytes at %d of %s: blob has %d", n, off, b.Digest, b.Size)
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	body, err := c.get(ctx, stop, peer, b, off, n, ask)
+	c.metrics.requests.WithLabelValues(asked(err)).Inc()
+	if err != nil {
+		stop(err)
+	}
+	return body, err
+}
+
+func (c *Client) get(ctx context.Context, stop context.CancelCauseFunc, peer p2p.Host, b p2p.Blob, off, n int64, ask Ask) (*Body, error) {
+	g := newGuard(max(c.stall-time.Duration(ask.Hops)*stallPerHop, min(c.stall, leastStall)), stop)
+	defer g.stop()
+	resp, err := c.do(ctx, peer, "/blobs/"+b.Digest.String(), func(h http.Header) {
+		h.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
+		ask.header(h)
+	})
+	if err != nil {
+		return nil, err
+	}
+	body := &Body{
+		Off: off, peer: peer.ID, r: resp.Body,
+		guard: g, ctx: ctx, stop: stop, client: c,
+	}
+	if body.N, err = promised(resp, b.Size, off, n); err != nil {
+		_ = resp.Body.Close()
+		return nil, &Error{Peer: peer.ID, Failure: p2p.Missing, Err: err}
+	}
+	body.left = body.N
+	return body, nil
+}
+
+// promised returns how many bytes a good response holds.
+func promised(resp *http.Response, size, off, n int64) (int64, error) {
+	if resp.StatusCode != http.StatusPartialContent {
+		return 0, fmt.Errorf("answered %s", resp.Status)
+	}
+	gotOff, gotN, gotSize, err := parseContentRange(resp.Header.Get("Content-Range"))
+	if err != nil {
+		return 0, err
+	}
+	if gotSize != size || gotOff != off || gotN > n || resp.ContentLength != gotN {
+		return 0, fmt.Errorf("sends %d bytes at %d of %d, not %d at %d of %d", gotN, gotOff, gotSize, n, off, size)
+	}
+	return gotN, nil
+}
+
+// do sends a GET and returns what is a success.
+func (c *Client) do(ctx context.Context, peer p2p.Host, path string, header func(http.Header)) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.scheme+"://"+peer.Addr+path, nil)
+	if err != nil {
+		return nil, &Error{Peer: peer.ID, Failure: p2p.Unreachable, Err: err}
+	}
+	header(req.Header)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, failed(ctx, peer.ID, err)
+	}
+	if err := c.check(resp, peer); err != nil {
+		_, _ = io.CopyN(io.Discard, resp.Body, 1<<10) // so that the connection can be used again
+		_ = resp.Body.Close()
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (c *Client) check(resp *http.Response, peer p2p.Host) error {
+	if c.identify != nil && resp.TLS != nil {
+		if id := c.identify(resp.TLS); id != peer.ID {
+			return &Error{Peer: peer.ID, Failure: p2p.Unreachable, Err: fmt.Errorf("%w: %s", ErrIdentity, id)}
+		}
+	}
+	e := &Error{Peer: peer.ID, Err: fmt.Errorf("answered %s", resp.Status)}
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusPartialContent:
+		return nil
+	case http.StatusNotFound, http.StatusRequestedRangeNotSatisfiable:
+		e.Failure, e.Err = p2p.Missing, ErrNotFound
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		e.Failure, e.Err = p2p.Busy, errBusy
+		if s, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16); err == nil {
+			e.RetryAfter = min(time.Duration(s)*time.Second, maxRetry)
+		}
+	case http.StatusBadGateway, http.StatusLoopDetected:
+		e.Failure = p2p.Missing // it lacks the bytes and could not get them either
+	default:
+		e.Failure = p2p.Unreachable
+	}
+	return e
+}
+
+// Read reads what comes next. The error is io.EOF after N bytes.
+func (b *Body) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, io.EOF
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	b.guard.start()
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.guard.stop()
+	b.left -= int64(n)
+	b.client.metrics.bytes.Add(float64(n))
+	switch {
+	case err == nil, errors.Is(err, io.EOF) && b.left == 0:
+		return n, nil
+	case errors.Is(err, io.EOF):
+		err = io.ErrUnexpectedEOF
+	}
+	return n, failed(b.ctx, b.peer, err)
+}
+
+// Close ends the request. The connection is kept if all was read.
+func (b *Body) Close() error {
+	if b.left == 0 {
+		_, _ = io.CopyN(io.Discard, b.r, 1) // lets http see the end
+	}
+	err := b.r.Close()
+	b.stop(ErrClosed)
+	return err
+}
+
+// guard ends a request whose peer is silent.
+type guard struct {
+	after time.Duration
+	timer *time.Timer
+}
+
+// newGuard makes a guard that runs.
+func newGuard(after time.Duration, stop context.CancelCauseFunc) *guard {
+	return &guard{after, time.AfterFunc(after, func() { stop(ErrStalled) })}
+}
+
+func (g *guard) start() { g.timer.Reset(g.after) }
+func (g *guard) stop()  { g.timer.Stop() }

@@ -1,0 +1,135 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	defaultSlots    = 32
+	defaultWatchers = 4096
+	drainFor        = 2 * time.Second // how long Close lets bodies end
+)
+
+// ServerConfig says what a Server gives and to how many at once.
+type ServerConfig struct {
+	Blobs      Blobs
+	Slots      int     // bodies sent at once to those who do not wait for them; 0: 32
+	Watchers   int     // have-map streams at once; 0: 4096
+	Upload     Limiter // nil: no limit
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Server gives pieces to other hosts.
+type Server struct {
+	blobs    Blobs
+	upload   Limiter
+	slots    slots
+	watchers slots
+	log      *slog.Logger
+	metrics  *serverMetrics
+	http     *http.Server
+
+	ctx      context.Context // of all requests; ends when they have had their moment
+	cancel   context.CancelCauseFunc
+	stopping chan struct{} // closed when Close begins
+	serving  sync.WaitGroup
+
+	mu       sync.Mutex
+	closed   bool           // guarded by mu
+	requests sync.WaitGroup // requests under way; added to under mu
+}
+
+// Serve answers on ln, which it takes over, until Close. What ln accepts must
+// have been authenticated already: a TLS listener's connections are.
+func Serve(ln net.Listener, c ServerConfig) (*Server, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Slots <= 0 {
+		c.Slots = defaultSlots
+	}
+	if c.Watchers <= 0 {
+		c.Watchers = defaultWatchers
+	}
+	s := &Server{
+		blobs: c.Blobs, upload: c.Upload, log: c.Log,
+		slots: slots{n: c.Slots}, watchers: slots{n: c.Watchers},
+		stopping: make(chan struct{}),
+	}
+	var err error
+	if s.metrics, err = newServerMetrics(c.Registerer, s); err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.http = s.newHTTP()
+	s.serving.Go(func() {
+		if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("peers can no longer reach this host", "err", err)
+		}
+	})
+	return s, nil
+}
+
+func (s *Server) newHTTP() *http.Server {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /blobs/{digest}", s.owned(s.getBlob)) // HEAD as well
+	mux.HandleFunc("GET /blobs/{digest}/have", s.owned(s.getHave))
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	return &http.Server{
+		Handler: mux, Protocols: protocols,
+		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 8 << 10,
+		BaseContext: func(net.Listener) context.Context { return s.ctx },
+		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// owned makes Close wait for the request.
+func (s *Server) owned(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		closed := s.closed
+		if !closed {
+			s.requests.Add(1)
+		}
+		s.mu.Unlock()
+		if closed {
+			http.Error(w, "stopping", http.StatusServiceUnavailable)
+			return
+		}
+		defer s.requests.Done()
+		h(w, r)
+	}
+}
+
+// Close stops the server. Bodies under way get a moment to end. It may be
+// called once.
+func (s *Server) Close() error {
+	close(s.stopping)
+	ctx, cancel := context.WithTimeout(context.Background(), drainFor)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	s.cancel(ErrClosed)
+	if err != nil {
+		err = s.http.Close()
+	}
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.requests.Wait()
+	s.serving.Wait()
+	if err != nil {
+		return fmt.Errorf("close piece server: %w", err)
+	}
+	return nil
+}

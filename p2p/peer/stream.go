@@ -1,0 +1,261 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+// Plan is a range of a blob and whom to ask for it.
+type Plan struct {
+	Blob   p2p.Blob
+	Off, N int64
+	Peers  []p2p.Host // best first; each is asked once
+	Ask    Ask
+	// Hedge is how long the first byte may take before the next peer is asked
+	// as well, and the faster one taken; 0: the next is asked only when one fails.
+	Hedge time.Duration
+}
+
+// Part is what one peer sent of a range.
+type Part struct {
+	p2p.Transfer
+	Off        int64 // of the first byte
+	RetryAfter time.Duration
+}
+
+var errSlower = errors.New("another peer was faster")
+
+// Stream is a range as it comes from one peer after the other: where one
+// fails, the next goes on. It is for one reader.
+type Stream struct {
+	c      *Client
+	plan   Plan
+	pos    int64
+	rest   []p2p.Host // not asked yet
+	cur    *attempt   // whose bytes are being read
+	part   Part       // of cur
+	parts  []Part
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+}
+
+// Range begins to read a range. Nothing is asked before the first Read. The
+// Stream must be closed.
+func (c *Client) Range(ctx context.Context, p Plan) *Stream {
+	s := &Stream{c: c, plan: p, pos: p.Off, rest: append([]p2p.Host(nil), p.Peers...)}
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	return s
+}
+
+// Parts returns who sent what so far, failures included. A peer that was
+// merely slower than another is left out. Not to be called while Read runs.
+func (s *Stream) Parts() []Part {
+	if s.cur == nil {
+		return s.parts
+	}
+	return append(s.parts[:len(s.parts):len(s.parts)], s.part)
+}
+
+// Read reads what comes next; io.EOF after the range. Any other error says
+// that no peer is left, and joins why each of the last ones failed.
+func (s *Stream) Read(p []byte) (int, error) {
+	end := s.plan.Off + s.plan.N
+	for s.pos < end {
+		if s.cur == nil {
+			if err := s.open(); err != nil {
+				return 0, err
+			}
+		}
+		began := time.Now()
+		n, err := s.cur.Read(p[:min(int64(len(p)), end-s.pos)])
+		s.pos += int64(n)
+		s.part.Bytes += int64(n)
+		s.part.Took += time.Since(began)
+		if s.pos == end || err != nil {
+			s.finish(err)
+		}
+		if n > 0 || len(p) == 0 {
+			return n, nil
+		}
+		if s.ctx.Err() != nil {
+			return 0, context.Cause(s.ctx)
+		}
+	}
+	return 0, io.EOF
+}
+
+// Close ends what is under way.
+func (s *Stream) Close() error {
+	s.finish(nil)
+	s.cancel(ErrClosed)
+	s.wg.Wait()
+	return nil
+}
+
+// finish ends the current attempt, whose peer ended with err.
+func (s *Stream) finish(err error) {
+	if s.cur == nil {
+		return
+	}
+	_ = s.cur.close() // it was only read
+	s.cur = nil
+	s.note(s.part, err)
+}
+
+// note records what a peer has sent, and how it failed if it did.
+func (s *Stream) note(p Part, err error) {
+	var e *Error
+	if errors.As(err, &e) {
+		p.Failed, p.RetryAfter = e.Failure, e.RetryAfter
+	}
+	if e != nil || p.Bytes > 0 {
+		s.parts = append(s.parts, p)
+	}
+}
+
+// open finds a peer that sends the byte at s.pos.
+func (s *Stream) open() error {
+	race := &race{results: make(chan *attempt, len(s.rest))}
+	var errs []error
+	var running []*attempt
+	late := time.NewTimer(max(s.plan.Hedge, 0))
+	defer late.Stop()
+	for {
+		if len(running) == 0 {
+			if len(s.rest) == 0 {
+				return fmt.Errorf("read %s at %d: no peer is left: %w", s.plan.Blob.Digest, s.pos, errors.Join(append(errs, ErrNotFound)...))
+			}
+			running = append(running, s.start(race, false))
+			late.Reset(s.plan.Hedge)
+		}
+		select {
+		case a := <-race.results:
+			running = without(running, a)
+			if a.err == nil {
+				s.take(a, running)
+				return nil
+			}
+			errs = append(errs, a.err)
+			s.note(s.partOf(a), a.err)
+		case <-late.C:
+			if s.plan.Hedge > 0 && len(s.rest) > 0 {
+				running = append(running, s.start(race, true))
+			}
+		case <-s.ctx.Done():
+			return context.Cause(s.ctx)
+		}
+	}
+}
+
+// take makes a the current attempt and ends the slower ones.
+func (s *Stream) take(a *attempt, slower []*attempt) {
+	s.cur, s.part = a, s.partOf(a)
+	for _, o := range slower {
+		o.cancel(errSlower)
+		s.rest = append(s.rest, o.peer) // it may still serve when a fails
+	}
+	if a.hedge || len(slower) > 0 {
+		won := "no"
+		if a.hedge {
+			won = "yes"
+		}
+		s.c.metrics.hedges.WithLabelValues(won).Inc()
+	}
+}
+
+func (s *Stream) partOf(a *attempt) Part {
+	return Part{Transfer: p2p.Transfer{Parent: a.peer.ID, Took: a.took}, Off: s.pos}
+}
+
+func without(all []*attempt, a *attempt) []*attempt {
+	kept := all[:0]
+	for _, o := range all {
+		if o != a {
+			kept = append(kept, o)
+		}
+	}
+	return kept
+}
+
+// race is attempts at the same byte, of which the first to have it wins.
+type race struct {
+	won     atomic.Bool
+	results chan *attempt // losers that were not just slower, and the winner
+}
+
+// attempt is one peer, asked for what is left of the range.
+type attempt struct {
+	peer   p2p.Host
+	hedge  bool
+	cancel context.CancelCauseFunc
+	took   time.Duration // until the first byte
+
+	body  *Body
+	first [512]byte
+	have  []byte // of first, not read yet
+	err   error
+}
+
+// start asks the next peer.
+func (s *Stream) start(r *race, hedge bool) *attempt {
+	a := &attempt{peer: s.rest[0], hedge: hedge}
+	s.rest = s.rest[1:]
+	ctx, cancel := context.WithCancelCause(s.ctx)
+	a.cancel = cancel
+	off := s.pos
+	s.wg.Go(func() {
+		began := time.Now()
+		a.err = a.open(ctx, s, off)
+		a.took = time.Since(began)
+		won := a.err == nil && r.won.CompareAndSwap(false, true)
+		if !won {
+			cancel(ErrClosed)
+			if a.body != nil {
+				_ = a.body.Close()
+			}
+		}
+		if won || a.err != nil {
+			r.results <- a
+		}
+	})
+	return a
+}
+
+func (a *attempt) open(ctx context.Context, s *Stream, off int64) error {
+	body, err := s.c.Get(ctx, a.peer, s.plan.Blob, off, s.plan.Off+s.plan.N-off, s.plan.Ask)
+	if err != nil {
+		return err
+	}
+	a.body = body
+	n, err := body.Read(a.first[:])
+	a.have = a.first[:n]
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// Read reads the peer's bytes; nil, 0 and io.EOF alike mean that the next peer
+// goes on.
+func (a *attempt) Read(p []byte) (int, error) {
+	if len(a.have) > 0 {
+		n := copy(p, a.have)
+		a.have = a.have[n:]
+		return n, nil
+	}
+	return a.body.Read(p)
+}
+
+func (a *attempt) close() error {
+	err := a.body.Close()
+	a.cancel(ErrClosed)
+	return err
+}
