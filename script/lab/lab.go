@@ -49,7 +49,7 @@ var (
 // Open makes an empty lab for the project at root.
 func Open(root string) (*Lab, error) {
 	if os.Geteuid() != 0 {
-		return nil, errors.New("a lab needs root")
+		return nil, errors.New("root is needed, to mount and to run containers")
 	}
 	root, err := filepath.Abs(root)
 	if err != nil {
