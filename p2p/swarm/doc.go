@@ -1,0 +1,40 @@
+// Package swarm decides for one host: which piece it asks for next and of whom,
+// what it tells its schedulers, whom it believes. It is pure: it reads no
+// clock, starts no goroutine and does no I/O. Whoever owns a [Host] calls its
+// methods with what happened and when, and carries out the [Action]s they
+// return; equal events give equal actions, so that a simulation runs the very
+// code that a node runs.
+//
+// # A blob here
+//
+// A blob is known from its first Want, Present or Fetch until Unwant:
+//
+//	lazy     read by ranges as somebody reads them; pieces only when needed
+//	filling  all pieces are wanted, rarest first, needed ones before
+//	full     all pieces are here; Match asks for the hash of the whole
+//	verified the whole matched its digest; the host only serves it
+//
+// A piece goes from wanted through asked (one request, or two when the first is
+// late) to here. A piece that arrives before the scheduler has told its sum is
+// held: neither shown to others nor asked for again. A piece that fails its sum
+// is dropped, its parent is no longer used and is complained of; if the sum was
+// provisional the piece is in doubt and is taken from a seed or the origin.
+//
+// # Whom to ask
+//
+// The scheduler lists parents for each stripe, best first. The first has the
+// load of the stripe; the others are asked for what the first lacks or is too
+// slow to give, a seed only once the host starves. Requests to one parent and
+// bytes in flight are bounded; the latter follow the measured rate, so that
+// about half a second of data is on its way.
+//
+// The origin is asked for what the scheduler said (Fetch, Lease), and otherwise
+// only when nothing else moves: at once without any scheduler, later with one
+// (see origin.go).
+//
+// # Schedulers
+//
+// A blob belongs to the first scheduler in rendezvous order that is reachable,
+// and goes home once the one before has been back for 30 s. Nothing under way
+// is touched by that. Complaints go to all.
+package swarm

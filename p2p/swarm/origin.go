@@ -1,0 +1,186 @@
+package swarm
+
+import (
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+// How long a host without what it needs waits for its peers and its scheduler
+// before it goes to the origin by itself.
+const (
+	neededAfter  = 2 * time.Second  // somebody waits, whatever the scheduler says
+	allowedAfter = 2 * time.Second  // the scheduler said that it may
+	silentAfter  = 10 * time.Second // the scheduler said nothing
+	lostAfter    = 3 * time.Second  // no scheduler can be reached
+	originPause  = 500 * time.Millisecond
+	aloneRun     = 1 // requests of a host that goes by itself: others may do so, too
+)
+
+// sourcing is what a host may and does fetch of a blob from the origin.
+type sourcing struct {
+	owner    bool // the scheduler made this seed the owner
+	whole    bool // and wants all of the blob
+	leased   int  // pieces of the lease that are not here
+	until    time.Time
+	allowed  bool // to go by itself
+	answered bool // the scheduler said whether
+	alone    bool // nothing else moves: it goes by itself
+	retake   bool // what is in doubt comes from the origin only
+	requests int
+	failures int
+	blocked  time.Time
+	since    time.Time // the blob is wanted
+	moved    time.Time // a piece arrived last, or parents came
+}
+
+// fetch makes this host the owner of a blob.
+func (h *Host) fetch(m p2p.Fetch) {
+	b := h.blob(m.Blob)
+	b.origin = m.Origin
+	b.source.owner, b.source.whole = true, m.Whole
+	b.source.blocked = time.Time{}
+	h.fill(b)
+	h.wake(h.now.Add(beat))
+}
+
+// leaseOf replaces the host's lease of a blob.
+func (h *Host) leaseOf(b *blob, m p2p.Lease) {
+	clear(b.lease)
+	b.source.leased = 0
+	for _, i := range m.Pieces {
+		if i >= 0 && i < b.n && !b.lease.has(i) {
+			b.lease.add(i)
+			b.source.leased++
+		}
+	}
+	b.source.until = h.now.Add(m.For)
+	h.fill(b)
+	h.wake(h.now.Add(beat))
+}
+
+// fillOrigin asks the origin for what is this host's to fetch.
+func (h *Host) fillOrigin(b *blob) {
+	s := &b.source
+	if h.now.Before(s.blocked) || b.count == b.n && s.leased == 0 {
+		return
+	}
+	if s.leased > 0 {
+		h.drainOrigin(b, h.leased(b), h.cfg.OriginRequests)
+	}
+	if s.owner {
+		h.needOrigin(b, h.cfg.OriginRequests+1)
+		if s.whole {
+			h.drainOrigin(b, func(i int) bool { return true }, h.cfg.OriginRequests)
+		}
+	}
+	if s.alone {
+		h.needOrigin(b, h.cfg.OriginRequests)
+		if b.filling() {
+			h.drainOrigin(b, func(i int) bool { return !b.peersHave(i) }, aloneRun)
+		}
+	}
+}
+
+// leased returns what of the lease is still to do, after it has forgotten what
+// has come from elsewhere, or the whole of it when its time is over.
+func (h *Host) leased(b *blob) func(int) bool {
+	over := !h.now.Before(b.source.until)
+	for i := range b.lease.all() {
+		if over || b.have.has(i) {
+			b.lease.remove(i)
+			b.source.leased--
+		}
+	}
+	return b.lease.has
+}
+
+// peersHave reports whether a parent that can be asked has the piece.
+func (b *blob) peersHave(i int) bool { return b.rarity[i] > 0 && !b.doubt.has(i) }
+
+// needOrigin asks the origin for needed pieces, in order.
+func (h *Host) needOrigin(b *blob, most int) {
+	for k, i := range b.needed {
+		if b.source.requests >= most || k >= maxNeeded {
+			return
+		}
+		if !b.here(i) && !b.asked.has(i) && (b.source.owner || !b.peersHave(i)) {
+			h.askOrigin(b, i, func(j int) bool { return j == i })
+		}
+	}
+}
+
+// drainOrigin asks the origin for the pieces that are this host's, in the blob's
+// order; one that goes by itself begins where its own order says, so that two do
+// not fetch the same.
+func (h *Host) drainOrigin(b *blob, ours func(int) bool, most int) {
+	start := 0
+	if b.source.alone && !b.source.owner && len(h.links) > 0 {
+		start = int(h.salt % uint64(b.n))
+	}
+	for k := 0; k < b.n && b.source.requests < most; k++ {
+		i := (start + k) % b.n
+		if ours(i) && !b.have.has(i) && b.requests[i] == 0 {
+			h.askOrigin(b, i, ours)
+		}
+	}
+}
+
+func (h *Host) askOrigin(b *blob, first int, ours func(int) bool) {
+	last, size := first, b.size(first)
+	for i := first + 1; i < b.n; i++ {
+		size += b.size(i)
+		if size > h.cfg.Run || !ours(i) || b.have.has(i) || b.requests[i] > 0 {
+			break
+		}
+		last = i
+	}
+	r := h.newRequest(b, nil, first, last)
+	for i := first; i <= last; i++ {
+		b.asked.add(i)
+		b.requests[i]++
+	}
+	b.source.requests++
+	h.do(Origin{r.id, b.Blob, b.origin, first, last, b.urgency(first)})
+}
+
+// originFailed makes the origin rest.
+func (h *Host) originFailed(b *blob, _ p2p.Failure) {
+	pause := min(originPause<<min(b.source.failures, 6), longestPause)
+	b.source.failures++
+	b.source.blocked = h.now.Add(pause)
+	h.wake(b.source.blocked)
+}
+
+// patience decides whether the host goes to the origin by itself: when nothing
+// has moved for a while that depends on who might still help.
+func (h *Host) patience(b *blob) {
+	h.respoil(b)
+	s := &b.source
+	if b.count == b.n || !b.wanted && len(b.needed) == 0 {
+		s.alone, s.retake = false, false
+		return
+	}
+	if len(h.cfg.Schedulers) == 0 || s.retake {
+		s.alone = true
+		return
+	}
+	last := s.since
+	if s.moved.After(last) {
+		last = s.moved
+	}
+	still := h.now.Sub(last)
+	switch {
+	case b.link == nil:
+		s.alone = still >= lostAfter
+	case s.answered && s.allowed:
+		s.alone = still >= allowedAfter
+	case !s.answered:
+		s.alone = still >= silentAfter
+	default:
+		s.alone = false
+	}
+	if len(b.needed) > 0 && still >= neededAfter {
+		s.alone = true
+	}
+}

@@ -1,0 +1,253 @@
+package swarm
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+const (
+	busyPause        = 40 * time.Millisecond
+	unreachablePause = 500 * time.Millisecond
+	stallPause       = 2 * time.Second
+	longestPause     = 30 * time.Second
+	banFor           = 10 * time.Minute
+	maxMissing       = 3  // pieces that a parent said it has and does not
+	slowBy           = 4  // times slower than the others is slow
+	backupRank       = 64 // rank of a parent in a stripe that it is not listed for
+)
+
+// A peer is what the host knows of another one, whatever the blob.
+type peer struct {
+	host     p2p.Host
+	rate     float64   // bytes per second of one request, as measured; 0 unknown
+	blocked  time.Time // not asked before
+	failures int       // in a row
+	shunned  time.Time // it served wrong bytes: not asked before
+}
+
+// A parent is a peer in one swarm.
+type parent struct {
+	*peer
+	rank       []uint8 // by stripe, backupRank where it is not listed
+	stripes    uint8   // where it is listed
+	first      uint8   // where it is listed first
+	best       uint8   // lowest rank
+	have       set
+	count      int
+	subscribed bool
+	requests   int
+	missing    int
+	liar       bool // served a wrong piece of this blob
+	slow       bool // much slower than the others, when last looked at
+}
+
+// usable reports whether p may be asked for anything now.
+func (p *parent) usable(now time.Time) bool {
+	return !p.liar && p.missing < maxMissing && !now.Before(p.blocked) && !now.Before(p.shunned)
+}
+
+func (h *Host) peer(host p2p.Host) *peer {
+	p := h.peers[host.ID]
+	if p == nil {
+		p = &peer{}
+		h.peers[host.ID] = p
+	}
+	p.host = host
+	return p
+}
+
+// setParents replaces the parents of a blob by what the scheduler lists. What
+// is under way from one that is listed no more goes on.
+func (h *Host) setParents(b *blob, stripes [][]p2p.Host) {
+	old := b.parents
+	if b.byID == nil {
+		b.byID = make(map[p2p.HostID]*parent)
+	}
+	for _, p := range old {
+		p.stripes, p.first, p.best = 0, 0, backupRank
+		for s := range p.rank {
+			p.rank[s] = backupRank
+		}
+	}
+	b.parents = nil
+	for s, hosts := range stripes[:min(len(stripes), b.stripes)] {
+		for r, host := range hosts {
+			if host.ID == h.cfg.Self.ID || r >= backupRank {
+				continue
+			}
+			p := b.byID[host.ID]
+			if p == nil {
+				p = h.newParent(b, host)
+				b.byID[host.ID] = p
+			}
+			if p.stripes == 0 {
+				b.parents = append(b.parents, p)
+			}
+			p.list(s, r)
+		}
+	}
+	slices.SortFunc(b.parents, func(x, y *parent) int {
+		return cmp.Or(cmp.Compare(x.best, y.best), cmp.Compare(x.host.ID, y.host.ID))
+	})
+	for _, p := range old {
+		if p.stripes == 0 {
+			h.unsubscribe(b, p)
+			delete(b.byID, p.host.ID)
+		}
+	}
+	if b.count < b.n {
+		for _, p := range b.parents {
+			h.subscribe(b, p)
+		}
+	}
+}
+
+func (p *parent) list(stripe, rank int) {
+	p.rank[stripe] = min(p.rank[stripe], uint8(rank))
+	p.stripes |= 1 << stripe
+	p.best = min(p.best, uint8(rank))
+	if rank == 0 {
+		p.first |= 1 << stripe
+	}
+}
+
+func (h *Host) newParent(b *blob, host p2p.Host) *parent {
+	p := &parent{peer: h.peer(host), rank: make([]uint8, b.stripes), best: backupRank, have: newSet(b.n)}
+	for s := range p.rank {
+		p.rank[s] = backupRank
+	}
+	return p
+}
+
+func (h *Host) subscribe(b *blob, p *parent) {
+	if p.subscribed || b.Scope() != p2p.Normal || h.now.Before(p.blocked) {
+		return
+	}
+	p.subscribed = true
+	h.do(Subscribe{p.host, b.Blob})
+}
+
+func (h *Host) unsubscribe(b *blob, p *parent) {
+	h.clear(b, p)
+	if p.subscribed {
+		p.subscribed = false
+		h.do(Unsubscribe{p.host.ID, b.Digest})
+	}
+}
+
+// clear forgets what a parent has.
+func (h *Host) clear(b *blob, p *parent) {
+	for i := range p.have.all() {
+		b.rarity[i]--
+	}
+	clear(p.have)
+	p.count = 0
+}
+
+// PeerHave says that a peer has these pieces, too.
+func (h *Host) PeerHave(now time.Time, id p2p.HostID, d digest.Digest, more *p2p.Have) []Action {
+	h.begin(now)
+	b := h.blobs[d]
+	if b == nil || more.Len() != b.n || b.count == b.n {
+		return h.end()
+	}
+	p := b.byID[id]
+	if p == nil || !p.subscribed {
+		return h.end()
+	}
+	for i := range more.All() {
+		if !p.have.has(i) {
+			p.have.add(i)
+			p.count++
+			b.rarity[i]++
+		}
+	}
+	h.fillFrom(b, p)
+	return h.end()
+}
+
+// PeerGone says that what a peer has of a blob is no longer pushed: its
+// connection broke.
+func (h *Host) PeerGone(now time.Time, id p2p.HostID, d digest.Digest) []Action {
+	h.begin(now)
+	if b := h.blobs[d]; b != nil {
+		if p := b.byID[id]; p != nil && p.subscribed {
+			p.subscribed = false
+			h.clear(b, p)
+			h.blame(p.peer, p2p.Unreachable)
+			h.fill(b)
+		}
+	}
+	return h.end()
+}
+
+// expel takes a host out of everything: the scheduler says that it is dead or
+// banned.
+func (h *Host) expel(id p2p.HostID) {
+	delete(h.peers, id)
+	for _, b := range h.order {
+		for _, r := range slices.Clone(b.under) {
+			if r.from != nil && r.from.host.ID == id {
+				h.cancel(r)
+			}
+		}
+		if p := b.byID[id]; p != nil {
+			h.unsubscribe(b, p)
+			delete(b.byID, id)
+			b.parents = slices.DeleteFunc(b.parents, func(o *parent) bool { return o == p })
+		}
+		h.fill(b)
+	}
+}
+
+// blame makes a peer that failed rest, longer each time.
+func (h *Host) blame(p *peer, f p2p.Failure) {
+	var pause time.Duration
+	switch f {
+	case p2p.Busy:
+		pause = busyPause
+	case p2p.Unreachable:
+		pause = unreachablePause
+	case p2p.Stalled:
+		pause = stallPause
+	default:
+		return
+	}
+	pause = min(pause<<min(p.failures, 6), longestPause)
+	if f == p2p.Busy {
+		pause = min(pause, time.Second)
+	}
+	p.failures++
+	// A quarter more or less, so that children refused together do not come back
+	// together.
+	spread := mix(h.salt+hash(uint64(p.failures), string(p.host.ID))) % 512
+	pause += pause * (time.Duration(spread) - 256) / 1024
+	p.blocked = h.now.Add(pause)
+	h.wake(p.blocked)
+}
+
+// measure notes how fast a peer served.
+func (p *peer) measure(bytes int64, took time.Duration) {
+	p.failures = 0
+	if took <= 0 {
+		return
+	}
+	rate := float64(bytes) / took.Seconds()
+	if p.rate == 0 {
+		p.rate = rate
+		return
+	}
+	p.rate += (rate - p.rate) / 4
+}
+
+// rate looks which parents are much slower than the others.
+func (b *blob) rate() {
+	for _, p := range b.parents {
+		p.slow = p.rate > 0 && p.rate*slowBy < b.usual(p)
+	}
+}

@@ -1,0 +1,268 @@
+package swarm
+
+import (
+	"math/bits"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+const (
+	ahead     = 500 * time.Millisecond // of data that should be on its way
+	leastSize = 4                      // pieces that may be on their way however slow the host is
+	starveFor = 300 * time.Millisecond // without anything to ask of peers: seeds are asked for what peers should have
+	maxNeeded = 64                     // needed pieces looked at in one go
+	maxHeld   = 64                     // pieces held without a sum while a scheduler could tell it
+)
+
+// fill asks for all that may be asked for now.
+func (h *Host) fill(b *blob) {
+	if len(b.needed) > 0 {
+		h.fillNeeded(b)
+	}
+	if b.filling() {
+		h.fillRare(b)
+	}
+	h.fillOrigin(b)
+}
+
+// fillNeeded asks for the needed pieces, in order, of the best parent that has
+// them; what nobody has is fetched through a parent, if the blob is lazy and
+// thus nobody fills it by himself.
+func (h *Host) fillNeeded(b *blob) {
+	left := b.needed[:0]
+	for _, i := range b.needed {
+		if !b.here(i) {
+			left = append(left, i)
+		}
+	}
+	b.needed = left
+	for k := 0; k < min(len(b.needed), maxNeeded); k++ {
+		i := b.needed[k]
+		if b.asked.has(i) {
+			continue
+		}
+		p := h.holder(b, i)
+		through := false
+		if p == nil && b.lazy {
+			p, through = h.upstream(b, i), true
+		}
+		if p != nil {
+			h.ask(b, p, i, h.needRun(b, p, k, through), through)
+		}
+	}
+}
+
+// needRun extends a request for the k-th needed piece by those that follow it.
+func (h *Host) needRun(b *blob, p *parent, k int, through bool) int {
+	last := b.needed[k]
+	size := b.size(last)
+	for _, i := range b.needed[k+1:] {
+		if i != last+1 || b.asked.has(i) || b.doubt.has(i) || p.have.has(i) == through || size+b.size(i) > h.cfg.Run {
+			break
+		}
+		last = i
+		size += b.size(i)
+	}
+	return last
+}
+
+// holder returns the best parent that has a piece and room for a request, or nil.
+func (h *Host) holder(b *blob, piece int) *parent {
+	var best *parent
+	for _, p := range b.parents {
+		if !p.usable(h.now) || !p.have.has(piece) || p.requests >= 2*h.cfg.PerPeer || !b.trusts(p, piece) {
+			continue
+		}
+		if best == nil || better(p, best, b.Stripe(piece)) {
+			best = p
+		}
+	}
+	return best
+}
+
+// better compares parents for a piece that is needed now.
+func better(x, y *parent, stripe int) bool {
+	if x.slow != y.slow {
+		return y.slow
+	}
+	if x.requests != y.requests {
+		return x.requests < y.requests
+	}
+	return x.rank[stripe] < y.rank[stripe]
+}
+
+// upstream returns the first parent of a piece's stripe that can be asked to
+// fetch what it lacks, or nil.
+func (h *Host) upstream(b *blob, piece int) *parent {
+	var best *parent
+	s := b.Stripe(piece)
+	for _, p := range b.parents {
+		if p.rank[s] < backupRank && p.usable(h.now) && (best == nil || p.rank[s] < best.rank[s]) {
+			best = p
+		}
+	}
+	return best
+}
+
+// fillRare asks parents for pieces that few have. Each parent is asked first
+// for the stripes it is listed first for, then backups for what is left, and
+// seeds that are not first only once the host starves.
+func (h *Host) fillRare(b *blob) {
+	if b.Scope() != p2p.Normal {
+		h.fillSmall(b)
+		return
+	}
+	if h.full(b) {
+		return
+	}
+	for _, p := range b.parents {
+		if p.first != 0 && !p.slow {
+			h.drain(b, p, p.first, h.cfg.PerPeer)
+		}
+	}
+	for _, p := range b.parents {
+		if !p.host.Seed && p.stripes != 0 && !p.slow {
+			h.drain(b, p, p.stripes, h.cfg.PerPeer)
+		}
+	}
+	starving := b.starving(h.now)
+	if b.flight > 0 && !starving {
+		return
+	}
+	for _, p := range b.parents {
+		if starving || !p.host.Seed {
+			h.drain(b, p, ^uint8(0), 1)
+		}
+	}
+}
+
+// fillFrom asks one parent, which has something new.
+func (h *Host) fillFrom(b *blob, p *parent) {
+	if len(b.needed) > 0 || b.flight == 0 || p.slow || !b.filling() {
+		h.fill(b)
+		return
+	}
+	h.drain(b, p, p.first, h.cfg.PerPeer)
+	if !p.host.Seed {
+		h.drain(b, p, p.stripes, h.cfg.PerPeer)
+	}
+}
+
+// fillSmall asks the best parent for a blob in one piece; whether it has it
+// already, nobody has said.
+func (h *Host) fillSmall(b *blob) {
+	var best *parent
+	for _, p := range b.parents {
+		if p.usable(h.now) && b.trusts(p, 0) && (best == nil || p.missing < best.missing) {
+			best = p
+		}
+	}
+	if best != nil && !b.here(0) && !b.asked.has(0) {
+		h.ask(b, best, 0, 0, true)
+	}
+}
+
+// starving reports whether so little is on its way that any source will do.
+func (b *blob) starving(now time.Time) bool {
+	return b.flight < leastSize*b.size(0)/2 && now.Sub(b.source.moved) >= starveFor
+}
+
+// full reports whether as much is on its way as should be.
+func (h *Host) full(b *blob) bool {
+	least := leastSize * b.size(0)
+	if b.flight < least {
+		return b.link != nil && len(b.arrived) >= maxHeld
+	}
+	limit := min(h.cfg.MaxInFlight, max(least, int64(h.meter.rate(h.now)*ahead.Seconds())))
+	return h.flight >= limit
+}
+
+// drain asks a parent for pieces of some stripes until it has enough to do.
+func (h *Host) drain(b *blob, p *parent, stripes uint8, most int) {
+	if p.count == 0 {
+		return
+	}
+	for p.requests < most && p.usable(h.now) && !h.full(b) {
+		first, last := h.pick(b, p, stripeMask(b.stripes, stripes))
+		if first < 0 {
+			return
+		}
+		h.ask(b, p, first, last, false)
+	}
+}
+
+// pick returns a run of pieces to ask of a parent: the rarest it has, by the
+// host's own order among equals, and its neighbours if they are as rare.
+func (h *Host) pick(b *blob, p *parent, mask uint64) (first, last int) {
+	first = -1
+	var least uint64
+	for w := range p.have {
+		for word := b.lacks(p, w) & mask; word != 0; word &= word - 1 {
+			i := w*64 + bits.TrailingZeros64(word)
+			if b.doubt.has(i) && !b.trusts(p, i) {
+				continue
+			}
+			if key := uint64(b.rarity[i])<<32 | uint64(uint32(h.salt)^uint32(i)*2654435761); first < 0 || key < least {
+				first, least = i, key
+			}
+		}
+	}
+	if first < 0 {
+		return -1, -1
+	}
+	return h.run(b, p, first, mask)
+}
+
+// lacks returns the pieces of word w that a parent has and this host should ask for.
+func (b *blob) lacks(p *parent, w int) uint64 {
+	return p.have[w] &^ b.have[w] &^ b.held[w] &^ b.asked[w]
+}
+
+// run extends a request for one piece by its neighbours.
+func (h *Host) run(b *blob, p *parent, i int, mask uint64) (first, last int) {
+	first, last = i, i
+	size := b.size(i)
+	fits := func(k int) bool {
+		if k < 0 || k >= b.n || b.lacks(p, k/64)&mask&(1<<(k%64)) == 0 || b.rarity[k] != b.rarity[i] || b.doubt.has(k) {
+			return false
+		}
+		size += b.size(k)
+		return size <= h.cfg.Run
+	}
+	for fits(last + 1) {
+		last++
+	}
+	for fits(first - 1) {
+		first--
+	}
+	return first, last
+}
+
+// A meter measures how many bytes a second arrive from peers.
+type meter struct {
+	start time.Time
+	bytes int64
+	last  float64
+}
+
+const meterFor = 500 * time.Millisecond
+
+func (m *meter) add(now time.Time, n int64) {
+	m.roll(now)
+	m.bytes += n
+}
+
+func (m *meter) rate(now time.Time) float64 {
+	m.roll(now)
+	return m.last
+}
+
+func (m *meter) roll(now time.Time) {
+	d := now.Sub(m.start)
+	if d < meterFor {
+		return
+	}
+	m.last = float64(m.bytes) / d.Seconds()
+	m.start, m.bytes = now, 0
+}

@@ -1,0 +1,234 @@
+package swarm
+
+import (
+	"slices"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+const (
+	lateAfter  = time.Second // a request without a piece for so long may be late
+	lateFactor = 4           // and is, if others took a quarter of it
+)
+
+// A request is what was asked of a parent or the origin and has not ended.
+type request struct {
+	id          uint64
+	blob        *blob
+	from        *parent // nil: the origin
+	first, last int
+	next        int // piece that comes next
+	heard       time.Time
+	check       bool // for the scheduler: nothing is kept
+	doubled     bool // it was late, and its pieces were asked elsewhere
+}
+
+func (h *Host) newRequest(b *blob, from *parent, first, last int) *request {
+	h.lastID++
+	r := &request{id: h.lastID, blob: b, from: from, first: first, last: last, next: first, heard: h.now}
+	h.requests[r.id] = r
+	b.under = append(b.under, r)
+	return r
+}
+
+// ask asks a parent for pieces.
+func (h *Host) ask(b *blob, p *parent, first, last int, through bool) {
+	r := h.newRequest(b, p, first, last)
+	for i := first; i <= last; i++ {
+		b.asked.add(i)
+		b.requests[i]++
+		b.flight += b.size(i)
+		h.flight += b.size(i)
+	}
+	p.requests++
+	h.do(Request{r.id, p.host, b.Blob, first, last, through, b.urgency(first)})
+}
+
+func (b *blob) urgency(i int) p2p.Priority {
+	if slices.Contains(b.needed, i) {
+		return p2p.OnDemand
+	}
+	return b.priority
+}
+
+// done reports whether all that the request has still to bring is here.
+func (r *request) done(b *blob) bool {
+	for i := r.next; i <= r.last; i++ {
+		if !b.here(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// advance takes the pieces before next off the request.
+func (h *Host) advance(r *request, next int) {
+	b := r.blob
+	for ; r.next < next && r.next <= r.last; r.next++ {
+		if r.check {
+			continue
+		}
+		if b.requests[r.next]--; b.requests[r.next] == 0 {
+			b.asked.remove(r.next)
+		}
+		if r.from != nil {
+			b.flight -= b.size(r.next)
+			h.flight -= b.size(r.next)
+		}
+	}
+	if r.next <= r.last {
+		return
+	}
+	if h.requests[r.id] == r {
+		delete(h.requests, r.id)
+		b.under = slices.DeleteFunc(b.under, func(o *request) bool { return o == r })
+		switch {
+		case r.from == nil:
+			b.source.requests--
+		case !r.check:
+			r.from.requests--
+		}
+	}
+}
+
+// cancel ends a request that is of no more use.
+func (h *Host) cancel(r *request) {
+	h.advance(r, r.last+1)
+	h.do(Cancel{r.id})
+}
+
+// Piece says that a piece of a request has arrived, with this sum, and how long
+// it took with its bytes on the way.
+func (h *Host) Piece(now time.Time, id uint64, piece int, sum p2p.Sum, took time.Duration) []Action {
+	h.begin(now)
+	r := h.requests[id]
+	if r == nil || piece < r.next || piece > r.last {
+		return h.end()
+	}
+	b := r.blob
+	h.advance(r, piece+1)
+	r.heard = now
+	size := b.size(piece)
+	if r.from != nil {
+		r.from.measure(size, took)
+		r.from.missing = 0
+		b.notes.transfer(r.from.host.ID, size, took, p2p.None)
+		h.meter.add(now, size)
+	} else {
+		b.source.failures = 0
+		b.notes.transfer("", size, took, p2p.None)
+	}
+	if r.check {
+		h.checked(r, piece, sum)
+		return h.end()
+	}
+	h.arrive(r, piece, sum)
+	h.report(b)
+	h.fill(b)
+	return h.end()
+}
+
+// Failed says that a request ended without the pieces that have not arrived.
+func (h *Host) Failed(now time.Time, id uint64, f p2p.Failure) []Action {
+	h.begin(now)
+	r := h.requests[id]
+	if r == nil {
+		return h.end()
+	}
+	b, next := r.blob, r.next
+	h.advance(r, r.last+1)
+	switch {
+	case r.check:
+		h.answer(b, next, r.from.host.ID, f)
+		return h.end()
+	case r.from == nil:
+		b.notes.transfer("", 0, 0, f)
+		h.originFailed(b, f)
+	default:
+		b.notes.transfer(r.from.host.ID, 0, 0, f)
+		h.blame(r.from.peer, f)
+		if f == p2p.Missing {
+			h.missing(b, r.from, next, r.last)
+		}
+	}
+	h.report(b)
+	h.fill(b)
+	h.wake(now.Add(beat))
+	return h.end()
+}
+
+// missing notes that a parent does not have what it said.
+func (h *Host) missing(b *blob, p *parent, first, last int) {
+	p.missing++
+	for i := first; i <= last; i++ {
+		if p.have.has(i) {
+			p.have.remove(i)
+			p.count--
+			b.rarity[i]--
+		}
+	}
+}
+
+// late asks other parents for what has been under way for too long, so that
+// one slow or silent parent does not hold up the whole. The first to bring a
+// piece wins.
+func (h *Host) late(b *blob) {
+	if b.flight == 0 {
+		return
+	}
+	for _, r := range slices.Clone(b.under) {
+		if r.from == nil || r.check || r.doubled || h.now.Sub(r.heard) < h.lateness(b, r) {
+			continue
+		}
+		for i := r.next; i <= r.last; i++ {
+			if b.requests[i] > 1 || b.here(i) {
+				continue
+			}
+			if p := h.other(b, r.from, i); p != nil {
+				h.ask(b, p, i, i, false)
+				r.doubled = true
+			}
+		}
+	}
+}
+
+// lateness returns how long a request may be without a piece: several times
+// what a piece takes from others.
+func (h *Host) lateness(b *blob, r *request) time.Duration {
+	usual := b.usual(r.from)
+	if usual == 0 {
+		return 2 * lateAfter
+	}
+	d := time.Duration(lateFactor * float64(b.size(r.next)) / usual * float64(time.Second))
+	return max(d, lateAfter)
+}
+
+// usual returns the mean rate of the parents other than p, or 0.
+func (b *blob) usual(p *parent) float64 {
+	sum, n := 0.0, 0
+	for _, o := range b.parents {
+		if o.rate > 0 && o != p {
+			sum += o.rate
+			n++
+		}
+	}
+	if n == 0 {
+		return 0
+	}
+	return sum / float64(n)
+}
+
+// other returns the best parent but p that has a piece and is free, or nil.
+func (h *Host) other(b *blob, p *parent, piece int) *parent {
+	var best *parent
+	for _, o := range b.parents {
+		if o == p || !o.usable(h.now) || !o.have.has(piece) || o.requests >= 2*h.cfg.PerPeer || o.slow {
+			continue
+		}
+		if best == nil || o.requests < best.requests {
+			best = o
+		}
+	}
+	return best
+}
