@@ -1,0 +1,80 @@
+package sched
+
+import (
+	"errors"
+	"time"
+)
+
+// Errors of [State.Handle]. They say what the client did wrong; the state is as
+// if the message had not come. Values out of bounds wrap [p2p.ErrInvalid].
+var (
+	// ErrUnknown: the message is about a host or blob that was not announced, or not
+	// wanted, on this stream. The client is behind or confused: let it announce again.
+	ErrUnknown = errors.New("not announced")
+	// ErrLimit: the client, or all of them, want more than the scheduler keeps.
+	ErrLimit = errors.New("limit reached")
+	// ErrRole: the sender may not say that.
+	ErrRole = errors.New("not for this role")
+)
+
+// Config holds what differs between clusters and tests. Zero fields mean the
+// default that follows each.
+type Config struct {
+	Fanout   int           // children of a host in one swarm, over all stripes; 8
+	BanFor   time.Duration // first ban for wrong bytes, doubled each time; 10 min
+	MaxBan   time.Duration // longest ban; 24 h
+	SlowFor  time.Duration // first demotion for slowness or failures, doubled each time; 30 s
+	MaxSlow  time.Duration // longest demotion; 10 min
+	LeaseFor time.Duration // a lease or an owner without progress moves on after it; 30 s
+	Flush    time.Duration // sums are told to a swarm at most this often; 50 ms
+	Balance  time.Duration // swarms are looked at for better parents this often; 500 ms
+
+	MaxHosts int // hosts at a time; 100,000
+	MaxBlobs int // blobs of one host; 16,384
+	MaxPeers int // pairs of host and blob; 4,000,000
+	MaxTrial int // complaints of one host that wait for a witness; 8
+}
+
+func (c Config) withDefaults() Config {
+	or := func(p *int, n int) {
+		if *p == 0 {
+			*p = n
+		}
+	}
+	orTime := func(p *time.Duration, d time.Duration) {
+		if *p == 0 {
+			*p = d
+		}
+	}
+	or(&c.Fanout, 8)
+	orTime(&c.BanFor, 10*time.Minute)
+	orTime(&c.MaxBan, 24*time.Hour)
+	orTime(&c.SlowFor, 30*time.Second)
+	orTime(&c.MaxSlow, 10*time.Minute)
+	orTime(&c.LeaseFor, 30*time.Second)
+	orTime(&c.Flush, 50*time.Millisecond)
+	orTime(&c.Balance, time.Second/2)
+	or(&c.MaxHosts, 100_000)
+	or(&c.MaxBlobs, 16_384)
+	or(&c.MaxPeers, 4_000_000)
+	or(&c.MaxTrial, 8)
+	return c
+}
+
+const (
+	backups      = 2    // parents of a stripe besides the first
+	narrow       = 2    // children of a host in a swarm of one stripe
+	window       = 16   // open parents compared with each other
+	maxGroups    = 64   // data centres told apart in one swarm
+	maxWalk      = 2048 // peers visited to refuse a cycle; more count as one
+	maxGot       = 4096 // pieces in one Progress
+	maxTransfers = 256  // transfers in one Progress
+	maxSums      = 4096 // sums in one Digests
+	maxOrigins   = 8    // places known where one blob may be fetched
+	maxLease     = 256  // pieces leased to one host at a time
+	maxSources   = 8    // hosts of one swarm that may go to the origin by themselves
+	maxWitnesses = 16   // distinct hosts remembered that had trouble with one
+	maxChecks    = 3    // witnesses asked in one trial
+	balanced     = 1024 // peers looked at per balance, of all swarms
+	fairly       = 8    // of those, at least in each swarm
+)

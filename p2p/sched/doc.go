@@ -1,0 +1,83 @@
+// Package sched is the scheduler's decisions: who reads which part of a blob
+// from whom, who fetches it from the origin, and who is not to be trusted.
+//
+// A [State] is pure. Time comes in as an argument, messages come in through
+// [State.Handle] and go out as its results; there is no clock, goroutine, I/O
+// or random source, and ties are broken by the order of joining or by ID.
+// The same calls give the same answers, so that simulations and the scripts in
+// testdata replay exactly. All of it is soft: a new State is whole again when
+// the hosts have announced what they have and want.
+//
+// # Hosts
+//
+//	          Announce                        Disconnect, Announce anew
+//	unknown ------------> connected ---------------------------------> unknown
+//
+// A host that leaves is in no swarm any more when the call returns, and its
+// children have other parents. Whether a host still answers is the server's to
+// find out; it then calls [State.Disconnect].
+//
+// Apart from that, and across connections, a host has a standing:
+//
+//	      trouble of several children,          time
+//	      or slow for several
+//	good --------------------------> demoted ---------> good
+//	good, demoted -----------------> banned  ---------> good
+//	      wrong bytes, said by two;
+//	      three false complaints;
+//	      false sums
+//
+// A demoted host is a parent only where there is no other; a banned one never
+// is. Both still get parents for what they want. Each time lasts twice as long as
+// the one before, until the host has behaved for as long as the longest.
+//
+// # Swarms
+//
+// A swarm is where the bytes come from, as far as anybody wants them:
+//
+//	idle   nobody wants the blob
+//	held   somebody has all of it: the origin is not needed
+//	owned  a seed fetches it; the first by rendezvous, then the next if that one
+//	       dies, is demoted, or does not get on
+//	leased no seed can: per stripe, the peer at the root of its graph holds a
+//	       lease of the stripe's pieces
+//	stuck  nobody could be found; some peers are allowed to go to the origin by
+//	       themselves
+//
+// A swarm goes to the first of held, owned, leased and stuck that is possible
+// whenever somebody comes or goes. It ends with its last peer.
+//
+// # Peers
+//
+// A peer is one host in one swarm. What it may be to others is its role:
+//
+//	idle    nothing: it has nothing, does not share, or is banned
+//	node    it wants the blob, and passes it on as it gets it
+//	full    it has all
+//	source  a seed that has all, or owns the swarm
+//	other   it has something, but wants nothing, or is demoted, or is a seed that does
+//	        not own the swarm: a last resort
+//
+//	idle --Want--> node --last piece--> full --Unwant--> gone
+//
+// # The graph
+//
+// A blob has up to eight stripes, and each has a graph of its own. In it, a
+// peer has a first parent and up to two others for when that one fails. Nobody
+// is above itself: an edge that would close a circle is refused. Each node has
+// a home stripe, given in turn, and spends its slots on children there; in the others
+// it is mostly a leaf. So everyone's upload is in use, each stripe's tree
+// is as low as its breadth allows, and a seed, or the origin, sends each byte
+// about once. A node that comes late takes the place of a leaf further up, which
+// becomes its child.
+//
+// How many children a peer may have grows and shrinks with its speed, as they measured
+// it against the mean of the swarm.
+//
+// # Sums
+//
+// The sums of pieces are claims by those who were at the origin. A seed's word
+// counts most, then a lease holder's, then that of others who have the piece;
+// two agree against one. They are provisional until a seed or two hosts say that
+// the whole blob matched; then who claimed otherwise is banned.
+package sched

@@ -1,0 +1,250 @@
+package sched
+
+import (
+	"slices"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+// A link is a peer's place in the graph of one stripe.
+type link struct {
+	parents [1 + backups]*peer // the first, and those to use when it fails
+	kids    []*peer            // who have it among their parents
+	prim    int16              // of those, who have it first
+}
+
+func (p *peer) grow() {
+	if p.links == nil {
+		p.links = make([]link, p.swarm.stripes)
+	}
+}
+
+// parents returns what the peer is told.
+func (p *peer) parents() [][]p2p.Host {
+	all := make([]p2p.Host, 0, len(p.links)*(1+backups))
+	out := make([][]p2p.Host, len(p.links))
+	for st := range p.links {
+		from := len(all)
+		for _, q := range p.links[st].parents {
+			if q != nil && q != p.swarm.origin {
+				all = append(all, q.host.Host)
+			}
+		}
+		out[st] = all[from:len(all):len(all)]
+	}
+	return out
+}
+
+// attach makes q a parent of p in a stripe, in the first free place from at.
+func (s *State) attach(p, q *peer, st, at int) {
+	p.grow()
+	q.grow()
+	p.links[st].parents[at] = q
+	l := &q.links[st]
+	l.kids = append(l.kids, p)
+	if at == 0 {
+		l.prim++
+		q.prim++
+	} else {
+		q.backs++
+	}
+	q.reopen()
+	s.touch(p)
+}
+
+// detach takes a peer's parents in a stripe away.
+func (s *State) detach(p *peer, st int) {
+	if p.links == nil {
+		return
+	}
+	for at, q := range p.links[st].parents {
+		if q == nil {
+			continue
+		}
+		p.links[st].parents[at] = nil
+		l := &q.links[st]
+		l.kids = without(l.kids, p)
+		if at == 0 {
+			l.prim--
+			q.prim--
+		} else {
+			q.backs--
+		}
+		q.reopen()
+		if q.prim+q.backs == 0 && !q.wants && q != q.swarm.origin {
+			q.links = nil
+		}
+		s.touch(p)
+		s.noteHungry(p.swarm)
+	}
+}
+
+func (p *peer) reopen() {
+	switch p.role {
+	case node:
+		p.group.lanes[p.home].reopen(p)
+	case full:
+		p.group.full.reopen(p)
+	}
+}
+
+// above reports whether q is p, or p is among those that q gets a stripe from,
+// directly or not: then q must not become a parent of p. When that takes too
+// long to know, it is.
+func (w *swarm) above(p, q *peer, st int) bool {
+	if p == q {
+		return true
+	}
+	if p.links == nil || len(p.links[st].kids) == 0 || q.links == nil {
+		return false
+	}
+	w.epoch++
+	stack := append(make([]*peer, 0, 64), q)
+	q.mark = w.epoch
+	for n := 0; len(stack) > 0; n++ {
+		x := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if x == p || n > maxWalk {
+			return true
+		}
+		if x.links == nil {
+			continue
+		}
+		for _, y := range x.links[st].parents {
+			if y != nil && y.mark != w.epoch {
+				y.mark = w.epoch
+				stack = append(stack, y)
+			}
+		}
+	}
+	return false
+}
+
+// settle gives a peer parents in every stripe in which it has none.
+func (s *State) settle(p *peer) {
+	if !p.wants {
+		return
+	}
+	p.grow()
+	starves := false
+	for st := range p.links {
+		if p.role == source {
+			break // its parent is the origin
+		}
+		if p.links[st].parents[0] == nil {
+			s.fill(p, st)
+		}
+		starves = starves || p.links[st].parents[0] == nil
+	}
+	if starves && !p.alone && p.swarm.alone < maxSources {
+		s.touch(p)
+	}
+	if starves != p.starves {
+		p.starves = starves
+		s.touch(p)
+		if starves {
+			p.swarm.starving = append(p.swarm.starving, p)
+		} else {
+			p.swarm.starving = without(p.swarm.starving, p)
+		}
+	}
+}
+
+// fill gives a peer its parents in a stripe.
+func (s *State) fill(p *peer, st int) {
+	s.detach(p, st)
+	q, out := s.choose(p, st)
+	if q == nil {
+		return
+	}
+	p.grow()
+	if out != nil {
+		s.detach(out, st)
+	}
+	s.attach(p, q, st, 0)
+	s.back(p, st)
+	if out != nil {
+		s.attach(out, p, st, 0)
+		s.back(out, st)
+		s.adopt(p, out, st)
+	}
+}
+
+// adopt moves the children of k, and theirs, below p, as far as it has slots: k
+// served them only because nobody whose home the stripe is was there.
+func (s *State) adopt(p, k *peer, st int) {
+	for queue := []*peer{k}; len(queue) > 0; queue = queue[1:] {
+		for _, x := range slices.Clone(queue[0].links[st].kids) {
+			if x.links[st].parents[0] != queue[0] || s.spare(p, st) <= 0 || s.avoids(x, p) || p.swarm.above(x, p, st) {
+				continue
+			}
+			s.detach(x, st)
+			s.attach(x, p, st, 0)
+			s.back(x, st)
+			queue = append(queue, x)
+		}
+	}
+}
+
+// orphan takes all children of p away and gives them other parents.
+func (s *State) orphan(p *peer, reason string) {
+	kids := s.disown(p)
+	for _, k := range kids {
+		s.send(k.host.ID, p2p.Gone{Host: p.host.ID, Reason: reason})
+	}
+	s.own(p.swarm)
+	for _, k := range kids {
+		s.settle(k)
+	}
+}
+
+// disown takes all children of p away and returns them.
+func (s *State) disown(p *peer) []*peer {
+	var kids []*peer
+	for st := range p.links {
+		if p.links == nil {
+			break // the last link went
+		}
+		for _, k := range slices.Clone(p.links[st].kids) {
+			s.detach(k, st)
+			if !slices.Contains(kids, k) {
+				kids = append(kids, k)
+			}
+		}
+	}
+	return kids
+}
+
+// rooted puts those who hold leases below a new root: the origin is not needed
+// any more.
+func (s *State) rooted(r *peer) {
+	w := r.swarm
+	for st := range w.origin.links {
+		for _, k := range slices.Clone(w.origin.links[st].kids) {
+			if s.avoids(k, r) || w.above(k, r, st) {
+				continue
+			}
+			s.detach(k, st)
+			s.attach(k, r, st, 0)
+			s.back(k, st)
+		}
+	}
+}
+
+func (s *State) noteHungry(w *swarm) {
+	if !w.hungry && len(w.starving) > 0 {
+		w.hungry = true
+		s.hungry = append(s.hungry, w)
+	}
+}
+
+// feed looks for parents of those that have none, some at a time.
+func (s *State) feed(w *swarm) {
+	n := min(len(w.starving), window)
+	for _, p := range slices.Clone(w.starving[:n]) {
+		s.settle(p)
+	}
+	if left := len(w.starving); left > n { // who got nothing waits behind the others
+		w.starving = append(w.starving[n:], w.starving[:n]...)
+	}
+}

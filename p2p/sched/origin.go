@@ -1,0 +1,247 @@
+package sched
+
+import (
+	"slices"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+// A place is where a blob can be fetched, and who said so.
+type place struct {
+	p2p.Origin
+	from    p2p.HostID
+	refused bool // the token does not count, wait for another
+}
+
+// place remembers where a blob can be fetched.
+func (s *State) place(p *peer, o p2p.Origin) {
+	w := p.swarm
+	i := slices.IndexFunc(w.places, func(x place) bool {
+		return x.Registry == o.Registry && x.Repository == o.Repository
+	})
+	switch {
+	case i < 0 && len(w.places) < maxOrigins:
+		w.places = append(w.places, place{Origin: o, from: p.host.ID})
+		if len(w.places) == 1 && w.owner != nil {
+			s.fetch(w)
+		}
+	case i >= 0 && o.Token != "" && (w.places[i].Token == "" || w.places[i].refused || w.places[i].from == p.host.ID):
+		again := w.places[i].refused
+		w.places[i] = place{Origin: o, from: p.host.ID}
+		if again && w.owner != nil {
+			s.fetch(w)
+		}
+	}
+}
+
+// forgetTokens drops the secrets of a blob that a seed has.
+func (w *swarm) forgetTokens() {
+	for i := range w.places {
+		w.places[i].Token = ""
+	}
+}
+
+// own makes sure that a wanted blob which nobody has is fetched by a seed.
+func (s *State) own(w *swarm) {
+	if w.wanting == 0 || w.owner != nil || len(w.sources) > 0 || w.fulls > 0 && len(w.starving) == 0 {
+		return
+	}
+	for _, id := range p2p.Rendezvous(string(w.blob.Digest), s.able(w)) {
+		p, err := s.join(s.hosts[p2p.HostID(id)], w.blob)
+		if err != nil {
+			continue // that seed is full, the next may not be
+		}
+		w.owner, p.progressAt = p, s.now
+		for st := range p.links {
+			s.detach(p, st)
+		}
+		s.fetch(w)
+		s.relist(p)
+		return
+	}
+}
+
+// able returns the seeds that could fetch the blob.
+func (s *State) able(w *swarm) []string {
+	var ids []string
+	for _, h := range s.seeds {
+		banned, slow := s.outcast(h)
+		if until, ok := w.failed[h.ID]; !banned && !slow && (!ok || !s.now.Before(until)) {
+			ids = append(ids, string(h.ID))
+		}
+	}
+	return ids
+}
+
+// fetch tells the owner what to do.
+func (s *State) fetch(w *swarm) {
+	if w.owner == nil || w.owner.have.Full() {
+		return
+	}
+	m := p2p.Fetch{Blob: w.blob, Whole: w.whole}
+	for _, p := range w.places {
+		if !p.refused {
+			m.Origin = p.Origin
+			break
+		}
+	}
+	s.send(w.owner.host.ID, m)
+}
+
+// resign ends a seed's ownership: the next one, or leases, take over.
+func (s *State) resign(w *swarm) {
+	p := w.owner
+	if w.failed == nil {
+		w.failed = map[p2p.HostID]time.Time{}
+	}
+	w.failed[p.host.ID] = s.now.Add(2 * s.cfg.LeaseFor)
+	w.owner = nil
+	s.relist(p)
+	kids := s.disown(p)
+	s.own(w)
+	for _, k := range append(kids, p) {
+		s.settle(k)
+	}
+}
+
+// fromOrigin takes what an owner or another host says of the origin.
+func (s *State) fromOrigin(p *peer, t p2p.Transfer) {
+	w := p.swarm
+	if p != w.owner {
+		if t.Failed != p2p.None && t.Failed != p2p.Busy && p.lease != 0 {
+			s.unlease(p)
+		}
+		return
+	}
+	switch t.Failed {
+	case p2p.Refused, p2p.Missing:
+		s.refused(w, t.Failed == p2p.Refused)
+	case p2p.Unreachable, p2p.Stalled, p2p.Mismatch:
+		s.resign(w)
+	}
+}
+
+// refused goes on to the next place where the blob can be fetched, and asks for a
+// new token for this one.
+func (s *State) refused(w *swarm, renew bool) {
+	left := false
+	for i := range w.places {
+		p := &w.places[i]
+		if p.refused {
+			continue
+		}
+		if !left {
+			left, p.refused = true, true
+			if renew {
+				s.renewToken(w, p.from)
+			}
+			continue
+		}
+		s.fetch(w)
+		return
+	}
+	if !left || !renew {
+		s.resign(w)
+	}
+}
+
+// renewToken asks the host that gave a token, or else another that wants the
+// blob, for a new one.
+func (s *State) renewToken(w *swarm, id p2p.HostID) {
+	if h := s.hosts[id]; h == nil || h.peer(w) == nil || !h.peer(w).wants {
+		i := slices.IndexFunc(w.peers, func(p *peer) bool { return p.wants })
+		if i < 0 {
+			return
+		}
+		id = w.peers[i].host.ID
+	}
+	s.send(id, p2p.Renew{Digest: w.blob.Digest})
+}
+
+// inspect tells a peer of its lease and of its leave to go to the origin.
+func (s *State) inspect(p *peer) {
+	w := p.swarm
+	if lease := p.leases(); lease != p.lease {
+		p.lease = lease
+		p.progressAt = s.now
+		s.renew(p)
+	}
+	switch {
+	case p.starves && !p.alone && w.alone < maxSources:
+		w.alone++
+	case !p.starves && p.alone:
+		w.alone--
+	default:
+		return
+	}
+	p.alone = !p.alone
+	s.send(p.host.ID, p2p.Source{Digest: w.blob.Digest, Allowed: p.alone})
+}
+
+// leases returns the stripes that a peer is to fetch from the origin, a bit each.
+func (p *peer) leases() (bits uint8) {
+	for st := range p.links {
+		if p.links[st].parents[0] == p.swarm.origin {
+			bits |= 1 << st
+		}
+	}
+	return bits
+}
+
+// renew tells a peer what is leased to it: what it lacks of its stripes, and what
+// nobody knows the sum of.
+func (s *State) renew(p *peer) {
+	m := p2p.Lease{Digest: p.swarm.blob.Digest}
+	p.more = false
+	for i := range p.have.Len() {
+		if len(m.Pieces) == maxLease {
+			p.more = true
+			break
+		}
+		if p.lease&(1<<(i%p.swarm.stripes)) != 0 && (!p.have.Has(i) || p.swarm.sums.retake(i)) {
+			m.Pieces = append(m.Pieces, i)
+		}
+	}
+	if len(m.Pieces) > 0 {
+		m.For = s.cfg.LeaseFor
+	}
+	p.outstanding, p.leasedAt = int16(len(m.Pieces)), s.now
+	s.send(p.host.ID, m)
+}
+
+// unlease gives a host's leases to another one.
+func (s *State) unlease(p *peer) {
+	w := p.swarm
+	s.shun(p, "") // the origin
+	for st := range p.links {
+		if p.links[st].parents[0] != w.origin {
+			continue
+		}
+		heir := s.heir(p, st)
+		if heir == nil {
+			continue // nobody else could do better
+		}
+		s.detach(p, st)
+		s.detach(heir, st)
+		s.attach(heir, w.origin, st, 0)
+		s.settle(heir)
+	}
+	s.settle(p)
+}
+
+// heir returns who is to have a lease after p: who has most of the stripe.
+func (s *State) heir(p *peer, st int) *peer {
+	w := p.swarm
+	var best *peer
+	most := -1
+	for _, q := range w.peers[:min(len(w.peers), maxWalk)] {
+		if q == p || !q.wants || q.role != node || q.links == nil || s.avoids(q, w.origin) {
+			continue
+		}
+		if n := q.have.CountStripe(st); n > most || n == most && q.seq < best.seq {
+			best, most = q, n
+		}
+	}
+	return best
+}

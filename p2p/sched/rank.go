@@ -1,0 +1,303 @@
+package sched
+
+import (
+	"cmp"
+)
+
+// choose finds the first parent of p in a stripe, best kind first:
+//
+//  1. hosts that have everything, with a free slot;
+//  2. for nodes, in their home stripe: the owner seed, or else the origin (a
+//     lease), also in the place of a child that is no node;
+//  3. nodes whose home the stripe is, with a free slot; for another such node also
+//     in the place of a child that is none, so that the tree grows in breadth;
+//  4. seeds, or the origin;
+//  5. nodes of other stripes that still have free slots;
+//  6. hosts that have everything and nodes, beyond their slots but not twice;
+//  7. seeds beyond theirs, then who has something although it is slow or wants nothing.
+//
+// Within a kind those nearby come first, then by rank. If the parent is found
+// in a child's place, that child is returned, too, and is to become p's.
+func (s *State) choose(p *peer, st int) (parent, displaced *peer) {
+	inner := p.role == node && int(p.home) == st && p.swarm.stripes > 1
+	f := search{s: s, p: p, st: st, fresh: p.have.Count() == 0}
+	if q := f.queues(func(g *group) *queue { return &g.full }, 0); q != nil {
+		return q, nil
+	}
+	if inner {
+		if q, k := f.roots(); q != nil {
+			return q, k
+		}
+		if q, k := f.inner(); q != nil {
+			return q, k
+		}
+	}
+	lane := func(g *group) *queue { return &g.lanes[st] }
+	if q := f.queues(lane, 0); q != nil {
+		return q, nil
+	}
+	for _, q := range f.sources() {
+		f.consider(q, s.spare(q, st) > 0)
+	}
+	if f.best != nil {
+		return f.best, nil
+	}
+	if q := f.others(0); q != nil {
+		return q, nil
+	}
+	if q := f.queues(func(g *group) *queue { return &g.full }, 1); q != nil {
+		return q, nil
+	}
+	if q := f.queues(lane, 1); q != nil {
+		return q, nil
+	}
+	if q := f.others(1); q != nil {
+		return q, nil
+	}
+	return f.last(), nil
+}
+
+// A search compares parents for one peer and stripe.
+type search struct {
+	s     *State
+	p     *peer
+	st    int
+	fresh bool // p has nothing yet, so that everyone is ahead of it
+	best  *peer
+}
+
+// last considers everyone who could serve at all.
+func (f *search) last() *peer {
+	w := f.p.swarm
+	for _, q := range w.sources {
+		f.consider(q, f.s.spare(q, f.st) > -4*f.s.cfg.Fanout)
+	}
+	if f.best == nil {
+		for _, q := range w.others[:min(len(w.others), 4*window)] {
+			f.consider(q, q.have.Offers(&f.p.have, f.st) > 0 && int(q.prim) < f.s.cfg.Fanout)
+		}
+	}
+	if f.best == nil && len(w.sources) == 0 {
+		f.consider(w.origin, f.s.spare(w.origin, f.st) > 0)
+	}
+	return f.best
+}
+
+// sources returns the seeds that have, or fetch, the blob; the origin if there
+// is neither such a seed nor any complete host.
+func (f *search) sources() []*peer {
+	w := f.p.swarm
+	if len(w.sources) == 0 && w.fulls == 0 {
+		return []*peer{w.origin}
+	}
+	return w.sources
+}
+
+// queues returns the best of a queue of each group, p's own group first. Over is
+// how many times its budget a parent may be beyond it.
+func (f *search) queues(of func(*group) *queue, over int) *peer {
+	f.queue(of(f.p.group), over)
+	if f.best != nil {
+		return f.best
+	}
+	for _, g := range f.p.swarm.groups {
+		if g != f.p.group {
+			f.queue(of(g), over)
+		}
+	}
+	return f.best
+}
+
+// others returns the best node of another stripe.
+func (f *search) others(over int) *peer {
+	n := f.p.swarm.stripes
+	for i := 1; i < n && f.best == nil; i++ {
+		f.queues(func(g *group) *queue { return &g.lanes[(f.st+i)%n] }, over)
+	}
+	return f.best
+}
+
+func (f *search) queue(q *queue, over int) {
+	seen := 0
+	for q.open < len(q.peers) && f.s.spare(q.peers[q.open], f.st) <= 0 {
+		q.open++
+	}
+	from := q.open
+	if over > 0 {
+		from = 0
+	}
+	for _, c := range q.peers[from:] {
+		if f.s.spare(c, f.st) <= -over*c.budget(&f.s.cfg) {
+			continue
+		}
+		if f.consider(c, true); f.best != nil {
+			if seen++; seen >= window {
+				return
+			}
+		}
+	}
+}
+
+// inner finds the first node, in its home stripe, that has a free slot or a
+// child whose place p can take.
+func (f *search) inner() (parent, displaced *peer) {
+	own := f.p.group
+	if q, k := f.lane(own); q != nil {
+		return q, k
+	}
+	for _, g := range f.p.swarm.groups {
+		if g == own {
+			continue
+		}
+		if q, k := f.lane(g); q != nil {
+			return q, k
+		}
+	}
+	return nil, nil
+}
+
+// roots finds the first root that has a free slot or a child whose place p can take.
+func (f *search) roots() (parent, displaced *peer) {
+	full := f.p.group.full.peers
+	if q, k := f.place(full[:min(len(full), window)]); q != nil {
+		return q, k
+	}
+	return f.place(f.sources())
+}
+
+func (f *search) lane(g *group) (parent, displaced *peer) {
+	q := &g.lanes[f.st]
+	for q.inner < len(q.peers) && f.s.spare(q.peers[q.inner], f.st) <= 0 && q.peers[q.inner].leaf(f.st, nil) == nil {
+		q.inner++
+	}
+	return f.place(q.peers[q.inner:min(len(q.peers), q.inner+4*window)])
+}
+
+// place returns the first of some parents with a free slot, or with a child
+// whose place p can take.
+func (f *search) place(from []*peer) (parent, displaced *peer) {
+	for _, q := range from {
+		if !f.allowed(q) {
+			continue
+		}
+		if f.s.spare(q, f.st) > 0 {
+			return q, nil
+		}
+		if k := q.leaf(f.st, f.p); k != nil {
+			return q, k
+		}
+	}
+	return nil, nil
+}
+
+// leaf returns a child of q whose home the stripe is not; if p is given, one that is not ahead of it, and not in another data centre.
+func (q *peer) leaf(st int, p *peer) *peer {
+	if q.links == nil {
+		return nil
+	}
+	for _, k := range q.links[st].kids {
+		l := &k.links[st]
+		if l.parents[0] != q || int(k.home) == st && k.role == node || k == p {
+			continue
+		}
+		if p == nil || k.have.Offers(&p.have, st) <= slack(p) && k.host.Near(p.host.Host) > 0 {
+			return k
+		}
+	}
+	return nil
+}
+
+// slack is how many pieces of a stripe one may be behind another and still
+// count as level with it.
+func slack(p *peer) int {
+	return 1 + p.have.Len()/p.swarm.stripes/8
+}
+
+func (f *search) allowed(q *peer) bool {
+	return q.host != f.p.host && q != f.p && !f.s.avoids(f.p, q) && !f.p.swarm.above(f.p, q, f.st)
+}
+
+// consider compares a parent, if it has a slot, with the best so far.
+func (f *search) consider(q *peer, open bool) {
+	if open && f.serves(q) && (f.best == nil || f.better(q, f.best)) && f.allowed(q) {
+		f.best = q
+	}
+}
+
+// serves reports whether q gets the stripe, or has something of it that p lacks.
+func (f *search) serves(q *peer) bool {
+	if q.role != node {
+		return true
+	}
+	return q.links != nil && q.links[f.st].parents[0] != nil || q.have.Offers(&f.p.have, f.st) > 0
+}
+
+// better reports whether a is a better parent than b.
+func (f *search) better(a, b *peer) bool {
+	return cmp.Or(
+		-cmp.Compare(f.p.host.Near(a.host.Host), f.p.host.Near(b.host.Host)),
+		-cmp.Compare(f.offer(a), f.offer(b)),
+		-cmp.Compare(a.host.up.scale(8, false), b.host.up.scale(8, false)),
+		-cmp.Compare(f.s.spare(a, f.st), f.s.spare(b, f.st)),
+		cmp.Compare(a.seq, b.seq),
+	) < 0
+}
+
+// offer says whether a has more of the stripe than p (2), about as much (1) or
+// less (0).
+func (f *search) offer(a *peer) int {
+	if a.root() {
+		return 2
+	}
+	if f.fresh {
+		return 1
+	}
+	n := a.have.Offers(&f.p.have, f.st)
+	switch {
+	case n > slack(f.p):
+		return 2
+	case n+slack(f.p) >= f.p.have.Offers(&a.have, f.st):
+		return 1
+	}
+	return 0
+}
+
+// back gives p its other parents in a stripe: nodes beside its first parent, then
+// that one's own, so that the way to the root stays short; else complete
+// hosts, and if there is nothing else, a seed.
+func (s *State) back(p *peer, st int) {
+	l := &p.links[st]
+	first, at := l.parents[0], 1
+	f := search{s: s, p: p, st: st}
+	add := func(q *peer) {
+		if at > backups || q == nil || q == p.swarm.origin || q.role == idle || q.role == other ||
+			q == first || q == l.parents[1] || int(q.backs) >= 2*q.budget(&s.cfg) || !f.allowed(q) {
+			return
+		}
+		s.attach(p, q, st, at)
+		at++
+	}
+	if first.links != nil && !first.root() {
+		if up := first.links[st].parents[0]; up != nil {
+			for _, q := range up.links[st].kids {
+				if q.role == node && int(q.home) == st && q.links[st].parents[0] == up {
+					add(q)
+				}
+			}
+			if up.role != source {
+				add(up)
+			}
+		}
+	}
+	for _, g := range p.swarm.groups {
+		n := len(g.full.peers)
+		for i := range min(n, window) {
+			add(g.full.peers[(int(p.seq)+i)%n])
+		}
+	}
+	if at == 1 {
+		for _, q := range p.swarm.sources {
+			add(q)
+		}
+	}
+}

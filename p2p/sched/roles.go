@@ -1,0 +1,180 @@
+package sched
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+// A group is the peers of one data centre in one swarm, in the order in which
+// they became what they are.
+type group struct {
+	lanes []queue // per stripe: the nodes whose home it is
+	full  queue
+}
+
+// A queue holds peers by their time of joining. Those before open have no free
+// slot, those before inner nor a child that a node could take the place of.
+type queue struct {
+	peers       []*peer
+	open, inner int
+}
+
+func (q *queue) find(p *peer) (int, bool) {
+	return slices.BinarySearchFunc(q.peers, p, func(a, b *peer) int { return cmp.Compare(a.seq, b.seq) })
+}
+
+func (q *queue) add(p *peer) {
+	i, _ := q.find(p)
+	q.peers = slices.Insert(q.peers, i, p)
+	q.open, q.inner = min(q.open, i), min(q.inner, i)
+}
+
+func (q *queue) remove(p *peer) {
+	i, ok := q.find(p)
+	if !ok {
+		return
+	}
+	q.peers = slices.Delete(q.peers, i, i+1)
+	q.open, q.inner = min(q.open, i), min(q.inner, i)
+}
+
+// reopen says that p got a free slot or a child.
+func (q *queue) reopen(p *peer) {
+	if i, ok := q.find(p); ok {
+		q.open, q.inner = min(q.open, i), min(q.inner, i)
+	}
+}
+
+func (w *swarm) groupOf(idc string) *group {
+	if g := w.byIDC[idc]; g != nil {
+		return g
+	}
+	if len(w.groups) >= maxGroups {
+		return w.groups[0]
+	}
+	g := &group{lanes: make([]queue, w.stripes)}
+	w.byIDC[idc] = g
+	w.groups = append(w.groups, g)
+	return g
+}
+
+// roleOf says how a peer may serve now.
+func (s *State) roleOf(p *peer) role {
+	banned, slow := s.outcast(p.host)
+	switch {
+	case banned || !p.host.Share:
+		return idle
+	case p.host.Seed && !slow && (p.have.Full() || p.swarm.owner == p):
+		return source
+	case slow || p.host.Seed || !p.wants && !p.have.Full():
+		if p.have.Count() > 0 {
+			return other
+		}
+		return idle
+	case p.have.Full():
+		return full
+	}
+	return node
+}
+
+// relist gives a peer the role that it can fill now. Peers that were waiting
+// for a new root are attached to it.
+func (s *State) relist(p *peer) {
+	r := s.roleOf(p)
+	if r == p.role {
+		return
+	}
+	s.setRole(p, r)
+	switch r {
+	case full, source:
+		s.rooted(p)
+		s.noteHungry(p.swarm)
+	case node, other:
+		s.noteHungry(p.swarm)
+	}
+}
+
+func (s *State) setRole(p *peer, r role) {
+	w := p.swarm
+	switch p.role {
+	case node:
+		p.group.lanes[p.home].remove(p)
+	case full:
+		p.group.full.remove(p)
+		w.fulls--
+	case source:
+		w.sources = without(w.sources, p)
+	case other:
+		w.others = without(w.others, p)
+	}
+	p.role = r
+	switch r {
+	case node:
+		if p.home < 0 {
+			p.home = int8(w.homes % uint32(w.stripes))
+			w.homes++
+		}
+		p.group.lanes[p.home].add(p)
+	case full:
+		p.group.full.add(p)
+		w.fulls++
+	case source:
+		w.sources = append(w.sources, p)
+	case other:
+		w.others = append(w.others, p)
+	}
+}
+
+// root reports whether a peer needs no parents: every stripe is, or will be, there.
+func (p *peer) root() bool { return p.role == full || p.role == source }
+
+// budget returns how many children a peer may have as their first parent. It
+// grows and shrinks with its speed, as they measured it.
+func (p *peer) budget(cfg *Config) int {
+	n := cfg.Fanout
+	if p.swarm.stripes == 1 {
+		n = min(n, narrow)
+	}
+	limit := 4 * cmp.Or(p.host.Slots, cfg.Fanout)
+	return max(1, min(p.host.up.scale(n, p.host.Seed), limit))
+}
+
+// spare returns how many more children a peer may have in a stripe. A seed
+// takes few in each, so that it sends each byte once as long as peers pass it on.
+func (s *State) spare(p *peer, st int) int {
+	if p == p.swarm.origin {
+		return 1 - p.prims(st)
+	}
+	n := p.budget(&s.cfg)
+	if p.role == source {
+		return max(1, n/p.swarm.stripes) - p.prims(st)
+	}
+	return n - int(p.prim)
+}
+
+func (p *peer) prims(st int) int {
+	if p.links == nil {
+		return 0
+	}
+	return int(p.links[st].prim)
+}
+
+// avoids reports whether p had trouble with q a short while ago.
+func (s *State) avoids(p, q *peer) bool {
+	for _, a := range p.avoid {
+		if a.id == q.host.ID && s.now.Before(a.until) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *State) shun(p *peer, id p2p.HostID) {
+	p.avoid = slices.DeleteFunc(p.avoid, func(a avoided) bool { return a.id == id || !s.now.Before(a.until) })
+	if len(p.avoid) >= maxWitnesses {
+		p.avoid = slices.Delete(p.avoid, 0, 1)
+	}
+	p.avoid = append(p.avoid, avoided{id, s.now.Add(s.cfg.SlowFor)})
+}

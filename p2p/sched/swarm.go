@@ -1,0 +1,313 @@
+package sched
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+// A swarm is all hosts that have, or want, one blob.
+type swarm struct {
+	blob    p2p.Blob
+	stripes int
+	peers   []*peer // in no particular order
+	wanting int     // peers that want and are not complete
+	joined  uint32
+	homes   uint32 // peers that got a home stripe
+	epoch   uint32 // of walks
+	cursor  int    // where balancing goes on
+
+	groups   []*group
+	byIDC    map[string]*group
+	fulls    int     // complete peers that serve, seeds not counted
+	sources  []*peer // seeds that are complete, and the owner
+	others   []*peer // that have something, but should not be first parents
+	starving []*peer // without a parent in some stripe
+	hungry   bool    // noted in State.hungry
+
+	origin *peer                    // stands for the origin; its children hold leases
+	owner  *peer                    // the seed that fetches
+	failed map[p2p.HostID]time.Time // seeds that could not fetch it, till when
+	places []place
+	whole  bool // somebody wants all of it
+	alone  int  // peers that may go to the origin by themselves
+
+	sums  sums
+	pace  pace // seconds per MiB of its transfers
+	tiny  []byte
+	asked int // hosts asked for sums
+
+	toldAt time.Time // when sums were told last
+	untold bool
+}
+
+// A role says how a peer may serve.
+type role uint8
+
+const (
+	idle   role = iota // not at all
+	node               // what it has, as it gets it: inner node of its home stripe
+	full               // everything
+	source             // everything, or it will get it: a seed
+	other              // something, as a last resort
+)
+
+func (r role) String() string {
+	return [...]string{"idle", "node", "full", "source", "other"}[r]
+}
+
+// A peer is one host in one swarm.
+type peer struct {
+	host  *host
+	swarm *swarm
+	group *group
+	have  p2p.Have
+	links []link // per stripe; nil without any parent or child
+	avoid []avoided
+
+	seq, mark, index uint32
+	prim, backs      int16 // children that have it as first parent, and as another
+	home             int8  // stripe; -1: none yet
+	lease            uint8 // stripes, a bit each, that were leased to it
+	role             role
+	wants, lazy      bool // wants: and is not complete
+	dirty, starves   bool
+	alone, asked     bool // alone: was allowed to go to the origin
+	outstanding      int16
+	progressAt       time.Time
+	leasedAt         time.Time
+	more             bool // there was more to lease than one lease holds
+}
+
+type avoided struct {
+	id    p2p.HostID
+	until time.Time
+}
+
+func (s *State) swarmOf(b p2p.Blob) (*swarm, error) {
+	w := s.swarms[b.Digest]
+	if w == nil {
+		w = &swarm{blob: b, stripes: b.Stripes(), byIDC: map[string]*group{}}
+		w.origin = &peer{host: &host{}, swarm: w, home: -1, role: source, links: make([]link, w.stripes)}
+		s.swarms[b.Digest] = w
+	}
+	if w.blob.Size != b.Size {
+		return nil, fmt.Errorf("blob %s of %d bytes is said to have %d: %w", b.Digest, w.blob.Size, b.Size, p2p.ErrInvalid)
+	}
+	return w, nil
+}
+
+// join returns the peer of a host in a swarm, new if need be.
+func (s *State) join(h *host, b p2p.Blob) (*peer, error) {
+	if w := s.swarms[b.Digest]; w == nil || h.peer(w) == nil {
+		if len(h.peers) >= s.cfg.MaxBlobs || s.peers >= s.cfg.MaxPeers {
+			return nil, fmt.Errorf("blob %s is one too many: %w", b.Digest, ErrLimit)
+		}
+	}
+	w, err := s.swarmOf(b)
+	if err != nil {
+		return nil, err
+	}
+	if p := h.peer(w); p != nil {
+		return p, nil
+	}
+	p := &peer{host: h, swarm: w, have: *p2p.NewHave(b.Pieces()), seq: w.joined, index: uint32(len(w.peers)), home: -1}
+	p.group = w.groupOf(h.IDC)
+	w.joined++
+	w.peers = append(w.peers, p)
+	h.peers[w] = p
+	s.peers++
+	return p, nil
+}
+
+// leave takes a peer out of its swarm; its children get other parents.
+func (s *State) leave(p *peer, reason string) {
+	w := p.swarm
+	s.unwant(p)
+	s.setRole(p, idle)
+	last := w.peers[len(w.peers)-1]
+	w.peers[p.index], last.index = last, p.index
+	w.peers[len(w.peers)-1] = nil
+	w.peers = w.peers[:len(w.peers)-1]
+	delete(p.host.peers, w)
+	s.peers--
+	if w.owner == p {
+		w.owner = nil
+	}
+	s.orphan(p, reason)
+	if len(w.peers) == 0 {
+		delete(s.swarms, w.blob.Digest)
+		s.untold = slices.DeleteFunc(s.untold, func(o *swarm) bool { return o == w })
+	}
+}
+
+// unwant makes a peer want nothing: it is complete or has given up.
+func (s *State) unwant(p *peer) {
+	w := p.swarm
+	for st := range p.links {
+		s.detach(p, st)
+	}
+	if p.starves {
+		p.starves = false
+		w.starving = without(w.starving, p)
+	}
+	if p.alone {
+		p.alone = false
+		w.alone--
+	}
+	if !p.wants {
+		return
+	}
+	p.wants, p.lease, p.more = false, 0, false
+	if w.wanting--; w.wanting == 0 {
+		s.active = without(s.active, w)
+		w.whole = false
+	}
+}
+
+// want makes a host a peer that wants the blob.
+func (s *State) want(h *host, m p2p.Want) error {
+	if err := m.Blob.Validate(); err != nil {
+		return err
+	}
+	if m.Blob.Scope() == p2p.Empty {
+		return nil
+	}
+	p, err := s.join(h, m.Blob)
+	if err != nil {
+		return err
+	}
+	w := p.swarm
+	if p.have.Full() {
+		return nil
+	}
+	s.place(p, m.Origin)
+	if !m.Lazy && !w.whole {
+		w.whole = true
+		s.fetch(w)
+	}
+	p.lazy = m.Lazy
+	if w.tiny != nil {
+		s.give(p)
+		return nil
+	}
+	if p.wants {
+		return nil
+	}
+	p.wants, p.progressAt = true, s.now
+	if w.wanting++; w.wanting == 1 {
+		s.active = append(s.active, w)
+		s.plan()
+	}
+	s.relist(p)
+	s.own(w)
+	s.settle(p)
+	s.tellAll(p)
+	return nil
+}
+
+// inventory takes what a host says it has.
+func (s *State) inventory(h *host, m p2p.Inventory) error {
+	if err := checkInventory(m); err != nil {
+		return err
+	}
+	if m.Blob.Scope() == p2p.Empty {
+		return nil
+	}
+	p, err := s.join(h, m.Blob)
+	if err != nil {
+		return err
+	}
+	p.have.Or(m.Have)
+	s.gained(p)
+	s.ask(p)
+	return nil
+}
+
+func checkInventory(m p2p.Inventory) error {
+	if err := m.Blob.Validate(); err != nil {
+		return err
+	}
+	if m.Have == nil || m.Have.Len() != m.Blob.Pieces() {
+		return fmt.Errorf("inventory of blob %s: %v: %w", m.Blob.Digest, m.Have, p2p.ErrInvalid)
+	}
+	return nil
+}
+
+// progress takes new pieces, and what was measured of parents.
+func (s *State) progress(p *peer, m p2p.Progress) error {
+	if len(m.Got) > maxGot || len(m.From) > maxTransfers {
+		return fmt.Errorf("progress of %d pieces from %d parents: %w", len(m.Got), len(m.From), p2p.ErrInvalid)
+	}
+	for _, i := range m.Got {
+		if i < 0 || i >= p.have.Len() {
+			return fmt.Errorf("piece %d of %s, which has %d: %w", i, m.Digest, p.have.Len(), p2p.ErrInvalid)
+		}
+	}
+	for _, t := range m.From {
+		if t.Bytes < 0 || t.Took < 0 || t.Bytes > p2p.MaxSize {
+			return fmt.Errorf("transfer of %d bytes in %v: %w", t.Bytes, t.Took, p2p.ErrInvalid)
+		}
+	}
+	for _, i := range m.Got {
+		if p.have.Add(i) {
+			p.progressAt = s.now
+			if p.lease&(1<<(i%p.swarm.stripes)) != 0 {
+				p.outstanding--
+			}
+		}
+	}
+	for _, t := range m.From {
+		s.transfer(p, t)
+	}
+	if len(m.Got) > 0 {
+		s.gained(p)
+	}
+	return nil
+}
+
+// gained looks at what follows from new pieces of p.
+func (s *State) gained(p *peer) {
+	if p.have.Full() {
+		s.unwant(p)
+		if p == p.swarm.owner {
+			p.swarm.forgetTokens()
+		}
+	} else if p.more && p.outstanding < maxLease/4 {
+		s.renew(p)
+	}
+	s.relist(p)
+}
+
+// content takes a tiny blob's bytes and passes them on.
+func (s *State) content(p *peer, m p2p.Content) error {
+	w := p.swarm
+	if int64(len(m.Data)) != w.blob.Size || w.blob.Scope() != p2p.Tiny || w.blob.Digest.Algorithm().FromBytes(m.Data) != w.blob.Digest {
+		return fmt.Errorf("content of blob %s: %w", m.Digest, p2p.ErrInvalid)
+	}
+	w.tiny = slices.Clone(m.Data)
+	for _, o := range w.peers {
+		if o.wants || o == p {
+			s.give(o)
+		}
+	}
+	return nil
+}
+
+// give sends a tiny blob, unless the peer has it.
+func (s *State) give(p *peer) {
+	if p.wants || p != p.swarm.owner {
+		s.send(p.host.ID, p2p.Content{Digest: p.swarm.blob.Digest, Data: p.swarm.tiny})
+	}
+	p.have = *p2p.FullHave(1)
+	s.gained(p)
+}
+
+func without[T comparable](list []T, x T) []T {
+	if i := slices.Index(list, x); i >= 0 {
+		return slices.Delete(list, i, i+1)
+	}
+	return list
+}

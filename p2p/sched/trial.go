@@ -1,0 +1,160 @@
+package sched
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+// A trial begins with a complaint that a parent's piece is wrong, and ends with
+// the word of a second host that fetched the same piece: a ban, or a mark
+// against the accuser.
+type trial struct {
+	accuser, witness p2p.HostID
+	tried            []p2p.HostID
+	since            time.Time
+}
+
+type trialKey struct {
+	blob    digest.Digest
+	piece   int
+	accused p2p.HostID
+}
+
+const (
+	maxFalse = 3 // false complaints, about different hosts, that lead to a ban
+)
+
+func (p *peer) checkPiece(i int) error {
+	if i < 0 || i >= p.have.Len() {
+		return fmt.Errorf("piece %d of %s, which has %d: %w", i, p.swarm.blob.Digest, p.have.Len(), p2p.ErrInvalid)
+	}
+	return nil
+}
+
+// wrong takes a complaint. The accuser gets another parent at once.
+func (s *State) wrong(p *peer, m p2p.Wrong) error {
+	if err := p.checkPiece(m.Piece); err != nil {
+		return err
+	}
+	w := p.swarm
+	q := s.hosts[m.Parent].peerOf(w)
+	if q == nil || q == p || !p.childOf(q) && !s.avoids(p, q) {
+		return nil // it was not sent there, or not lately
+	}
+	if sum, ok := w.sums.get(m.Piece); !ok || sum == m.Got {
+		return nil // what it was told is no longer true
+	}
+	s.fail(p, q, p2p.Mismatch)
+	banned, _ := s.outcast(p.host)
+	key := trialKey{m.Digest, m.Piece, m.Parent}
+	if banned || s.trials[key] != nil || s.hosts[m.Parent] != q.host {
+		return nil
+	}
+	if p.host.open >= s.cfg.MaxTrial {
+		return fmt.Errorf("complaint about %s: %w", m.Parent, ErrLimit)
+	}
+	t := &trial{accuser: p.host.ID}
+	s.trials[key] = t
+	p.host.open++
+	s.summon(key, t)
+	return nil
+}
+
+// summon asks the next witness: a seed, or else anyone in the swarm of good
+// standing. Without one the trial ends with no verdict.
+func (s *State) summon(key trialKey, t *trial) {
+	w, accused := s.swarms[key.blob], s.hosts[key.accused]
+	if w == nil || accused == nil || len(t.tried) >= maxChecks {
+		s.close(key, t)
+		return
+	}
+	fit := func(p *peer) bool {
+		banned, slow := s.outcast(p.host)
+		return !banned && !slow && p.host.ID != t.accuser && p.host.ID != key.accused && !slices.Contains(t.tried, p.host.ID)
+	}
+	witness := slices.IndexFunc(w.peers, func(p *peer) bool { return p.host.Seed && fit(p) })
+	for i := 0; witness < 0 && i < min(len(w.peers), maxWalk); i++ {
+		if j := (key.piece + i) % len(w.peers); fit(w.peers[j]) {
+			witness = j
+		}
+	}
+	if witness < 0 {
+		s.close(key, t)
+		return
+	}
+	t.witness, t.since = w.peers[witness].host.ID, s.now
+	t.tried = append(t.tried, t.witness)
+	s.send(t.witness, p2p.Check{Digest: key.blob, Piece: key.piece, Parent: accused.Host})
+}
+
+func (s *State) close(key trialKey, t *trial) {
+	delete(s.trials, key)
+	if h := s.hosts[t.accuser]; h != nil {
+		h.open = max(0, h.open-1)
+	}
+}
+
+// checked takes a witness's word.
+func (s *State) checked(p *peer, m p2p.Checked) error {
+	if err := p.checkPiece(m.Piece); err != nil {
+		return err
+	}
+	key := trialKey{m.Digest, m.Piece, m.Parent}
+	t := s.trials[key]
+	if t == nil || t.witness != p.host.ID {
+		return nil // it was not asked, or answers late
+	}
+	switch m.Failed {
+	case p2p.None:
+		s.close(key, t)
+		st := s.record(t.accuser)
+		if n := note(&st.falses, m.Parent, s.now, s.cfg.MaxBan); n >= maxFalse {
+			st.falses = nil
+			if h := s.hosts[t.accuser]; h != nil {
+				s.ban(h, fmt.Sprintf("%d false complaints", n))
+			}
+		}
+	case p2p.Mismatch:
+		s.close(key, t)
+		if h := s.hosts[m.Parent]; h != nil {
+			s.ban(h, fmt.Sprintf("wrong bytes, say %s and %s", t.accuser, t.witness))
+		}
+	default:
+		s.summon(key, t)
+	}
+	return nil
+}
+
+// pending returns the trials that fit, in order.
+func (s *State) pending(fit func(trialKey, *trial) bool) []trialKey {
+	var keys []trialKey
+	for k, t := range s.trials {
+		if fit(k, t) {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, func(a, b trialKey) int {
+		return cmp.Or(cmp.Compare(a.blob, b.blob), cmp.Compare(a.piece, b.piece), cmp.Compare(a.accused, b.accused))
+	})
+	return keys
+}
+
+// abandon goes on with the trials in which a host that left was needed.
+func (s *State) abandon(h *host) {
+	for _, k := range s.pending(func(k trialKey, t *trial) bool { return k.accused == h.ID || t.witness == h.ID }) {
+		s.summon(k, s.trials[k])
+	}
+}
+
+// remind goes on with the trials whose witness does not answer.
+func (s *State) remind() {
+	for _, k := range s.pending(func(_ trialKey, t *trial) bool { return s.now.Sub(t.since) >= s.cfg.LeaseFor }) {
+		s.summon(k, s.trials[k])
+	}
+}
