@@ -63,6 +63,7 @@ type Layer struct {
 	stats      fetcher.Stats   // of the blob, once it is closed
 	flights    map[int]*flight // by the first chunk of each extent
 	streams    streams
+	walker     walker
 	neighbours neighbours
 	failure    error // why filling stopped, until the next try
 }

@@ -303,6 +303,9 @@ func (r *raw) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Re
 func (f *FS) read(cancel <-chan struct{}, pid uint32, l *Layer, node index.Inode, off int64, buf []byte) (fuse.ReadResult, fuse.Status) {
 	n := int64(len(buf))
 	l.readAhead(node, off, n)
+	if off == 0 {
+		l.walkOn(node.Ino)
+	}
 	if !l.ready(node.Ino, off, n) {
 		ctx, stop := killable(l.ctx, cancel, pid)
 		defer stop()

@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"golang.org/x/sys/unix"
+
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 )
@@ -105,4 +107,72 @@ func (n neighbours) grow(run index.Extent) int64 {
 	asked := n[region]
 	n[region] += run.Len + minGrow
 	return min(max(asked, minGrow), maxGrow)
+}
+
+const (
+	walkStep  = 32        // inodes between two files read by one who reads all
+	walkStart = 4         // files read in sequence before any is read ahead
+	walkAhead = 32        // inodes looked at ahead
+	walkBytes = 128 << 10 // of each file
+)
+
+// walker notices one who reads file after file in the layer's order, as tar does.
+type walker struct {
+	last, ahead uint32
+	run         int
+}
+
+// note records that the beginning of a file is read, and returns the inodes to
+// bring into memory: [from, to), empty most of the time.
+func (w *walker) note(ino uint32) (from, to uint32) {
+	step := int64(ino) - int64(w.last)
+	w.last = ino
+	if step < 0 || step > walkStep {
+		w.run, w.ahead = 0, 0
+		return 0, 0
+	}
+	w.run++
+	from, to = max(w.ahead, ino+1), ino+walkAhead
+	if w.run < walkStart || to-from < walkAhead/2 {
+		return 0, 0
+	}
+	w.ahead = to
+	return from, to
+}
+
+// walkOn notes that file ino is read from its beginning, and brings into memory
+// what one who reads all will want next: then the disk works while the kernel
+// and this process exchange messages, not in between.
+func (l *Layer) walkOn(ino uint32) {
+	l.mu.Lock()
+	from, to := l.walker.note(ino)
+	l.mu.Unlock()
+	if from >= to {
+		return
+	}
+	l.fs.start(func() { l.warm(from, to) })
+}
+
+// warm makes the system read the beginnings of the files [from, to) that are on
+// disk. They stay open for the reads to come.
+func (l *Layer) warm(from, to uint32) {
+	if !l.hold() {
+		return
+	}
+	defer l.release()
+	for i := from; i < to; i++ {
+		in, ok := l.index.Inode(i)
+		if !ok {
+			return
+		}
+		if !isRegular(in.Mode) || in.Size == 0 || in.Dead || !l.ready(i, 0, in.Size) {
+			continue
+		}
+		file, err := l.fs.files.get(l, i, false)
+		if err != nil {
+			continue // its reader will hear of it
+		}
+		_ = unix.Fadvise(int(file.Fd()), 0, min(in.Size, walkBytes), unix.FADV_WILLNEED)
+		file.put()
+	}
 }

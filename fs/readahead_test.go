@@ -3,7 +3,11 @@ package fs
 import (
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
 )
 
 func TestStreams(t *testing.T) {
@@ -105,5 +109,57 @@ func TestNeighbours(t *testing.T) {
 	}
 	if g := n.grow(index.Extent{Off: 50 << 20, Len: 8 << 10}); g != minGrow {
 		t.Errorf("a first wait grows by %d", g)
+	}
+}
+
+func TestWalker(t *testing.T) {
+	for name, tt := range map[string]struct {
+		reads []uint32
+		want  [][2]uint32
+	}{
+		"file after file":   {[]uint32{10, 11, 13, 14, 15, 16, 40}, [][2]uint32{{15, 46}, {46, 72}}},
+		"here and there":    {[]uint32{10, 500, 20, 900, 30, 1000, 40, 2000}, nil},
+		"backwards":         {[]uint32{16, 15, 14, 13, 12, 11, 10}, nil},
+		"leaps and goes on": {[]uint32{1, 2, 3, 4, 5, 100, 101, 102, 103, 104}, [][2]uint32{{5, 36}, {105, 136}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var w walker
+			var got [][2]uint32
+			for _, ino := range tt.reads {
+				if from, to := w.note(ino); from < to {
+					got = append(got, [2]uint32{from, to})
+				}
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("read ahead (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestWarm opens the files that are on disk, and no others.
+func TestWarm(t *testing.T) {
+	e := newEnv(t, nil)
+	l := e.layer(e.want(indextest.EStargz(indextest.Tar(
+		indextest.Dir("d"), indextest.File("d/a", indextest.Random(1, 3<<20)),
+		indextest.Symlink("link", "d/a"), indextest.File("empty", nil),
+		indextest.File("z", indextest.Random(2, 3<<20)),
+	), indextest.EStargzOptions{})))
+	ino := func(name string) uint32 {
+		in, ok := l.walk(name)
+		if !ok {
+			t.Fatalf("no %s", name)
+		}
+		return in.Ino
+	}
+	if err := l.ensure(t.Context(), ino("d/a"), 0, 3<<20, fetcher.OnDemand); err != nil {
+		t.Fatal(err)
+	}
+	e.fs.files.forget(0)
+	l.warm(1, 1000)
+	e.fs.files.mu.Lock()
+	defer e.fs.files.mu.Unlock()
+	if len(e.fs.files.m) != 1 || e.fs.files.m[fileKey{l.id, ino("d/a")}] == nil {
+		t.Errorf("open files: %v", e.fs.files.m)
 	}
 }
