@@ -77,8 +77,11 @@ func (s *State) announce(from p2p.HostID, m p2p.Announce) error {
 	}
 	for _, i := range m.Inventory {
 		// A blob whose size others dispute must not keep the rest out.
-		if err := s.inventory(h, i); err == nil && i.Verified {
-			s.vouch(h.peer(s.swarms[i.Blob.Digest]))
+		if err := s.inventory(h, i); err != nil {
+			continue
+		}
+		if p := h.peer(s.swarms[i.Blob.Digest]); p != nil && i.Verified {
+			s.vouch(p)
 		}
 	}
 	if h.Seed {

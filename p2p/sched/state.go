@@ -177,12 +177,14 @@ func (s *State) send(to p2p.HostID, m p2p.Message) {
 // finish tells everyone concerned what the call has changed for them, and
 // returns all that is to be sent.
 func (s *State) finish() []Send {
-	for len(s.hungry) > 0 {
-		w := s.hungry[0]
-		s.hungry = s.hungry[1:]
-		w.hungry = false
-		s.feed(w)
+	for i := 0; i < len(s.hungry); i++ {
+		s.feed(s.hungry[i]) // once a call, whatever becomes free by that
 	}
+	for _, w := range s.hungry {
+		w.hungry = false
+	}
+	clear(s.hungry)
+	s.hungry = s.hungry[:0]
 	for i := 0; i < len(s.dirty); i++ {
 		s.inform(s.dirty[i])
 	}

@@ -1,0 +1,182 @@
+package sched
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+// cluster is hosts in some data centres that all want some blobs of 94 MiB.
+type cluster struct {
+	s     *State
+	now   time.Time
+	ids   []p2p.HostID
+	blobs []p2p.Blob
+}
+
+func (c *cluster) handle(b testing.TB, id p2p.HostID, m p2p.Message) []Send {
+	sends, err := c.s.Handle(c.now, id, m)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return sends
+}
+
+func (c *cluster) announce(b testing.TB, i int, seed bool) {
+	c.handle(b, c.ids[i], p2p.Announce{Host: p2p.Host{
+		ID: c.ids[i], Addr: "10.0.0.1:65002", IDC: fmt.Sprint("idc-", i%4), Share: true, Seed: seed,
+	}})
+}
+
+func (c *cluster) want(b testing.TB, i, j int) []Send {
+	return c.handle(b, c.ids[i], p2p.Want{Blob: c.blobs[j], Origin: p2p.Origin{Registry: "docker.io", Repository: "library/python"}})
+}
+
+func newCluster(b testing.TB, hosts, blobs int) *cluster {
+	c := &cluster{s: New(Config{}), now: time.Unix(0, 0)}
+	for i := range hosts {
+		c.ids = append(c.ids, p2p.HostID(fmt.Sprintf("host-%05d", i)))
+		c.announce(b, i, i < 3)
+	}
+	for j := range blobs {
+		c.blobs = append(c.blobs, p2p.Blob{Digest: digest.FromString(fmt.Sprint(j)), Size: 94 << 20})
+	}
+	return c
+}
+
+// wanted is a cluster in which every host wants every blob, and time has passed.
+func wanted(b testing.TB, hosts, blobs int) *cluster {
+	c := newCluster(b, hosts, blobs)
+	for i := 3; i < hosts; i++ {
+		for j := range blobs {
+			c.want(b, i, j)
+		}
+	}
+	return c
+}
+
+// measure runs fn and reports the slowest of a hundred calls, and of all.
+func measure(b *testing.B, fn func(i int)) {
+	took := make([]time.Duration, 0, b.N)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := range b.N {
+		t := time.Now()
+		fn(i)
+		took = append(took, time.Since(t))
+	}
+	b.StopTimer()
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
+	b.ReportMetric(float64(took[len(took)-1].Microseconds()), "max-µs")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "decisions/s")
+}
+
+// Decisions in a cluster of 10,000 hosts that all want the same 100 blobs.
+func BenchmarkDecisions(b *testing.B) {
+	c := wanted(b, 10_000, 100)
+	host := func(i int) int { return 3 + i*7919%(len(c.ids)-3) }
+	b.Run("want", func(b *testing.B) { // leaves a swarm, and joins it again
+		measure(b, func(i int) {
+			j := i % len(c.blobs)
+			c.handle(b, c.ids[host(i)], p2p.Unwant{Digest: c.blobs[j].Digest})
+			c.want(b, host(i), j)
+		})
+	})
+	b.Run("progress", func(b *testing.B) { // two pieces and what was measured of two parents
+		w := c.s.swarms[c.blobs[0].Digest]
+		measure(b, func(i int) {
+			p := w.peers[i*31%len(w.peers)]
+			if !p.wants {
+				return
+			}
+			m := p2p.Progress{Digest: w.blob.Digest, Got: []int{i % 90, i % 91}}
+			for _, q := range p.links[i%8].parents[:2] {
+				if q != nil {
+					m.From = append(m.From, p2p.Transfer{Parent: q.host.ID, Bytes: 1 << 20, Took: time.Second})
+				}
+			}
+			c.handle(b, p.host.ID, m)
+		})
+	})
+	b.Run("failure", func(b *testing.B) { // a child that needs another parent
+		w := c.s.swarms[c.blobs[1].Digest]
+		measure(b, func(i int) {
+			c.now = c.now.Add(time.Second)
+			p := w.peers[i*31%len(w.peers)]
+			if p.links == nil || p.links[i%8].parents[0] == nil {
+				return
+			}
+			t := p2p.Transfer{Parent: p.links[i%8].parents[0].host.ID, Failed: p2p.Stalled}
+			c.handle(b, p.host.ID, p2p.Progress{Digest: w.blob.Digest, From: []p2p.Transfer{t}})
+		})
+	})
+	b.Run("tick", func(b *testing.B) {
+		measure(b, func(int) {
+			c.now = c.now.Add(time.Second)
+			c.s.Tick(c.now)
+		})
+	})
+	b.Run("death", func(b *testing.B) { // of a host in 100 swarms; it comes back outside of the measure
+		measure(b, func(i int) {
+			c.s.Disconnect(c.now, c.ids[host(i)])
+			b.StopTimer()
+			c.announce(b, host(i), false)
+			for j := range c.blobs {
+				c.want(b, host(i), j)
+			}
+			b.StartTimer()
+		})
+	})
+}
+
+// All hosts of a cluster want the same blob, one after the other.
+func BenchmarkJoin(b *testing.B) {
+	for _, hosts := range []int{1_000, 10_000} {
+		b.Run(fmt.Sprint(hosts), func(b *testing.B) {
+			c := newCluster(b, hosts, 0)
+			measure(b, func(i int) {
+				h := 3 + i%(hosts-3)
+				if h == 3 { // the next blob
+					c.blobs = []p2p.Blob{{Digest: digest.FromString(fmt.Sprint(i)), Size: 1 << 30}}
+				}
+				c.want(b, h, 0)
+			})
+		})
+	}
+}
+
+// Memory of a host that has, or wants, a blob.
+func BenchmarkMemory(b *testing.B) {
+	const hosts, blobs = 2_000, 50
+	for _, complete := range []bool{false, true} {
+		b.Run(map[bool]string{false: "wanting", true: "complete"}[complete], func(b *testing.B) {
+			for b.Loop() {
+				before := heap()
+				c := wanted(b, hosts, blobs)
+				if complete {
+					for i := 3; i < hosts; i++ {
+						for _, blob := range c.blobs {
+							c.handle(b, c.ids[i], p2p.Inventory{Blob: blob, Have: p2p.FullHave(blob.Pieces())})
+						}
+					}
+				}
+				b.ReportMetric(float64(heap()-before)/(hosts*blobs), "B/(host,blob)")
+				runtime.KeepAlive(c)
+			}
+		})
+	}
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
