@@ -19,15 +19,18 @@ const (
 // hashes it there, as a download does.
 func BenchmarkPieces(b *testing.B) {
 	for name, run := range map[string]int64{"4MiB": benchRun, "64MiB": benchSize} {
-		b.Run(name, func(b *testing.B) { benchPieces(b, run, peer.ServerConfig{}, peer.ClientConfig{}) })
+		b.Run(name, func(b *testing.B) { benchPieces(b, run, "", peer.ServerConfig{}, peer.ClientConfig{}) })
 	}
 }
 
-func benchPieces(b *testing.B, run int64, sc peer.ServerConfig, cc peer.ClientConfig) {
+func benchPieces(b *testing.B, run int64, id p2p.HostID, sc peer.ServerConfig, cc peer.ClientConfig) {
 	s := newShelf()
 	it := s.put(benchSize).onDisk(b)
 	sc.Blobs = s
 	h := serve(b, sc)
+	if id != "" {
+		h.ID = id
+	}
 	c := client(b, cc)
 	buf := make([]byte, 256<<10)
 	b.SetBytes(benchSize)

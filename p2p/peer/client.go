@@ -2,11 +2,9 @@ package peer
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
@@ -15,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
 
 const (
@@ -29,33 +28,23 @@ const (
 
 // ClientConfig says how peers are reached.
 type ClientConfig struct {
-	TLS        *tls.Config                           // nil: plain text
-	Stall      time.Duration                         // a peer that sends nothing for so long is given up; 0: 10 s
-	Identify   func(*tls.ConnectionState) p2p.HostID // who a certificate names; needed with TLS
-	Log        *slog.Logger
+	Identity   *wire.Identity // nil: plain text
+	Stall      time.Duration  // a peer that sends nothing for so long is given up; 0: 10 s
 	Registerer prometheus.Registerer
 }
 
 // Client asks other hosts for pieces. Connections are kept and used again.
 type Client struct {
-	http     *http.Client
-	scheme   string
-	stall    time.Duration
-	identify func(*tls.ConnectionState) p2p.HostID
-	log      *slog.Logger
-	metrics  *clientMetrics
+	http    *http.Client
+	scheme  string
+	stall   time.Duration
+	metrics *clientMetrics
 }
 
 // NewClient makes a Client.
 func NewClient(c ClientConfig) (*Client, error) {
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
 	if c.Stall <= 0 {
 		c.Stall = defaultStall
-	}
-	if c.TLS != nil && c.Identify == nil {
-		panic("peer: TLS without Identify")
 	}
 	m, err := newClientMetrics(c.Registerer)
 	if err != nil {
@@ -64,15 +53,16 @@ func NewClient(c ClientConfig) (*Client, error) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	t := &http.Transport{
-		DialContext:     (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		TLSClientConfig: c.TLS, TLSHandshakeTimeout: 2 * dialTimeout,
-		Protocols: protocols, DisableCompression: true,
+		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSHandshakeTimeout: 2 * dialTimeout,
+		Protocols:           protocols, DisableCompression: true,
 		MaxIdleConns: 1024, MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second, // less than the server's
 		MaxResponseHeaderBytes: 8 << 10, ReadBufferSize: 16 << 10,
 	}
-	client := &Client{scheme: "http", stall: c.Stall, identify: c.Identify, log: c.Log, metrics: m}
-	if c.TLS != nil {
+	client := &Client{scheme: "http", stall: c.Stall, metrics: m}
+	if c.Identity != nil {
 		client.scheme = "https"
+		t.TLSClientConfig = c.Identity.Client(wire.RoleHost, wire.RoleSeed)
 	}
 	client.http = &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse
@@ -169,9 +159,9 @@ func (c *Client) do(ctx context.Context, peer p2p.Host, path string, header func
 }
 
 func (c *Client) check(resp *http.Response, peer p2p.Host) error {
-	if c.identify != nil && resp.TLS != nil {
-		if id := c.identify(resp.TLS); id != peer.ID {
-			return &Error{Peer: peer.ID, Failure: p2p.Unreachable, Err: fmt.Errorf("%w: %s", ErrIdentity, id)}
+	if resp.TLS != nil {
+		if who, err := wire.Who(resp.TLS); err != nil || who.ID != peer.ID {
+			return &Error{Peer: peer.ID, Failure: p2p.Unreachable, Err: errors.Join(ErrIdentity, err)}
 		}
 	}
 	e := &Error{Peer: peer.ID, Err: fmt.Errorf("answered %s", resp.Status)}

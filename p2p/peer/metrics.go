@@ -82,3 +82,19 @@ func asked(err error) string {
 		return "given_up"
 	}
 }
+
+type linkMetrics struct {
+	ended *prometheus.CounterVec // result
+}
+
+func newLinkMetrics(r prometheus.Registerer, l *Links) (*linkMetrics, error) {
+	m := &linkMetrics{ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "dfsnapshotter_peer_scheduler_streams_ended_total",
+		Help: "Streams to schedulers that ended: lost, or refused at once.",
+	}, []string{"result"})}
+	up := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "dfsnapshotter_peer_schedulers_reachable",
+		Help: "Schedulers that this host has a stream to.",
+	}, func() float64 { return float64(l.up()) })
+	return m, register(r, m.ended, up)
+}

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
 
 const (
@@ -22,9 +25,10 @@ const (
 // ServerConfig says what a Server gives and to how many at once.
 type ServerConfig struct {
 	Blobs      Blobs
-	Slots      int     // bodies sent at once to those who do not wait for them; 0: 32
-	Watchers   int     // have-map streams at once; 0: 4096
-	Upload     Limiter // nil: no limit
+	Identity   *wire.Identity // nil: plain text
+	Slots      int            // bodies sent at once to those who do not wait for them; 0: 32
+	Watchers   int            // have-map streams at once; 0: 4096
+	Upload     Limiter        // nil: no limit
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -49,8 +53,8 @@ type Server struct {
 	requests sync.WaitGroup // requests under way; added to under mu
 }
 
-// Serve answers on ln, which it takes over, until Close. What ln accepts must
-// have been authenticated already: a TLS listener's connections are.
+// Serve answers on ln, which it takes over, until Close. With an Identity only
+// hosts and seeds of the cluster are let in.
 func Serve(ln net.Listener, c ServerConfig) (*Server, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -69,6 +73,9 @@ func Serve(ln net.Listener, c ServerConfig) (*Server, error) {
 	var err error
 	if s.metrics, err = newServerMetrics(c.Registerer, s); err != nil {
 		return nil, errors.Join(err, ln.Close())
+	}
+	if c.Identity != nil {
+		ln = tls.NewListener(ln, c.Identity.Server(wire.RoleHost, wire.RoleSeed))
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.http = s.newHTTP()

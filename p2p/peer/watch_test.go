@@ -39,6 +39,7 @@ func follow(ctx context.Context, c *peer.Client, h p2p.Host, b p2p.Blob) (<-chan
 		ended <- c.Watch(ctx, h, b, func(c peer.Change) {
 			changes <- news{c.Whole, list(c.Added), list(c.Removed)}
 		})
+		close(changes)
 	}()
 	return changes, ended
 }
@@ -78,7 +79,8 @@ func TestWatchUnknown(t *testing.T) {
 	t.Parallel()
 	s := newShelf()
 	it := s.put(mib)
-	h := serve(t, peer.ServerConfig{Blobs: s, Watchers: 1})
+	h := serve(t, peer.ServerConfig{Blobs: s})
+	narrow := serve(t, peer.ServerConfig{Blobs: s, Watchers: 1})
 	c := client(t, peer.ClientConfig{})
 	for name, want := range map[string]struct {
 		blob p2p.Blob
@@ -94,9 +96,9 @@ func TestWatchUnknown(t *testing.T) {
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	changes, ended := follow(ctx, c, h, it.blob)
+	changes, ended := follow(ctx, c, narrow, it.blob)
 	<-changes
-	err := c.Watch(ctx, h, it.blob, func(peer.Change) { t.Error("news") })
+	err := c.Watch(ctx, narrow, it.blob, func(peer.Change) { t.Error("news") })
 	var e *peer.Error
 	if !errors.As(err, &e) || e.Failure != p2p.Busy {
 		t.Errorf("the second of one watcher: %v", err)

@@ -1,12 +1,14 @@
 package wire
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -17,6 +19,7 @@ const (
 	// asks the other one whether it lives, and aliveFor how long that may take.
 	aliveEvery = 5 * time.Second
 	aliveFor   = 5 * time.Second
+	connectFor = 5 * time.Second
 	buffer     = 8 << 10
 )
 
@@ -41,13 +44,26 @@ func Dial(addr string, id *Identity) (*Conn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 2 * aliveEvery, Timeout: aliveFor}),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
+			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
 			MinConnectTimeout: 3 * time.Second,
 		}))
 	if err != nil {
 		return nil, fmt.Errorf("dial scheduler %s: %w", addr, err)
 	}
 	return &Conn{cc: cc, secure: id != nil}, nil
+}
+
+// connect returns once the connection stands, or has not come about for a while.
+func (c *Conn) connect(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, connectFor)
+	defer cancel()
+	c.cc.Connect()
+	for state := c.cc.GetState(); state != connectivity.Ready; state = c.cc.GetState() {
+		if !c.cc.WaitForStateChange(ctx, state) {
+			return
+		}
+		c.cc.Connect() // it may have become idle
+	}
 }
 
 // Close ends the connection and all that runs over it.

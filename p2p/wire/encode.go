@@ -12,7 +12,7 @@ const (
 	MaxMessage = 1 << 20
 	// partSize is about where a message is cut into parts.
 	partSize   = 256 << 10
-	sumsInPart = partSize / len(p2p.Sum{})
+	sumsInPart = 4096 // more in one message a scheduler refuses
 )
 
 // writer turns the words of package p2p into protobuf.

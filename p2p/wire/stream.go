@@ -131,9 +131,10 @@ type SchedulerStream struct {
 	mu     sync.Mutex // held while sending
 }
 
-// Link opens a host's stream, which lives as long as ctx. It does not wait for
-// the scheduler to be reachable.
+// Link opens a host's stream, which lives as long as ctx. It gives the scheduler
+// a few seconds to become reachable; when to try again is the caller's business.
 func (c *Conn) Link(ctx context.Context) (*SchedulerStream, error) {
+	c.connect(ctx)
 	stream, err := pb.NewSchedulerClient(c.cc).Link(ctx)
 	if err != nil {
 		return nil, err
