@@ -224,12 +224,18 @@ func (f *search) consider(q *peer, open bool) {
 	}
 }
 
-// serves reports whether q gets the stripe, or has something of it that p lacks.
+// serves reports whether q gets the stripe, or has something of it that p lacks. A
+// node whose home it is not must itself be a leaf below one whose home it is,
+// or a root, if there are such: else such nodes would form long chains.
 func (f *search) serves(q *peer) bool {
 	if q.role != node {
 		return true
 	}
-	return q.links != nil && q.links[f.st].parents[0] != nil || q.have.Offers(&f.p.have, f.st) > 0
+	if q.links == nil || q.links[f.st].parents[0] == nil {
+		return q.have.Offers(&f.p.have, f.st) > 0
+	}
+	up := q.links[f.st].parents[0]
+	return int(q.home) == f.st || up.role != node || int(up.home) == f.st || f.p.swarm.homes < uint32(f.p.swarm.stripes)
 }
 
 // better reports whether a is a better parent than b.
