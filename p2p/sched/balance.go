@@ -24,7 +24,6 @@ func (s *State) balance(w *swarm) {
 		s.unload(p)
 		s.better(p)
 	}
-	s.remind()
 }
 
 // expire passes on the leases of who makes no progress, and renews the others.

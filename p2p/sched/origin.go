@@ -17,6 +17,9 @@ type place struct {
 // place remembers where a blob can be fetched.
 func (s *State) place(p *peer, o p2p.Origin) {
 	w := p.swarm
+	if w.held() {
+		o.Token = "" // the less is kept, the better
+	}
 	i := slices.IndexFunc(w.places, func(x place) bool {
 		return x.Registry == o.Registry && x.Repository == o.Repository
 	})
@@ -35,7 +38,12 @@ func (s *State) place(p *peer, o p2p.Origin) {
 	}
 }
 
-// forgetTokens drops the secrets of a blob that a seed has.
+// held reports whether somebody has all of the blob.
+func (w *swarm) held() bool {
+	return w.fulls > 0 || slices.ContainsFunc(w.sources, func(p *peer) bool { return p.have.Full() })
+}
+
+// forgetTokens drops the secrets of a blob that is in the cluster.
 func (w *swarm) forgetTokens() {
 	for i := range w.places {
 		w.places[i].Token = ""
@@ -89,13 +97,18 @@ func (s *State) fetch(w *swarm) {
 	s.send(w.owner.host.ID, m)
 }
 
+// pass makes sure that a seed is not asked to own the swarm for a while.
+func (s *State) pass(p *peer) {
+	if p.swarm.failed == nil {
+		p.swarm.failed = map[p2p.HostID]time.Time{}
+	}
+	p.swarm.failed[p.host.ID] = s.now.Add(2 * s.cfg.LeaseFor)
+}
+
 // resign ends a seed's ownership: the next one, or leases, take over.
 func (s *State) resign(w *swarm) {
 	p := w.owner
-	if w.failed == nil {
-		w.failed = map[p2p.HostID]time.Time{}
-	}
-	w.failed[p.host.ID] = s.now.Add(2 * s.cfg.LeaseFor)
+	s.pass(p)
 	w.owner = nil
 	s.relist(p)
 	kids := s.disown(p)

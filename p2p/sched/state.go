@@ -80,6 +80,9 @@ func (s *State) handle(h *host, m p2p.Message) error {
 	}
 	switch m := m.(type) {
 	case p2p.Unwant:
+		if p.host.Seed {
+			s.pass(p) // it has no room, or was told to drop it
+		}
 		s.leave(p, "no longer wanted")
 	case p2p.Progress:
 		return s.progress(p, m)
@@ -158,14 +161,16 @@ func (s *State) Tick(now time.Time) []Send {
 		for _, w := range slices.Clone(s.active) {
 			s.balance(w)
 		}
+		s.remind()
 		s.plan()
 	}
 	return s.finish()
 }
 
-// plan makes sure that balancing happens as long as something is active.
+// plan makes sure that balancing happens as long as something is active, or
+// somebody's word is waited for.
 func (s *State) plan() {
-	if s.balanceAt.IsZero() && len(s.active) > 0 {
+	if s.balanceAt.IsZero() && len(s.active)+len(s.trials) > 0 {
 		s.balanceAt = s.now.Add(s.cfg.Balance)
 	}
 }

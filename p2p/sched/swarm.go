@@ -272,9 +272,7 @@ func (s *State) progress(p *peer, m p2p.Progress) error {
 func (s *State) gained(p *peer) {
 	if p.have.Full() {
 		s.unwant(p)
-		if p == p.swarm.owner {
-			p.swarm.forgetTokens()
-		}
+		p.swarm.forgetTokens()
 	} else if p.more && p.outstanding < maxLease/4 {
 		s.renew(p)
 	}

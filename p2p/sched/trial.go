@@ -63,6 +63,7 @@ func (s *State) wrong(p *peer, m p2p.Wrong) error {
 	s.trials[key] = t
 	p.host.open++
 	s.summon(key, t)
+	s.plan()
 	return nil
 }
 
