@@ -13,9 +13,9 @@ import (
 // calls must give equal answers.
 func TestRandomSequences(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(30) {
+	for seed := range uint64(12) {
 		rnd := rand.New(rand.NewPCG(seed, 7))
-		in := make([]byte, 20_000)
+		in := make([]byte, 10_000)
 		for i := range in {
 			in[i] = byte(rnd.Uint32())
 		}
