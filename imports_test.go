@@ -25,7 +25,7 @@ var below = []struct {
 	imports []string
 	why     string
 }{
-	{"cmd/dfsnapshotter/...", []string{"cmd/dfsnapshotter/...", "snapshot", "fs", "fs/index", "fs/keeper", "fetcher", "fetcher/...", "p2p/..."}, "flags, configuration and wiring: it knows all parts, and no part knows it"},
+	{"cmd/dfsnapshotter/...", []string{"cmd/dfsnapshotter/...", "cmd/internal/...", "snapshot", "fs", "fs/index", "fs/keeper", "fetcher", "fetcher/...", "p2p/..."}, "flags, configuration and wiring: it knows all parts, and no part knows it"},
 	{"snapshot", []string{"fs", "fetcher", "fetcher/origin"}, "containerd's contract; it says which layers, not where bytes come from"},
 	{"fs", []string{"fs/index", "fs/keeper", "fetcher", "fetcher/origin"}, "files from blobs; it does not know containerd"},
 	{"fs/index/indextest", []string{"fs/index"}, "test layers"},
@@ -44,7 +44,8 @@ var below = []struct {
 	{"p2p/peer", []string{"p2p", "p2p/swarm", "p2p/wire"}, "where decisions meet connections"},
 	{"p2p/p2ptest", []string{"p2p", "p2p/sched", "p2p/swarm"}, "the network in memory; it must stay as pure as what it runs"},
 	{"p2p", nil, "the vocabulary of the piece network"},
-	{"cmd/dfscheduler/...", []string{"cmd/dfscheduler/...", "p2p", "p2p/sched", "p2p/wire"}, "the scheduler's server; it moves no pieces"},
+	{"cmd/internal/...", nil, "what daemons have in common; it knows none of them"},
+	{"cmd/dfscheduler/...", []string{"cmd/dfscheduler/...", "cmd/internal/...", "p2p", "p2p/sched", "p2p/wire"}, "the scheduler's server; it moves no pieces"},
 	{"script/...", []string{"..."}, "tools and tests, not part of the product"},
 }
 

@@ -1,0 +1,24 @@
+// Command dfscheduler decides which hosts of a cluster read which part of a
+// blob from whom. What it knows it has from the hosts, and from them it knows it
+// again after a restart.
+package main
+
+import "github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+
+// version is set by the linker.
+var version = "devel"
+
+func main() { program().Main() }
+
+func program() *daemon.Program[Config] {
+	return &daemon.Program[Config]{
+		Name:  "dfscheduler",
+		Short: "The scheduler of the piece network",
+		Long: `Without a subcommand dfscheduler is the daemon: hosts keep a stream to it, tell
+it what they have and want, and are told whom to read from. It moves no bytes of
+images and stores nothing; several may run, and each blob belongs to one of them.`,
+		Version: version,
+		File:    "/etc/dfsnapshotter/dfscheduler.toml",
+		Default: DefaultConfig, Validate: Config.Validate, Run: run,
+	}
+}

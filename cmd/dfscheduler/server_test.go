@@ -1,0 +1,464 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/wiretest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// start starts a scheduler on loopback until the test ends.
+func start(t testing.TB, change func(*Config)) *server {
+	t.Helper()
+	c := DefaultConfig()
+	c.Listen, c.Debug.Listen = "127.0.0.1:0", "127.0.0.1:0"
+	if change != nil {
+		change(&c)
+	}
+	s, err := open(c, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// node is a host that talks to a scheduler.
+type node struct {
+	*wire.SchedulerStream
+	host p2p.Host
+}
+
+func connect(t testing.TB, s *server, id *wire.Identity) *wire.SchedulerStream {
+	t.Helper()
+	conn, err := wire.Dial(s.addr(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(func() {
+		cancel()
+		_ = conn.Close()
+	})
+	stream, err := conn.Link(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stream
+}
+
+func join(t testing.TB, s *server, id *wire.Identity, h p2p.Host, inventory ...p2p.Inventory) node {
+	t.Helper()
+	n := node{connect(t, s, id), h}
+	n.say(t, p2p.Announce{Host: h, Inventory: inventory})
+	return n
+}
+
+func (n node) say(t testing.TB, m p2p.Message) {
+	t.Helper()
+	if err := n.Send(m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// await reads until a message satisfies is.
+func (n node) await(t testing.TB, is func(p2p.Message) bool) p2p.Message {
+	t.Helper()
+	for {
+		m, err := n.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if is(m) {
+			return m
+		}
+	}
+}
+
+// ends returns the code with which the stream ends.
+func (n node) ends(t testing.TB) codes.Code {
+	t.Helper()
+	for {
+		if _, err := n.Recv(); err != nil {
+			return status.Code(err)
+		}
+	}
+}
+
+func host(id string, seed bool) p2p.Host {
+	return p2p.Host{ID: p2p.HostID(id), Addr: ":65002", Seed: seed, Share: true}
+}
+
+var (
+	blob = p2p.Blob{Digest: digest.FromString("x"), Size: 40 << 20}
+	all  = p2p.Inventory{Blob: blob, Have: p2p.FullHave(40), Verified: true}
+	want = p2p.Want{Blob: blob, Origin: p2p.Origin{Registry: "r", Repository: "x", Token: "s3cr3t"}, Priority: p2p.OnDemand}
+)
+
+// parents waits for parents of the blob in each stripe and returns the first.
+func (n node) parents(t testing.TB) p2p.Host {
+	t.Helper()
+	m := n.await(t, func(m p2p.Message) bool {
+		p, ok := m.(p2p.Parents)
+		if !ok {
+			return false
+		}
+		for _, s := range p.Stripes {
+			if len(s) == 0 {
+				return false
+			}
+		}
+		return len(p.Stripes) > 0
+	})
+	return m.(p2p.Parents).Stripes[0][0]
+}
+
+func TestParents(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	join(t, s, nil, host("seed", true), all)
+	child := join(t, s, nil, host("child", false))
+	settle(t, s, 2)
+	child.say(t, want)
+	if diff := cmp.Diff(p2p.Host{ID: "seed", Addr: "127.0.0.1:65002", Seed: true, Share: true}, child.parents(t)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// settle waits until so many hosts are there.
+func settle(t testing.TB, s *server, hosts int) {
+	t.Helper()
+	for s.hub.counts().Hosts != hosts {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatalf("there are %+v", s.hub.counts())
+		}
+	}
+}
+
+// TestLeft takes a host out of all swarms when its stream ends.
+func TestLeft(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	child := join(t, s, nil, host("child", false))
+	settle(t, s, 1)
+	conn, err := wire.Dial(s.addr(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stream, err := conn.Link(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(p2p.Announce{Host: host("parent", false), Inventory: []p2p.Inventory{all}}); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, s, 2)
+	child.say(t, want)
+	if h := child.parents(t); h.ID != "parent" {
+		t.Errorf("the parent is %v", h)
+	}
+	_ = conn.Close() // as if it died
+	settle(t, s, 1)
+	child.await(t, func(m p2p.Message) bool { g, ok := m.(p2p.Gone); return ok && g.Host == "parent" })
+}
+
+// TestAgain replaces the stream of a host that is back before it was missed.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	first := join(t, s, nil, host("h", false))
+	settle(t, s, 1)
+	second := join(t, s, nil, host("h", false), all)
+	if code := first.ends(t); code != codes.Aborted {
+		t.Errorf("the first stream ended with %v", code)
+	}
+	child := join(t, s, nil, host("child", false))
+	settle(t, s, 2)
+	child.say(t, want)
+	if h := child.parents(t); h.ID != second.host.ID {
+		t.Errorf("the parent is %v", h)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*Config)
+		before func(t *testing.T, s *server)
+		say    []p2p.Message
+		want   codes.Code
+	}{
+		"no announce":     {say: []p2p.Message{want}, want: codes.FailedPrecondition},
+		"two announces":   {say: []p2p.Message{p2p.Announce{Host: host("a", false)}, p2p.Announce{Host: host("a", false)}}, want: codes.FailedPrecondition},
+		"odd name":        {say: []p2p.Message{p2p.Announce{Host: host("a b", false)}}, want: codes.InvalidArgument},
+		"odd digest":      {say: []p2p.Message{p2p.Announce{Host: host("a", false)}, p2p.Unwant{Digest: "latest"}}, want: codes.InvalidArgument},
+		"too many hosts":  {change: func(c *Config) { c.Limits.Hosts = 1 }, before: one, say: []p2p.Message{p2p.Announce{Host: host("a", false)}}, want: codes.ResourceExhausted},
+		"too many here":   {change: func(c *Config) { c.Limits.HostsPerAddress = 1 }, before: one, want: codes.ResourceExhausted},
+		"behind for long": {say: append([]p2p.Message{p2p.Announce{Host: host("a", false)}}, many(300, p2p.Verified{Digest: blob.Digest})...), want: codes.FailedPrecondition},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, c.change)
+			if c.before != nil {
+				c.before(t, s)
+			}
+			n := node{SchedulerStream: connect(t, s, nil)}
+			for _, m := range c.say {
+				if err := n.Send(m); err != nil {
+					break // it has ended already
+				}
+			}
+			if code := n.ends(t); code != c.want {
+				t.Errorf("it ended with %v", code)
+			}
+		})
+	}
+}
+
+func one(t *testing.T, s *server) {
+	join(t, s, nil, host("first", false))
+	settle(t, s, 1)
+}
+
+func many(n int, m p2p.Message) []p2p.Message {
+	l := make([]p2p.Message, n)
+	for i := range l {
+		l[i] = m
+	}
+	return l
+}
+
+// TestIdentity holds hosts to what their certificates say.
+func TestIdentity(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ca, err := wiretest.NewCA(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := func(id p2p.HostID, role wire.Role) wire.Files {
+		f, err := ca.Issue(dir, id, role, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	identity := func(id p2p.HostID, role wire.Role) *wire.Identity {
+		i, err := wire.LoadIdentity(files(id, role), slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return i
+	}
+	own := files("sched", wire.RoleScheduler)
+	s := start(t, func(c *Config) { c.Security = SecurityConfig{CA: own.CA, Cert: own.Cert, Key: own.Key} })
+	seed := join(t, s, identity("seed", wire.RoleSeed), host("seed", true))
+	settle(t, s, 1)
+	child := join(t, s, identity("child", wire.RoleHost), host("child", false))
+	child.say(t, want)
+	m := seed.await(t, func(m p2p.Message) bool { _, ok := m.(p2p.Fetch); return ok })
+	if got := m.(p2p.Fetch).Origin; got != want.Origin {
+		t.Errorf("the seed is to fetch from %v with a token of %d bytes", got, len(got.Token))
+	}
+	for _, path := range []string{"/debug", "/debug.json", "/metrics"} {
+		if text := get(t, s, path); strings.Contains(text, want.Origin.Token) {
+			t.Errorf("%s shows the token:\n%s", path, text)
+		}
+	}
+	for name, h := range map[string]p2p.Host{"somebody else": host("child-2", false), "a seed": host("liar", true)} {
+		n := join(t, s, identity("liar", wire.RoleHost), h)
+		if code := n.ends(t); code != codes.PermissionDenied {
+			t.Errorf("a host that says it is %s got %v", name, code)
+		}
+	}
+}
+
+func get(t *testing.T, s *server, path string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.debug.Addr()+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := &http.Transport{DisableKeepAlives: true}
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v", path, resp.Status, err)
+	}
+	return string(text)
+}
+
+func TestDebug(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	join(t, s, nil, host("seed", true), all)
+	settle(t, s, 1)
+	for path, parts := range map[string][]string{
+		"/healthz": {"ok"},
+		"/readyz":  {"ok"},
+		"/metrics": {"dfscheduler_hosts 1\n", "dfscheduler_seeds 1\n", `dfscheduler_messages_total{result="ok"} 1`, "go_goroutines"},
+		"/debug":   {"1 hosts, 1 of them seeds", string(blob.Digest), "127.0.0.1:65002"},
+	} {
+		text := get(t, s, path)
+		for _, p := range parts {
+			if !strings.Contains(text, p) {
+				t.Errorf("%s does not say %q:\n%s", path, p, text)
+			}
+		}
+	}
+	var v view
+	if err := json.Unmarshal([]byte(get(t, s, "/debug.json")), &v); err != nil || len(v.Hosts) != 1 || len(v.Swarms) != 1 {
+		t.Errorf("/debug.json: %+v, %v", v, err)
+	}
+}
+
+// TestGarbage sends what is no gRPC.
+func TestGarbage(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	for name, text := range map[string]string{
+		"noise":   strings.Repeat("\x00\xffgarbage", 1000),
+		"http1":   "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+		"preface": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + strings.Repeat("\xff", 1000),
+		"tls":     "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+	} {
+		conn, err := net.Dial("tcp", s.addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, text) // it may have been cut off by then
+		_ = conn.(*net.TCPConn).CloseWrite()
+		if _, err := io.Copy(io.Discard, conn); err != nil {
+			t.Log(name, err)
+		}
+		_ = conn.Close()
+	}
+	join(t, s, nil, host("h", false))
+	settle(t, s, 1)
+}
+
+// TestFlood sends far more than a host may.
+func TestFlood(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(c *Config) { c.Limits.Messages = 1 })
+	n := join(t, s, nil, host("h", false), all)
+	for range 5 * burst {
+		n.say(t, p2p.Verified{Digest: blob.Digest})
+	}
+	for !strings.Contains(get(t, s, "/metrics"), "dfscheduler_messages_throttled_total 1\n") {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatal("it is not held back")
+		}
+	}
+}
+
+// TestStop tells hosts that it stops, and starts again with what they say.
+func TestStop(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	n := join(t, s, nil, host("h", false), all)
+	settle(t, s, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	c := DefaultConfig()
+	c.Listen, c.Debug.Listen = "127.0.0.1:0", ""
+	go func() { ended <- run(ctx, c, slog.New(slog.DiscardHandler)) }()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	s.hub.stop()
+	if code := n.ends(t); code != codes.Unavailable {
+		t.Errorf("the stream ended with %v", code)
+	}
+	again := node{SchedulerStream: connect(t, s, nil)}
+	if code := again.ends(t); code != codes.Unavailable {
+		t.Errorf("a new stream ended with %v", code)
+	}
+}
+
+func TestListenError(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	c := DefaultConfig()
+	c.Listen, c.Debug.Listen = "127.0.0.1:0", s.debug.Addr()
+	if err := run(t.Context(), c, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("it runs without its debug address")
+	}
+	c.Listen = s.addr()
+	if err := run(t.Context(), c, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("it runs without its address")
+	}
+	c.Security = SecurityConfig{CA: "/nowhere", Cert: "/nowhere", Key: "/nowhere"}
+	if err := run(t.Context(), c, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("it runs without its certificate")
+	}
+}
+
+func TestRate(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(0, 0)
+	r := newRate(10, now)
+	for i := range 10 * burst {
+		if wait := r.take(now); wait > 0 {
+			t.Fatalf("message %d of a burst waits %v", i, wait)
+		}
+	}
+	for range 1000 { // then each waits for its turn
+		wait := r.take(now)
+		if wait != 100*time.Millisecond {
+			t.Fatalf("the next one waits %v", wait)
+		}
+		now = now.Add(wait)
+	}
+	now = now.Add(time.Hour)
+	for i := range 10 * burst {
+		if wait := r.take(now); wait > 0 {
+			t.Fatalf("message %d of a burst after a rest waits %v", i, wait)
+		}
+	}
+}
+
+func BenchmarkDecision(b *testing.B) {
+	s := start(b, nil)
+	join(b, s, nil, host("seed", true), all)
+	child := join(b, s, nil, host("child", false))
+	settle(b, s, 2)
+	b.ReportAllocs()
+	for b.Loop() { // a want and its answer, over loopback
+		child.say(b, want)
+		child.parents(b)
+		child.say(b, p2p.Unwant{Digest: blob.Digest})
+	}
+}

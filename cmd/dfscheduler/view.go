@@ -1,0 +1,87 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/sched"
+)
+
+// shown is how many rows of a table people get to see; JSON has all.
+const shown = 100
+
+// view is what an operator may see: no origins' tokens, since the decisions
+// show none.
+type view struct {
+	Counts sched.Counts
+	Swarms []sched.SwarmView
+	Hosts  []sched.HostView
+	Bans   []sched.Ban
+}
+
+func (h *hub) counts() sched.Counts {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.state.Counts()
+}
+
+func (h *hub) view() view {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return view{Counts: h.state.Counts(), Swarms: h.state.Swarms(), Hosts: h.state.Hosts(), Bans: h.state.Bans(time.Now())}
+}
+
+// routes adds /debug, tables for people, and /debug.json, all of it.
+func (h *hub) routes(mux *http.ServeMux) {
+	mux.HandleFunc("GET /debug", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		if err := h.view().table(w); err != nil {
+			h.log.Debug("write tables", "err", err)
+		}
+	})
+	mux.HandleFunc("GET /debug.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(h.view()); err != nil {
+			h.log.Debug("write view", "err", err)
+		}
+	})
+}
+
+// table writes bans, swarms in which most is wanted, and hosts that serve most.
+func (v view) table(out io.Writer) error {
+	c := v.Counts
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	row := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) } // Flush reports it
+	row("%d hosts, %d of them seeds; %d swarms, %d of them active; %d trials", c.Hosts, c.Seeds, c.Swarms, c.Active, c.Trials)
+
+	row("\nBANS (%d)\nhost\tuntil\ttimes\twhat\treason", len(v.Bans))
+	for _, b := range v.Bans[:min(shown, len(v.Bans))] {
+		what := "last resort"
+		if b.Banned {
+			what = "banned"
+		}
+		row("%s\t%s\t%d\t%s\t%s", b.Host, b.Until.UTC().Format(time.RFC3339), b.Times, what, b.Reason)
+	}
+
+	row("\nSWARMS (%d)\nblob\tMiB\tstate\towner\tpeers\twanting\tcomplete\tstarving\tleases\tsums", len(v.Swarms))
+	slices.SortStableFunc(v.Swarms, func(a, b sched.SwarmView) int { return b.Wanting - a.Wanting })
+	for _, s := range v.Swarms[:min(shown, len(v.Swarms))] {
+		sums := fmt.Sprint(s.Sums)
+		if s.Verified {
+			sums = "verified"
+		}
+		row("%s\t%d\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s", s.Blob.Digest, s.Blob.Size>>20, s.State, s.Owner, s.Peers, s.Wanting, s.Complete, s.Starving, s.Leases, sums)
+	}
+
+	row("\nHOSTS (%d)\nhost\taddress\tseed\tidc\tlocation\tblobs\twanting\tchildren\tpace", len(v.Hosts))
+	slices.SortStableFunc(v.Hosts, func(a, b sched.HostView) int { return b.Children - a.Children })
+	for _, x := range v.Hosts[:min(shown, len(v.Hosts))] {
+		row("%s\t%s\t%v\t%s\t%s\t%d\t%d\t%d\t%.2f", x.ID, x.Addr, x.Seed, x.IDC, x.Location, x.Blobs, x.Wanting, x.Children, x.Pace)
+	}
+	return w.Flush()
+}
