@@ -71,8 +71,8 @@
 // about once. A node that comes late takes the place of a leaf further up, which
 // becomes its child.
 //
-// How many children a peer may have grows and shrinks with its speed, as they measured
-// it against the mean of the swarm.
+// A peer that is slow, as its children measured it against the mean of the swarm,
+// may have fewer of them.
 //
 // # Sums
 //

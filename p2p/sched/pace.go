@@ -4,14 +4,21 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
 const (
 	minSample  = 64 << 10 // bytes; what is smaller says more of delay than of rate
-	enough     = 4        // samples before a host is judged
-	enoughHere = 16       // samples before a swarm is a measure
+	hostMemory = 16       // samples that the pace of a host is of, and that it takes to judge it
+	swarmWide  = 64       // the same of a swarm
+	tooSlow    = 4        // times the mean of its swarms: a host that is so slow is demoted
+
+	// A swarm's first transfers come from an idle seed, one at a time. Whoever
+	// then serves many children at once looks slow beside that.
+	swarmWarm = 3 * time.Second
+	hostWarm  = 2 * time.Second
 )
 
 // A pace is a moving mean and variance of how long transfers take: seconds per
@@ -19,9 +26,18 @@ const (
 type pace struct {
 	n          int32
 	mean, vari float64
+	since      time.Time
 }
 
-func (p *pace) add(x float64, memory int32) {
+// known reports whether the pace is of enough transfers, over some time.
+func (p *pace) known(now time.Time, samples int32, warm time.Duration) bool {
+	return p.n >= samples && now.Sub(p.since) >= warm
+}
+
+func (p *pace) add(x float64, memory int32, now time.Time) {
+	if p.n == 0 {
+		p.since = now
+	}
 	p.n = min(p.n+1, memory)
 	a := 1 / float64(p.n)
 	d := x - p.mean
@@ -35,18 +51,11 @@ func (p *pace) limit() float64 {
 	return max(2*p.mean, p.mean+3*math.Sqrt(p.vari))
 }
 
-// scale multiplies n by how much faster than others the host is, in powers of
-// two: from a quarter to four times, of a seed up to sixteen times.
-func (p *pace) scale(n int, seed bool) int {
-	if p.n < enough {
+// scale divides n by how much slower than others the host is, in powers of two,
+// at most four. There is no scaling up: a host with few children looks fast.
+func (p *pace) scale(n int) int {
+	if p.n < hostMemory {
 		return n
-	}
-	up := 4
-	if seed {
-		up = 16
-	}
-	for x := p.mean; x <= 0.5 && up > 1; x, up = x*2, up/2 {
-		n *= 2
 	}
 	for x, down := p.mean, 4; x >= 2 && down > 1; x, down = x/2, down/2 {
 		n = (n + 1) / 2
@@ -73,19 +82,18 @@ func (s *State) transfer(p *peer, t p2p.Transfer) {
 		return
 	}
 	w, x := p.swarm, t.Took.Seconds()*(1<<20)/float64(t.Bytes)
-	if w.pace.n < enoughHere {
-		w.pace.add(x, 64)
+	if !w.pace.known(s.now, swarmWide, swarmWarm) {
+		w.pace.add(x, swarmWide, s.now)
 		return
 	}
-	slow := x > w.pace.limit()
-	ratio := x / w.pace.mean
-	p.host.down.add(min(ratio, 64), 8)
-	if p.host.down.n >= enough && p.host.down.mean > 3 {
+	limit, ratio := w.pace.limit(), min(64, x/w.pace.mean)
+	p.host.down.add(ratio, hostMemory, s.now)
+	if p.host.down.n >= hostMemory/4 && p.host.down.mean > 3 {
 		return // it is slow itself, whoever serves it
 	}
-	w.pace.add(min(x, w.pace.limit()), 64)
-	q.host.up.add(min(ratio, 64), 8)
-	if slow {
+	w.pace.add(min(x, limit), swarmWide, s.now)
+	q.host.up.add(ratio, hostMemory, s.now)
+	if x > limit {
 		s.slow(p, q)
 	}
 }
@@ -116,18 +124,19 @@ func (s *State) fail(p, q *peer, why p2p.Failure) {
 		return
 	}
 	st := s.record(q.host.ID)
-	if n := note(&st.failing, p.host.ID, s.now, s.cfg.SlowFor); n >= max(2, kids/4) {
+	if n := note(&st.failing, p.host.ID, s.now, s.cfg.SlowFor); n >= min(maxWitnesses, max(2, kids/4)) {
 		st.failing = nil
 		s.demote(q.host, fmt.Sprintf("%v, say %d children", why, n))
 	}
 }
 
-// slow counts a slow transfer. A child with three gets another parent; two
-// children that say so demote the parent.
+// slow counts a slow transfer. A child with three gets another parent. If half of
+// its children say so, two at least, and it is slow in the mean of all, the
+// parent is demoted.
 func (s *State) slow(p, q *peer) {
-	st := s.record(q.host.ID)
+	st, up := s.record(q.host.ID), &q.host.up
 	n := note(&st.slowBy, p.host.ID, s.now, s.cfg.SlowFor)
-	if n >= 2 && q.host.up.n >= enough && q.host.up.mean >= 2 {
+	if n >= min(maxWitnesses, max(2, int(q.prim)/2)) && up.known(s.now, hostMemory, hostWarm) && up.mean >= tooSlow {
 		st.slowBy = nil
 		s.demote(q.host, fmt.Sprintf("slow, say %d children", n))
 		return

@@ -118,7 +118,7 @@ func (f *search) others(over int) *peer {
 }
 
 func (f *search) queue(q *queue, over int) {
-	seen := 0
+	seen, full := 0, 0
 	for q.open < len(q.peers) && f.s.spare(q.peers[q.open], f.st) <= 0 {
 		q.open++
 	}
@@ -128,6 +128,9 @@ func (f *search) queue(q *queue, over int) {
 	}
 	for _, c := range q.peers[from:] {
 		if f.s.spare(c, f.st) <= -over*c.budget(&f.s.cfg) {
+			if full++; full > beyond {
+				return
+			}
 			continue
 		}
 		if f.consider(c, true); f.best != nil {
@@ -243,7 +246,7 @@ func (f *search) better(a, b *peer) bool {
 	return cmp.Or(
 		-cmp.Compare(f.p.host.Near(a.host.Host), f.p.host.Near(b.host.Host)),
 		-cmp.Compare(f.offer(a), f.offer(b)),
-		-cmp.Compare(a.host.up.scale(8, false), b.host.up.scale(8, false)),
+		-cmp.Compare(a.host.up.scale(8), b.host.up.scale(8)),
 		-cmp.Compare(f.s.spare(a, f.st), f.s.spare(b, f.st)),
 		cmp.Compare(a.seq, b.seq),
 	) < 0

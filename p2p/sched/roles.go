@@ -131,14 +131,14 @@ func (s *State) setRole(p *peer, r role) {
 func (p *peer) root() bool { return p.role == full || p.role == source }
 
 // budget returns how many children a peer may have as their first parent. It
-// grows and shrinks with its speed, as they measured it.
+// shrinks when they measure that it is slow.
 func (p *peer) budget(cfg *Config) int {
 	n := cfg.Fanout
 	if p.swarm.stripes == 1 {
 		n = min(n, narrow)
 	}
 	limit := 4 * cmp.Or(p.host.Slots, cfg.Fanout)
-	return max(1, min(p.host.up.scale(n, p.host.Seed), limit))
+	return max(1, min(p.host.up.scale(n), limit))
 }
 
 // spare returns how many more children a peer may have in a stripe. A seed

@@ -113,6 +113,10 @@ func (st *story) command(f []string) {
 		}
 	case "wait":
 		st.wait(args[0])
+	case "repeat":
+		for range numbers(st.t, "1-"+f[1]) {
+			st.command(f[2:])
+		}
 	case "graph":
 		st.graph(st.blobs[args[0]])
 	case "swarms":
