@@ -14,9 +14,10 @@ import (
 type host struct {
 	p2p.Host
 	peers map[*swarm]*peer
-	up    pace // as a parent: what its children measured, 1 is the mean of their swarms
-	down  pace // as a child, likewise
-	open  int  // its complaints that wait for a witness
+	up    pace   // as a parent: what its children measured, 1 is the mean of their swarms
+	down  pace   // as a child, likewise
+	slow  []mark // parents that it found slow lately
+	open  int    // its complaints that wait for a witness
 }
 
 func (h *host) peer(w *swarm) *peer {

@@ -88,7 +88,10 @@ func (s *State) transfer(p *peer, t p2p.Transfer) {
 	}
 	limit, ratio := w.pace.limit(), min(64, x/w.pace.mean)
 	p.host.down.add(ratio, hostMemory, s.now)
-	if p.host.down.n >= hostMemory/4 && p.host.down.mean > 3 {
+	if x > limit {
+		note(&p.host.slow, q.host.ID, s.now, s.cfg.SlowFor)
+	}
+	if len(p.host.slow) >= 3 && p.host.down.n >= hostMemory/4 && p.host.down.mean > 3 {
 		return // it is slow itself, whoever serves it
 	}
 	w.pace.add(min(x, limit), swarmWide, s.now)
