@@ -65,7 +65,7 @@ const (
 	backups      = 2    // parents of a stripe besides the first
 	narrow       = 2    // children of a host in a swarm of one stripe
 	window       = 16   // open parents compared with each other
-	beyond       = 64   // parents without a slot looked at to find them
+	beyond       = 64   // parents looked at to find them
 	maxGroups    = 64   // data centres told apart in one swarm
 	maxWalk      = 2048 // peers visited to refuse a cycle; more count as one
 	maxGot       = 4096 // pieces in one Progress

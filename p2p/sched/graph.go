@@ -57,25 +57,42 @@ func (s *State) detach(p *peer, st int) {
 	if p.links == nil {
 		return
 	}
-	for at, q := range p.links[st].parents {
-		if q == nil {
-			continue
-		}
-		p.links[st].parents[at] = nil
-		l := &q.links[st]
-		l.kids = without(l.kids, p)
-		if at == 0 {
-			l.prim--
-			q.prim--
-		} else {
-			q.backs--
-		}
-		q.reopen()
-		if q.prim+q.backs == 0 && !q.wants && q != q.swarm.origin {
-			q.links = nil
-		}
-		s.touch(p)
+	for at := range p.links[st].parents {
+		s.unlink(p, st, at)
+	}
+}
+
+// unlink takes one of a peer's parents in a stripe away.
+func (s *State) unlink(p *peer, st, at int) {
+	q := p.links[st].parents[at]
+	if q == nil {
+		return
+	}
+	p.links[st].parents[at] = nil
+	l := &q.links[st]
+	l.kids = without(l.kids, p)
+	if at == 0 {
+		l.prim--
+		q.prim--
 		s.noteHungry(p.swarm)
+	} else {
+		q.backs--
+	}
+	q.reopen()
+	if q.prim+q.backs == 0 && !q.wants && q != q.swarm.origin {
+		q.links = nil
+	}
+	s.touch(p)
+}
+
+// drop takes q from among p's parents in a stripe. If it was not the first, another
+// takes its place; if it was, p has none until it is settled.
+func (s *State) drop(p, q *peer, st int) {
+	switch at := slices.Index(p.links[st].parents[:], q); {
+	case at == 0:
+		s.detach(p, st)
+	case at > 0:
+		s.unlink(p, st, at)
 	}
 }
 
@@ -131,8 +148,11 @@ func (s *State) settle(p *peer) {
 		if p.role == source {
 			break // its parent is the origin
 		}
-		if p.links[st].parents[0] == nil {
+		switch l := &p.links[st]; {
+		case l.parents[0] == nil:
 			s.fill(p, st)
+		case slices.Contains(l.parents[:], nil) && l.parents[0] != p.swarm.origin:
+			s.back(p, st)
 		}
 		starves = starves || p.links[st].parents[0] == nil
 	}
@@ -206,7 +226,7 @@ func (s *State) disown(p *peer) []*peer {
 			break // the last link went
 		}
 		for _, k := range slices.Clone(p.links[st].kids) {
-			s.detach(k, st)
+			s.drop(k, p, st)
 			if !slices.Contains(kids, k) {
 				kids = append(kids, k)
 			}

@@ -154,9 +154,7 @@ func (s *State) slow(p, q *peer) {
 func (s *State) replace(p, q *peer) {
 	s.shun(p, q.host.ID)
 	for st := range p.links {
-		if slices.Contains(p.links[st].parents[:], q) {
-			s.detach(p, st)
-		}
+		s.drop(p, q, st)
 	}
 	s.settle(p)
 }

@@ -2,6 +2,7 @@ package sched
 
 import (
 	"cmp"
+	"slices"
 )
 
 // choose finds the first parent of p in a stripe, best kind first:
@@ -118,7 +119,7 @@ func (f *search) others(over int) *peer {
 }
 
 func (f *search) queue(q *queue, over int) {
-	seen, full := 0, 0
+	seen := 0
 	for q.open < len(q.peers) && f.s.spare(q.peers[q.open], f.st) <= 0 {
 		q.open++
 	}
@@ -126,17 +127,13 @@ func (f *search) queue(q *queue, over int) {
 	if over > 0 {
 		from = 0
 	}
-	for _, c := range q.peers[from:] {
-		if f.s.spare(c, f.st) <= -over*c.budget(&f.s.cfg) {
-			if full++; full > beyond {
-				return
-			}
-			continue
+	for looked, c := range q.peers[from:] {
+		if looked >= beyond || seen >= window {
+			return
 		}
-		if f.consider(c, true); f.best != nil {
-			if seen++; seen >= window {
-				return
-			}
+		if f.s.spare(c, f.st) > -over*c.budget(&f.s.cfg) {
+			f.consider(c, true)
+			seen++
 		}
 	}
 }
@@ -173,20 +170,20 @@ func (f *search) lane(g *group) (parent, displaced *peer) {
 	for q.inner < len(q.peers) && f.s.spare(q.peers[q.inner], f.st) <= 0 && q.peers[q.inner].leaf(f.st, nil) == nil {
 		q.inner++
 	}
-	return f.place(q.peers[q.inner:min(len(q.peers), q.inner+4*window)])
+	return f.place(q.peers[q.inner:min(len(q.peers), q.inner+beyond/2)])
 }
 
 // place returns the first of some parents with a free slot, or with a child
 // whose place p can take.
 func (f *search) place(from []*peer) (parent, displaced *peer) {
 	for _, q := range from {
-		if !f.allowed(q) {
-			continue
+		var k *peer
+		if f.s.spare(q, f.st) <= 0 {
+			if k = q.leaf(f.st, f.p); k == nil {
+				continue
+			}
 		}
-		if f.s.spare(q, f.st) > 0 {
-			return q, nil
-		}
-		if k := q.leaf(f.st, f.p); k != nil {
+		if f.allowed(q) {
 			return q, k
 		}
 	}
@@ -276,15 +273,15 @@ func (f *search) offer(a *peer) int {
 // hosts, and if there is nothing else, a seed.
 func (s *State) back(p *peer, st int) {
 	l := &p.links[st]
-	first, at := l.parents[0], 1
+	first := l.parents[0]
 	f := search{s: s, p: p, st: st}
 	add := func(q *peer) {
-		if at > backups || q == nil || q == p.swarm.origin || q.role == idle || q.role == other ||
-			q == first || q == l.parents[1] || int(q.backs) >= 2*q.budget(&s.cfg) || !f.allowed(q) {
+		at := slices.Index(l.parents[:], nil)
+		if at < 0 || q == nil || q == p.swarm.origin || q.role == idle || q.role == other ||
+			slices.Contains(l.parents[:], q) || int(q.backs) >= 2*q.budget(&s.cfg) || !f.allowed(q) {
 			return
 		}
 		s.attach(p, q, st, at)
-		at++
 	}
 	if first.links != nil && !first.root() {
 		if up := first.links[st].parents[0]; up != nil {
@@ -304,7 +301,7 @@ func (s *State) back(p *peer, st int) {
 			add(g.full.peers[(int(p.seq)+i)%n])
 		}
 	}
-	if at == 1 {
+	if l.parents[1] == nil {
 		for _, q := range p.swarm.sources {
 			add(q)
 		}
