@@ -126,7 +126,8 @@ type (
 
 // Digests are sums of neighbouring pieces. A host sends those of pieces that it took
 // from the origin, Verified if all of the blob matched its digest there; the
-// scheduler sends what it knows, Verified if that is confirmed.
+// scheduler sends what it knows, Verified if that is confirmed. Later ones
+// count. From the scheduler, none at all and Verified confirm those it sent before.
 type Digests struct {
 	Digest   digest.Digest
 	First    int
@@ -157,15 +158,18 @@ type (
 		Whole  bool
 	}
 	// Lease tells a host to fetch these pieces from the origin, report their sums
-	// and pass them on. It replaces an earlier lease of the blob; without pieces
-	// there is none any more.
+	// and pass them on; at once, or, where its want is lazy, when they are read. A
+	// piece that it has already, and whose sum it reported, is to be taken again.
+	// It replaces an earlier lease of the blob; without pieces there is none any
+	// more.
 	Lease struct {
 		Digest digest.Digest
 		Pieces []int
 		For    time.Duration
 	}
 	// Source says whether the host may go to the origin by itself when its
-	// parents do not have what it needs.
+	// parents do not have what it needs. As long as nothing is said, it may not
+	// while a scheduler is there.
 	Source struct {
 		Digest  digest.Digest
 		Allowed bool
