@@ -174,8 +174,10 @@ func (n *node) plain(m mounted) error {
 	return fmt.Errorf("%s is not mounted", m.dir)
 }
 
+var readColumns = []string{overlayfs, "through FUSE", "complete"}
+
 func (n *node) benchTree(ctx context.Context, refs map[imagetest.Form]string, rounds int) (*table, error) {
-	t := newTable("tree of the python image")
+	t := newTable("tree of the python image", readColumns...)
 	return t, n.reads(ctx, t, refs[imagetest.Gzip], refs[imagetest.EStargz], treeLaps, rounds)
 }
 
@@ -205,7 +207,7 @@ func (n *node) benchFile(ctx context.Context, rounds int) (*table, error) {
 			return nil, err
 		}
 	}
-	t := newTable(fmt.Sprintf("one file of %d MiB", fileSize>>20))
+	t := newTable(fmt.Sprintf("one file of %d MiB", fileSize>>20), readColumns...)
 	return t, n.reads(ctx, t, refs[imagetest.Gzip], refs[imagetest.EStargz], []lap{
 		{"sequential read", "MiB/s", func(dir string) error { return readFile(dir + "/file") }, fileSize >> 20},
 		{"random reads of 4 KiB", "/s", func(dir string) error { return readRandom(dir + "/file") }, randomReads},

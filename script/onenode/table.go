@@ -18,8 +18,10 @@ type table struct {
 	samples map[[2]string][]float64
 }
 
-func newTable(title string) *table {
-	return &table{title: title, units: map[string]string{}, samples: map[[2]string][]float64{}}
+// newTable returns a table with the columns named, in this order, and those to
+// come behind them.
+func newTable(title string, columns ...string) *table {
+	return &table{title: title, columns: columns, units: map[string]string{}, samples: map[[2]string][]float64{}}
 }
 
 func (t *table) add(row, unit, column string, v float64) {
