@@ -18,11 +18,16 @@ func (s *State) balance(w *swarm) {
 	s.own(w)
 	s.expire(w)
 	s.feed(w)
-	for range min(len(w.peers), max(fairly, balanced/max(1, len(s.active)))) {
+	left := max(fairly, balanced/max(1, len(s.active)))
+	for i := 0; i < len(w.peers) && left > 0; i++ {
 		w.cursor++
 		p := w.peers[w.cursor%len(w.peers)]
 		s.unload(p)
-		s.better(p)
+		if p.wants {
+			s.better(p)
+			s.lend(p)
+			left--
+		}
 	}
 }
 
@@ -58,11 +63,9 @@ func (s *State) unload(q *peer) {
 }
 
 // better moves a peer whose parent in a stripe has nothing for it to a host that
-// has all, and one that hangs on a node of another stripe to one of this.
+// has all, and one that hangs on a node of another stripe to one of this. When
+// most hosts have all, they serve the others directly.
 func (s *State) better(p *peer) {
-	if !p.wants {
-		return
-	}
 	for st := range p.links {
 		q := p.links[st].parents[0]
 		if q == nil || q.role != node || p.have.CountStripe(st) == stripeLen(p, st) {
@@ -70,7 +73,7 @@ func (s *State) better(p *peer) {
 		}
 		f := search{s: s, p: p, st: st}
 		var r *peer
-		if q.have.Offers(&p.have, st) == 0 {
+		if p.swarm.fulls >= p.swarm.wanting || q.have.Offers(&p.have, st) == 0 {
 			r = f.queues(func(g *group) *queue { return &g.full }, 0)
 		}
 		if r == nil && int(q.home) != st {
@@ -82,6 +85,50 @@ func (s *State) better(p *peer) {
 			s.back(p, st)
 		}
 	}
+}
+
+// lend gives a peer hosts that have all for its other parents: one, or when
+// there are as many as want the blob, two.
+func (s *State) lend(p *peer) {
+	w, f := p.swarm, search{s: s, p: p}
+	if w.fulls == 0 || p.role == source {
+		return
+	}
+	most := 1
+	if w.fulls >= w.wanting {
+		most = backups
+	}
+	for st := range p.links {
+		l := &p.links[st]
+		if l.parents[0] == nil || l.parents[0] == w.origin || p.have.CountStripe(st) == stripeLen(p, st) {
+			continue
+		}
+		for at := backups; at > backups-most; at-- {
+			if q := l.parents[at]; q != nil && q.role == full {
+				continue
+			}
+			if q := f.idle(st); q != nil {
+				s.unlink(p, st, at)
+				s.attach(p, q, st, at)
+			}
+		}
+	}
+}
+
+// idle returns a host that has all, is no parent of p in the stripe and has a
+// place for another child that may need it.
+func (f *search) idle(st int) *peer {
+	f.st = st
+	for _, g := range f.p.swarm.groups {
+		all := g.full.peers
+		for i := range min(len(all), window) {
+			q := all[(int(f.p.seq)+st+i)%len(all)]
+			if int(q.backs) < 2*q.budget(&f.s.cfg) && !slices.Contains(f.p.links[st].parents[:], q) && f.allowed(q) {
+				return q
+			}
+		}
+	}
+	return nil
 }
 
 // stripeLen returns the number of pieces in a stripe.

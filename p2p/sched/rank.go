@@ -270,7 +270,7 @@ func (f *search) offer(a *peer) int {
 
 // back gives p its other parents in a stripe: nodes beside its first parent, then
 // that one's own, so that the way to the root stays short; else complete
-// hosts, and if there is nothing else, a seed.
+// hosts, then other nodes at home there, and if there is nothing else, a seed.
 func (s *State) back(p *peer, st int) {
 	l := &p.links[st]
 	first := l.parents[0]
@@ -295,12 +295,15 @@ func (s *State) back(p *peer, st int) {
 			}
 		}
 	}
-	for _, g := range p.swarm.groups {
-		n := len(g.full.peers)
-		for i := range min(n, window) {
-			add(g.full.peers[(int(p.seq)+i)%n])
+	around := func(peers []*peer) { // from a place of its own, so that all are used
+		for i := range min(len(peers), window) {
+			add(peers[(int(p.seq)+st+i)%len(peers)])
 		}
 	}
+	for _, g := range p.swarm.groups {
+		around(g.full.peers)
+	}
+	around(p.group.lanes[st].peers)
 	if l.parents[1] == nil {
 		for _, q := range p.swarm.sources {
 			add(q)
