@@ -71,7 +71,7 @@ func (s *State) better(p *peer) {
 		if q == nil || q.role != node || p.have.CountStripe(st) == stripeLen(p, st) {
 			continue
 		}
-		f := search{s: s, p: p, st: st}
+		f := search{s: s, p: p, st: st, far: beyond}
 		var r *peer
 		if p.swarm.fulls >= p.swarm.wanting || q.have.Offers(&p.have, st) == 0 {
 			r = f.queues(func(g *group) *queue { return &g.full }, 0)

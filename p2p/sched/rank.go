@@ -21,7 +21,7 @@ import (
 // in a child's place, that child is returned, too, and is to become p's.
 func (s *State) choose(p *peer, st int) (parent, displaced *peer) {
 	inner := p.role == node && int(p.home) == st && p.swarm.stripes > 1
-	f := search{s: s, p: p, st: st, fresh: p.have.Count() == 0}
+	f := search{s: s, p: p, st: st, fresh: p.have.Count() == 0, far: beyond}
 	if q := f.queues(func(g *group) *queue { return &g.full }, 0); q != nil {
 		return q, nil
 	}
@@ -65,6 +65,7 @@ type search struct {
 	st    int
 	fresh bool // p has nothing yet, so that everyone is ahead of it
 	best  *peer
+	far   int // how many parents of one queue are looked at
 }
 
 // last considers everyone who could serve at all.
@@ -112,6 +113,8 @@ func (f *search) queues(of func(*group) *queue, over int) *peer {
 // others returns the best node of another stripe.
 func (f *search) others(over int) *peer {
 	n := f.p.swarm.stripes
+	f.far = window / 2 // there are many such queues
+	defer func() { f.far = beyond }()
 	for i := 1; i < n && f.best == nil; i++ {
 		f.queues(func(g *group) *queue { return &g.lanes[(f.st+i)%n] }, over)
 	}
@@ -128,7 +131,7 @@ func (f *search) queue(q *queue, over int) {
 		from = 0
 	}
 	for looked, c := range q.peers[from:] {
-		if looked >= beyond || seen >= window {
+		if looked >= f.far || seen >= window {
 			return
 		}
 		if f.s.spare(c, f.st) > -over*c.budget(&f.s.cfg) {
