@@ -28,7 +28,7 @@ type SwarmsConfig struct {
 
 // LimitsConfig bounds what hosts may cost.
 type LimitsConfig struct {
-	Hosts           int `toml:"hosts" comment:"Hosts connected at a time. Each costs about 50 KiB of memory."`
+	Hosts           int `toml:"hosts" comment:"Hosts connected at a time. Each costs about 100 KiB of memory."`
 	HostsPerAddress int `toml:"hosts_per_address" comment:"Of those, with one IP address. More where many hosts are behind one NAT."`
 	Messages        int `toml:"messages" comment:"Messages per second that one host may send for long."`
 }

@@ -52,9 +52,11 @@ func open(c Config, log *slog.Logger) (*server, error) {
 		return nil, err
 	}
 	s := &server{served: make(chan error, 1)}
-	if s.ln, err = wire.Listen(c.Listen, id, c.Security.Insecure, log); err != nil {
+	ln, err := wire.Listen(c.Listen, id, c.Security.Insecure, log)
+	if err != nil {
 		return nil, err
 	}
+	s.ln = newGate(ln, c.Limits)
 	s.hub = newHub(c, log, m)
 	reg.MustRegister(newCounts(s.hub.counts))
 	if s.debug, err = daemon.OpenDebug(c.Debug.Listen, reg, s.hub.routes); err != nil {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -366,6 +367,47 @@ func TestGarbage(t *testing.T) {
 	settle(t, s, 1)
 }
 
+// TestConnections opens more connections than there are hosts.
+func TestConnections(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(c *Config) { c.Limits.HostsPerAddress = 1 })
+	var conns []net.Conn
+	for range connsPerHost {
+		conn, err := net.Dial("tcp", s.addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, make([]byte, 9)); err != nil { // the first frame of HTTP/2
+			t.Fatal(err)
+		}
+		conns = append(conns, conn)
+	}
+	conn, err := net.Dial("tcp", s.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := io.Copy(io.Discard, conn); n > 0 {
+		t.Error("one more is served")
+	}
+	for _, c := range append(conns, conn) {
+		_ = c.Close()
+	}
+	settleConns(t, s, 0)
+	join(t, s, nil, host("h", false))
+	settle(t, s, 1)
+}
+
+func settleConns(t *testing.T, s *server, n int) {
+	t.Helper()
+	for s.ln.(*gate).count() != n {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatal("connections stay")
+		}
+	}
+}
+
 // TestFlood sends far more than a host may.
 func TestFlood(t *testing.T) {
 	t.Parallel()
@@ -450,15 +492,21 @@ func TestRate(t *testing.T) {
 	}
 }
 
+// BenchmarkDecision is a want and its answer, over loopback.
 func BenchmarkDecision(b *testing.B) {
-	s := start(b, nil)
+	s := start(b, func(c *Config) { c.Limits.Messages = 1_000_000 })
 	join(b, s, nil, host("seed", true), all)
 	child := join(b, s, nil, host("child", false))
 	settle(b, s, 2)
 	b.ReportAllocs()
-	for b.Loop() { // a want and its answer, over loopback
+	var took []time.Duration
+	for b.Loop() {
+		began := time.Now()
 		child.say(b, want)
 		child.parents(b)
+		took = append(took, time.Since(began))
 		child.say(b, p2p.Unwant{Digest: blob.Digest})
 	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-us")
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +20,7 @@ import (
 const (
 	defaultSlots    = 32
 	defaultWatchers = 4096
+	defaultConns    = 8192
 	drainFor        = 2 * time.Second // how long Close lets bodies end
 )
 
@@ -28,6 +30,7 @@ type ServerConfig struct {
 	Identity   *wire.Identity // nil: plain text
 	Slots      int            // bodies sent at once to those who do not wait for them; 0: 32
 	Watchers   int            // have-map streams at once; 0: 4096
+	Conns      int            // connections at once, idle ones included; 0: 8192
 	Upload     Limiter        // nil: no limit
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
@@ -39,6 +42,8 @@ type Server struct {
 	upload   Limiter
 	slots    slots
 	watchers slots
+	conns    atomic.Int64
+	maxConns int64
 	log      *slog.Logger
 	metrics  *serverMetrics
 	http     *http.Server
@@ -65,9 +70,12 @@ func Serve(ln net.Listener, c ServerConfig) (*Server, error) {
 	if c.Watchers <= 0 {
 		c.Watchers = defaultWatchers
 	}
+	if c.Conns <= 0 {
+		c.Conns = defaultConns
+	}
 	s := &Server{
 		blobs: c.Blobs, upload: c.Upload, log: c.Log,
-		slots: slots{n: c.Slots}, watchers: slots{n: c.Watchers},
+		slots: slots{n: c.Slots}, watchers: slots{n: c.Watchers}, maxConns: int64(c.Conns),
 		stopping: make(chan struct{}),
 	}
 	var err error
@@ -97,7 +105,21 @@ func (s *Server) newHTTP() *http.Server {
 		Handler: mux, Protocols: protocols,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 8 << 10,
 		BaseContext: func(net.Listener) context.Context { return s.ctx },
+		ConnState:   s.count,
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// count closes connections that are too many. It does not wrap the listener:
+// only a bare TCP connection can send files.
+func (s *Server) count(c net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		if s.conns.Add(1) > s.maxConns {
+			_ = c.Close()
+		}
+	case http.StateClosed:
+		s.conns.Add(-1)
 	}
 }
 

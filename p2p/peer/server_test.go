@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -353,6 +356,70 @@ func TestGarbage(t *testing.T) {
 	if got, _ := curl(t, "GET", "http://"+h.Addr+"/blobs/"+it.blob.Digest.String(), nil); got.Status != 200 {
 		t.Errorf("afterwards a good request got %d", got.Status)
 	}
+}
+
+// TestConns opens more connections than the server takes.
+func TestConns(t *testing.T) {
+	t.Parallel()
+	s := newShelf()
+	it := s.put(100)
+	h := serve(t, peer.ServerConfig{Blobs: s, Conns: 1})
+	cl := client(t, peer.ClientConfig{})
+	get := func(c *peer.Client) error {
+		b, err := c.Get(t.Context(), h, it.blob, 0, 100, peer.Ask{})
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, b)
+		return errors.Join(err, b.Close())
+	}
+	if err := get(cl); err != nil {
+		t.Fatal(err)
+	}
+	other := client(t, peer.ClientConfig{})
+	var e *peer.Error
+	if err := get(other); !errors.As(err, &e) || e.Failure != p2p.Unreachable {
+		t.Errorf("the second of one connection: %v", err)
+	}
+	if err := get(cl); err != nil {
+		t.Errorf("the first one afterwards: %v", err)
+	}
+}
+
+// TestStress has many clients read ranges from peers of which some are bad.
+func TestStress(t *testing.T) {
+	t.Parallel()
+	const size = 8*mib + 13
+	good := newShelf()
+	it := good.put(size).onDisk(t)
+	peers := []p2p.Host{
+		serve(t, peer.ServerConfig{Blobs: good}), serve(t, peer.ServerConfig{Blobs: good, Slots: 2}),
+		breaking(t, size, 100_000), having(t, size, 1, 2, 3), nobody(t),
+	}
+	cl := client(t, peer.ClientConfig{Stall: 5 * time.Second})
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(1, uint64(i)))
+			for range 15 {
+				off := r.Int64N(size)
+				n := 1 + r.Int64N(min(size-off, 2*mib))
+				mine := slices.Clone(peers)
+				r.Shuffle(len(mine), func(i, j int) { mine[i], mine[j] = mine[j], mine[i] })
+				mine = append(mine, peers[0]) // who is good twice, once at the end
+				s := cl.Range(t.Context(), peer.Plan{
+					Blob: it.blob, Off: off, N: n, Peers: mine, Ask: peer.Ask{Through: i%2 == 0},
+					Hedge: time.Duration(r.IntN(3)) * time.Millisecond,
+				})
+				got, err := io.ReadAll(s)
+				if err != nil || !bytes.Equal(got, it.data[off:off+n]) {
+					t.Errorf("%d bytes at %d: got %d, %v", n, off, len(got), err)
+				}
+				_ = s.Close()
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // TestClose ends have-map streams at once and bodies soon.
