@@ -38,7 +38,7 @@ func benchPieces(b *testing.B, run int64, id p2p.HostID, sc peer.ServerConfig, c
 	for b.Loop() {
 		sum := sha256.New()
 		for off := int64(0); off < benchSize; off += run {
-			r := c.Range(b.Context(), peer.Plan{Blob: it.blob, Off: off, N: run, Peers: []p2p.Host{h}})
+			r := c.Range(b.Context(), peer.Plan{Blob: it.blob, Off: off, N: run, Sources: from(false, h)})
 			if _, err := io.CopyBuffer(sum, onlyReader{r}, buf); err != nil {
 				b.Fatal(err)
 			}
@@ -79,7 +79,7 @@ func BenchmarkRead(b *testing.B) {
 	buf := make([]byte, 64<<10)
 	b.ReportAllocs()
 	for b.Loop() {
-		r := c.Range(b.Context(), peer.Plan{Blob: it.blob, Off: 5*mib + 77, N: int64(len(buf)), Peers: []p2p.Host{h}})
+		r := c.Range(b.Context(), peer.Plan{Blob: it.blob, Off: 5*mib + 77, N: int64(len(buf)), Sources: from(false, h)})
 		if _, err := io.ReadFull(r, buf); err != nil {
 			b.Fatal(err)
 		}

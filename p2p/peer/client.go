@@ -74,19 +74,6 @@ func NewClient(c ClientConfig) (*Client, error) {
 // their contexts.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Body is bytes of a blob as one peer sends them.
-type Body struct {
-	Off, N int64 // what the peer promised; N may be less than was asked for
-
-	peer   p2p.HostID
-	r      io.ReadCloser
-	left   int64
-	guard  *guard
-	stop   context.CancelCauseFunc
-	ctx    context.Context
-	client *Client
-}
-
 // Get asks peer once for n bytes of b from off on. ctx governs the body, too;
 // errors of the peer are of type *Error.
 func (c *Client) Get(ctx context.Context, peer p2p.Host, b p2p.Blob, off, n int64, ask Ask) (*Body, error) {
@@ -103,7 +90,7 @@ func (c *Client) Get(ctx context.Context, peer p2p.Host, b p2p.Blob, off, n int6
 }
 
 func (c *Client) get(ctx context.Context, stop context.CancelCauseFunc, peer p2p.Host, b p2p.Blob, off, n int64, ask Ask) (*Body, error) {
-	g := newGuard(max(c.stall-time.Duration(ask.Hops)*stallPerHop, min(c.stall, leastStall)), stop)
+	g := c.guard(ask.Hops, stop)
 	defer g.stop()
 	resp, err := c.do(ctx, peer, "/blobs/"+b.Digest.String(), func(h http.Header) {
 		h.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
@@ -112,16 +99,31 @@ func (c *Client) get(ctx context.Context, stop context.CancelCauseFunc, peer p2p
 	if err != nil {
 		return nil, err
 	}
-	body := &Body{
-		Off: off, peer: peer.ID, r: resp.Body,
-		guard: g, ctx: ctx, stop: stop, client: c,
-	}
-	if body.N, err = promised(resp, b.Size, off, n); err != nil {
+	if n, err = promised(resp, b.Size, off, n); err != nil {
 		_ = resp.Body.Close()
 		return nil, &Error{Peer: peer.ID, Failure: p2p.Missing, Err: err}
 	}
-	body.left = body.N
-	return body, nil
+	return &Body{Off: off, N: n, peer: peer.ID, r: resp.Body, left: n, guard: g, ctx: ctx, stop: stop, count: c.metrics.bytes}, nil
+}
+
+// origin makes a Body of what the origin sends, so that it is watched and
+// replaced like any other source.
+func (c *Client) origin(ctx context.Context, ask func(context.Context, int64, int64) (io.ReadCloser, error), off, n int64) (*Body, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	g := c.guard(0, stop)
+	defer g.stop()
+	r, err := ask(ctx, off, n)
+	if err != nil {
+		err = failed(ctx, "", err)
+		stop(err)
+		return nil, err
+	}
+	return &Body{Off: off, N: n, r: r, left: n, guard: g, ctx: ctx, stop: stop}, nil
+}
+
+// guard makes a guard for a request that was passed on so often.
+func (c *Client) guard(hops int, stop context.CancelCauseFunc) *guard {
+	return newGuard(max(c.stall-time.Duration(hops)*stallPerHop, min(c.stall, leastStall)), stop)
 }
 
 // promised returns how many bytes a good response holds.
@@ -182,49 +184,3 @@ func (c *Client) check(resp *http.Response, peer p2p.Host) error {
 	}
 	return e
 }
-
-// Read reads what comes next. The error is io.EOF after N bytes.
-func (b *Body) Read(p []byte) (int, error) {
-	if b.left == 0 {
-		return 0, io.EOF
-	}
-	if len(p) == 0 {
-		return 0, nil
-	}
-	b.guard.start()
-	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
-	b.guard.stop()
-	b.left -= int64(n)
-	b.client.metrics.bytes.Add(float64(n))
-	switch {
-	case err == nil, errors.Is(err, io.EOF) && b.left == 0:
-		return n, nil
-	case errors.Is(err, io.EOF):
-		err = io.ErrUnexpectedEOF
-	}
-	return n, failed(b.ctx, b.peer, err)
-}
-
-// Close ends the request. The connection is kept if all was read.
-func (b *Body) Close() error {
-	if b.left == 0 {
-		_, _ = io.CopyN(io.Discard, b.r, 1) // lets http see the end
-	}
-	err := b.r.Close()
-	b.stop(ErrClosed)
-	return err
-}
-
-// guard ends a request whose peer is silent.
-type guard struct {
-	after time.Duration
-	timer *time.Timer
-}
-
-// newGuard makes a guard that runs.
-func newGuard(after time.Duration, stop context.CancelCauseFunc) *guard {
-	return &guard{after, time.AfterFunc(after, func() { stop(ErrStalled) })}
-}
-
-func (g *guard) start() { g.timer.Reset(g.after) }
-func (g *guard) stop()  { g.timer.Stop() }

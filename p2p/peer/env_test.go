@@ -17,6 +17,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/peer"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/swarm"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -183,6 +184,15 @@ func client(t testing.TB, c peer.ClientConfig) *peer.Client {
 	}
 	t.Cleanup(cl.Close)
 	return cl
+}
+
+// from makes sources of peers.
+func from(through bool, peers ...p2p.Host) []swarm.Source {
+	var l []swarm.Source
+	for _, h := range peers {
+		l = append(l, swarm.Source{Peer: h, Through: through})
+	}
+	return l
 }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -22,16 +22,21 @@ var (
 	ErrClosed = errors.New("peer: closed")
 )
 
-// Error is how a peer failed a request. Another peer, or the same one later,
-// may do better.
+// Error is how a peer, or the origin, failed a request. Another one, or the same
+// one later, may do better.
 type Error struct {
-	Peer       p2p.HostID
+	Peer       p2p.HostID    // "": the origin
 	Failure    p2p.Failure   // never None
 	RetryAfter time.Duration // with Busy: not before; 0: it did not say
 	Err        error
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("peer %s: %v", e.Peer, e.Err) }
+func (e *Error) Error() string {
+	if e.Peer == "" {
+		return fmt.Sprintf("origin: %v", e.Err)
+	}
+	return fmt.Sprintf("peer %s: %v", e.Peer, e.Err)
+}
 
 // Unwrap returns what it was.
 func (e *Error) Unwrap() error { return e.Err }

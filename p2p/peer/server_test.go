@@ -408,7 +408,7 @@ func TestStress(t *testing.T) {
 				r.Shuffle(len(mine), func(i, j int) { mine[i], mine[j] = mine[j], mine[i] })
 				mine = append(mine, peers[0]) // who is good twice, once at the end
 				s := cl.Range(t.Context(), peer.Plan{
-					Blob: it.blob, Off: off, N: n, Peers: mine, Ask: peer.Ask{Through: i%2 == 0},
+					Blob: it.blob, Off: off, N: n, Sources: from(i%2 == 0, mine...),
 					Hedge: time.Duration(r.IntN(3)) * time.Millisecond,
 				})
 				got, err := io.ReadAll(s)

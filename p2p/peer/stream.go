@@ -10,37 +10,45 @@ import (
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/swarm"
 )
 
 // Plan is a range of a blob and whom to ask for it.
 type Plan struct {
-	Blob   p2p.Blob
-	Off, N int64
-	Peers  []p2p.Host // best first; each is asked once
-	Ask    Ask
-	// Hedge is how long the first byte may take before the next peer is asked
+	Blob     p2p.Blob
+	Off, N   int64
+	Sources  []swarm.Source // best first; each is asked once
+	Priority p2p.Priority
+	Hops     int // of the request that this one serves, and one more; 0: it serves none
+	// Hedge is how long the first byte may take before the next source is asked
 	// as well, and the faster one taken; 0: the next is asked only when one fails.
 	Hedge time.Duration
+	// Origin asks the source that is the origin. The body may be shorter than n.
+	// An *Error says how it failed; anything else is taken for Unreachable.
+	// nil: the origin is left out.
+	Origin func(ctx context.Context, off, n int64) (io.ReadCloser, error)
 }
 
-// Part is what one peer sent of a range.
+// Part is what one source sent of a range. Took is from the first byte to the
+// last.
 type Part struct {
 	p2p.Transfer
-	Off        int64 // of the first byte
+	Off        int64         // of the first byte
+	First      time.Duration // until the first byte came
 	RetryAfter time.Duration
 }
 
-var errSlower = errors.New("another peer was faster")
+var errSlower = errors.New("another source was faster")
 
-// Stream is a range as it comes from one peer after the other: where one
+// Stream is a range as it comes from one source after the other: where one
 // fails, the next goes on. It is for one reader.
 type Stream struct {
 	c      *Client
 	plan   Plan
 	pos    int64
-	rest   []p2p.Host // not asked yet
-	cur    *attempt   // whose bytes are being read
-	part   Part       // of cur
+	rest   []swarm.Source // not asked yet
+	cur    *attempt       // whose bytes are being read
+	part   Part           // of cur
 	parts  []Part
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -50,12 +58,17 @@ type Stream struct {
 // Range begins to read a range. Nothing is asked before the first Read. The
 // Stream must be closed.
 func (c *Client) Range(ctx context.Context, p Plan) *Stream {
-	s := &Stream{c: c, plan: p, pos: p.Off, rest: append([]p2p.Host(nil), p.Peers...)}
+	s := &Stream{c: c, plan: p, pos: p.Off}
+	for _, source := range p.Sources {
+		if !source.Origin() || p.Origin != nil {
+			s.rest = append(s.rest, source)
+		}
+	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	return s
 }
 
-// Parts returns who sent what so far, failures included. A peer that was
+// Parts returns who sent what so far, failures included. A source that was
 // merely slower than another is left out. Not to be called while Read runs.
 func (s *Stream) Parts() []Part {
 	if s.cur == nil {
@@ -65,7 +78,7 @@ func (s *Stream) Parts() []Part {
 }
 
 // Read reads what comes next; io.EOF after the range. Any other error says
-// that no peer is left, and joins why each of the last ones failed.
+// that no source is left, and joins why each of the last ones failed.
 func (s *Stream) Read(p []byte) (int, error) {
 	end := s.plan.Off + s.plan.N
 	for s.pos < end {
@@ -100,7 +113,7 @@ func (s *Stream) Close() error {
 	return nil
 }
 
-// finish ends the current attempt, whose peer ended with err.
+// finish ends the current attempt, whose source ended with err.
 func (s *Stream) finish(err error) {
 	if s.cur == nil {
 		return
@@ -110,7 +123,7 @@ func (s *Stream) finish(err error) {
 	s.note(s.part, err)
 }
 
-// note records what a peer has sent, and how it failed if it did.
+// note records what a source has sent, and how it failed if it did.
 func (s *Stream) note(p Part, err error) {
 	var e *Error
 	if errors.As(err, &e) {
@@ -121,7 +134,7 @@ func (s *Stream) note(p Part, err error) {
 	}
 }
 
-// open finds a peer that sends the byte at s.pos.
+// open finds a source that sends the byte at s.pos.
 func (s *Stream) open() error {
 	race := &race{results: make(chan *attempt, len(s.rest))}
 	var errs []error
@@ -131,7 +144,7 @@ func (s *Stream) open() error {
 	for {
 		if len(running) == 0 {
 			if len(s.rest) == 0 {
-				return fmt.Errorf("read %s at %d: no peer is left: %w", s.plan.Blob.Digest, s.pos, errors.Join(append(errs, ErrNotFound)...))
+				return fmt.Errorf("read %s at %d: no source is left: %w", s.plan.Blob.Digest, s.pos, errors.Join(append(errs, ErrNotFound)...))
 			}
 			running = append(running, s.start(race, false))
 			late.Reset(s.plan.Hedge)
@@ -160,7 +173,7 @@ func (s *Stream) take(a *attempt, slower []*attempt) {
 	s.cur, s.part = a, s.partOf(a)
 	for _, o := range slower {
 		o.cancel(errSlower)
-		s.rest = append(s.rest, o.peer) // it may still serve when a fails
+		s.rest = append(s.rest, o.source) // it may still serve when a fails
 	}
 	if a.hedge || len(slower) > 0 {
 		won := "no"
@@ -172,7 +185,7 @@ func (s *Stream) take(a *attempt, slower []*attempt) {
 }
 
 func (s *Stream) partOf(a *attempt) Part {
-	return Part{Transfer: p2p.Transfer{Parent: a.peer.ID, Took: a.took}, Off: s.pos}
+	return Part{Transfer: p2p.Transfer{Parent: a.source.Peer.ID}, Off: s.pos, First: a.first}
 }
 
 func without(all []*attempt, a *attempt) []*attempt {
@@ -191,22 +204,22 @@ type race struct {
 	results chan *attempt // losers that were not just slower, and the winner
 }
 
-// attempt is one peer, asked for what is left of the range.
+// attempt is one source, asked for what is left of the range.
 type attempt struct {
-	peer   p2p.Host
+	source swarm.Source
 	hedge  bool
 	cancel context.CancelCauseFunc
-	took   time.Duration // until the first byte
+	first  time.Duration // until the first byte, or the failure
 
 	body  *Body
-	first [512]byte
-	have  []byte // of first, not read yet
+	front [512]byte
+	have  []byte // of front, not read yet
 	err   error
 }
 
-// start asks the next peer.
+// start asks the next source.
 func (s *Stream) start(r *race, hedge bool) *attempt {
-	a := &attempt{peer: s.rest[0], hedge: hedge}
+	a := &attempt{source: s.rest[0], hedge: hedge}
 	s.rest = s.rest[1:]
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	a.cancel = cancel
@@ -214,7 +227,7 @@ func (s *Stream) start(r *race, hedge bool) *attempt {
 	s.wg.Go(func() {
 		began := time.Now()
 		a.err = a.open(ctx, s, off)
-		a.took = time.Since(began)
+		a.first = time.Since(began)
 		won := a.err == nil && r.won.CompareAndSwap(false, true)
 		if !won {
 			cancel(ErrClosed)
@@ -229,22 +242,29 @@ func (s *Stream) start(r *race, hedge bool) *attempt {
 	return a
 }
 
-func (a *attempt) open(ctx context.Context, s *Stream, off int64) error {
-	body, err := s.c.Get(ctx, a.peer, s.plan.Blob, off, s.plan.Off+s.plan.N-off, s.plan.Ask)
+// open asks the source and waits for the first byte.
+func (a *attempt) open(ctx context.Context, s *Stream, off int64) (err error) {
+	p := s.plan
+	n := p.Off + p.N - off
+	if a.source.Origin() {
+		a.body, err = s.c.origin(ctx, p.Origin, off, n)
+	} else {
+		ask := Ask{Priority: p.Priority, Through: a.source.Through, Hops: p.Hops}
+		a.body, err = s.c.Get(ctx, a.source.Peer, p.Blob, off, n, ask)
+	}
 	if err != nil {
 		return err
 	}
-	a.body = body
-	n, err := body.Read(a.first[:])
-	a.have = a.first[:n]
-	if n > 0 {
+	got, err := a.body.Read(a.front[:])
+	a.have = a.front[:got]
+	if got > 0 {
 		return nil
 	}
 	return err
 }
 
-// Read reads the peer's bytes; nil, 0 and io.EOF alike mean that the next peer
-// goes on.
+// Read reads the source's bytes; nil, 0 and io.EOF alike mean that the next
+// one goes on.
 func (a *attempt) Read(p []byte) (int, error) {
 	if len(a.have) > 0 {
 		n := copy(p, a.have)

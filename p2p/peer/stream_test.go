@@ -14,6 +14,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/peer"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/swarm"
 )
 
 // breaking serves the blob of n bytes whose bodies end, with an error, after so
@@ -90,47 +91,47 @@ func TestStream(t *testing.T) {
 		}
 		return l
 	}()
-	type from struct {
+	type sent struct {
 		Peer   int
 		Off    int64
 		Bytes  int64
 		Failed p2p.Failure
 	}
 	for name, c := range map[string]struct {
-		peers  []p2p.Host
-		off, n int64
-		ask    peer.Ask
-		want   []from
-		fails  bool
+		peers   []p2p.Host
+		off, n  int64
+		through bool
+		want    []sent
+		fails   bool
 	}{
-		"one":           {peers: []p2p.Host{having(t, size, all...)}, n: size, want: []from{{0, 0, size, p2p.None}}},
-		"part":          {peers: []p2p.Host{having(t, size, all...)}, off: mib - 5, n: 10, want: []from{{0, mib - 5, 10, p2p.None}}},
-		"first is down": {peers: []p2p.Host{nobody(t), having(t, size, all...)}, n: 10, want: []from{{0, 0, 0, p2p.Unreachable}, {1, 0, 10, p2p.None}}},
+		"one":           {peers: []p2p.Host{having(t, size, all...)}, n: size, want: []sent{{0, 0, size, p2p.None}}},
+		"part":          {peers: []p2p.Host{having(t, size, all...)}, off: mib - 5, n: 10, want: []sent{{0, mib - 5, 10, p2p.None}}},
+		"first is down": {peers: []p2p.Host{nobody(t), having(t, size, all...)}, n: 10, want: []sent{{0, 0, 0, p2p.Unreachable}, {1, 0, 10, p2p.None}}},
 		"first lacks it": {
 			peers: []p2p.Host{having(t, size), having(t, size, all...)}, n: 10,
-			want: []from{{0, 0, 0, p2p.Missing}, {1, 0, 10, p2p.None}},
+			want: []sent{{0, 0, 0, p2p.Missing}, {1, 0, 10, p2p.None}},
 		},
 		"each has a part": {
 			peers: []p2p.Host{having(t, size, 0, 1), having(t, size, 2), having(t, size, 0, 3, 4)}, n: size,
-			want: []from{{0, 0, 2 * mib, p2p.None}, {1, 2 * mib, mib, p2p.None}, {2, 3 * mib, mib + 77, p2p.None}},
+			want: []sent{{0, 0, 2 * mib, p2p.None}, {1, 2 * mib, mib, p2p.None}, {2, 3 * mib, mib + 77, p2p.None}},
 		},
 		"breaks in mid-piece": {
-			peers: []p2p.Host{breaking(t, size, 1000), breaking(t, size, 2000), having(t, size, all...)}, off: 50, n: 5000, ask: peer.Ask{Through: true},
-			want: []from{{0, 50, 1000, p2p.Unreachable}, {1, 1050, 2000, p2p.Unreachable}, {2, 3050, 2000, p2p.None}},
+			peers: []p2p.Host{breaking(t, size, 1000), breaking(t, size, 2000), having(t, size, all...)}, off: 50, n: 5000, through: true,
+			want: []sent{{0, 50, 1000, p2p.Unreachable}, {1, 1050, 2000, p2p.Unreachable}, {2, 3050, 2000, p2p.None}},
 		},
 		"silent": {
-			peers: []p2p.Host{silent(t), breaking(t, size, -1), having(t, size, all...)}, n: 100, ask: peer.Ask{Through: true},
-			want: []from{{0, 0, 0, p2p.Stalled}, {1, 0, 0, p2p.Stalled}, {2, 0, 100, p2p.None}},
+			peers: []p2p.Host{silent(t), breaking(t, size, -1), having(t, size, all...)}, n: 100, through: true,
+			want: []sent{{0, 0, 0, p2p.Stalled}, {1, 0, 0, p2p.Stalled}, {2, 0, 100, p2p.None}},
 		},
 		"nobody":         {n: 1, fails: true},
-		"nobody is left": {peers: []p2p.Host{nobody(t), having(t, size, 1)}, n: 10, want: []from{{0, 0, 0, p2p.Unreachable}, {1, 0, 0, p2p.Missing}}, fails: true},
+		"nobody is left": {peers: []p2p.Host{nobody(t), having(t, size, 1)}, n: 10, want: []sent{{0, 0, 0, p2p.Unreachable}, {1, 0, 0, p2p.Missing}}, fails: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cl := client(t, peer.ClientConfig{Stall: 300 * time.Millisecond})
 			data := content(size)
 			it := newShelf().put(size)
-			s := cl.Range(t.Context(), peer.Plan{Blob: it.blob, Off: c.off, N: c.n, Peers: c.peers, Ask: c.ask})
+			s := cl.Range(t.Context(), peer.Plan{Blob: it.blob, Off: c.off, N: c.n, Sources: from(c.through, c.peers...)})
 			got, err := io.ReadAll(s)
 			if c.fails != (err != nil) {
 				t.Errorf("error is %v", err)
@@ -141,11 +142,11 @@ func TestStream(t *testing.T) {
 			if !c.fails && !bytes.Equal(got, data[c.off:c.off+c.n]) {
 				t.Errorf("got %d other bytes", len(got))
 			}
-			var parts []from
+			var parts []sent
 			for _, p := range s.Parts() {
 				for i, h := range c.peers {
 					if h.ID == p.Parent {
-						parts = append(parts, from{i, p.Off, p.Bytes, p.Failed})
+						parts = append(parts, sent{i, p.Off, p.Bytes, p.Failed})
 					}
 				}
 			}
@@ -162,7 +163,7 @@ func TestHedge(t *testing.T) {
 	it := newShelf().put(500)
 	slow, good := breaking(t, 500, -1), having(t, 500, 0)
 	cl := client(t, peer.ClientConfig{Stall: time.Hour})
-	s := cl.Range(t.Context(), peer.Plan{Blob: it.blob, N: 500, Peers: []p2p.Host{slow, good}, Hedge: time.Millisecond, Ask: peer.Ask{Through: true}})
+	s := cl.Range(t.Context(), peer.Plan{Blob: it.blob, N: 500, Sources: from(true, slow, good), Hedge: time.Millisecond})
 	defer s.Close()
 	got, err := io.ReadAll(s)
 	if err != nil || !bytes.Equal(got, it.data) {
@@ -198,12 +199,58 @@ func TestHedgeWinnerBreaks(t *testing.T) {
 	}
 	slow, weak := serve(t, peer.ServerConfig{Blobs: s}), breaking(t, 5000, 700)
 	cl := client(t, peer.ClientConfig{Stall: time.Hour})
-	st := cl.Range(t.Context(), peer.Plan{Blob: it.blob, N: 5000, Peers: []p2p.Host{slow, weak}, Hedge: 50 * time.Millisecond, Ask: peer.Ask{Through: true}})
+	st := cl.Range(t.Context(), peer.Plan{Blob: it.blob, N: 5000, Sources: from(true, slow, weak), Hedge: 50 * time.Millisecond})
 	defer st.Close()
 	got, err := io.ReadAll(st)
 	close(release)
 	if err != nil || !bytes.Equal(got, it.data) {
 		t.Fatalf("got %d bytes, %v; %v", len(got), err, st.Parts())
+	}
+}
+
+// TestOrigin takes the origin where the peers have failed, and watches it as it
+// does them.
+func TestOrigin(t *testing.T) {
+	t.Parallel()
+	it := newShelf().put(5000)
+	peers := from(true, breaking(t, 5000, 1000), silent(t))
+	cl := client(t, peer.ClientConfig{Stall: 200 * time.Millisecond})
+	read := func(origin func(ctx context.Context, off, n int64) (io.ReadCloser, error)) ([]byte, []p2p.Failure, error) {
+		s := cl.Range(t.Context(), peer.Plan{Blob: it.blob, N: 5000, Sources: append(peers, swarm.Source{}), Origin: origin})
+		defer s.Close()
+		got, err := io.ReadAll(s)
+		var how []p2p.Failure
+		for _, p := range s.Parts() {
+			how = append(how, p.Failed)
+			if p.Bytes > 0 && p.First <= 0 {
+				t.Errorf("the first byte of %q took %v", p.Parent, p.First)
+			}
+		}
+		return got, how, err
+	}
+	got, how, err := read(func(_ context.Context, off, n int64) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(it.data[off : off+n])), nil
+	})
+	if err != nil || !bytes.Equal(got, it.data) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	if diff := cmp.Diff([]p2p.Failure{p2p.Unreachable, p2p.Stalled, p2p.None}, how); diff != "" {
+		t.Error(diff)
+	}
+	got, how, err = read(func(context.Context, int64, int64) (io.ReadCloser, error) {
+		return nil, &peer.Error{Failure: p2p.Refused, Err: errors.New("401")}
+	})
+	if len(got) != 1000 || err == nil || how[2] != p2p.Refused {
+		t.Errorf("refused by the origin: %d bytes, %v, %v", len(got), how, err)
+	}
+	_, how, err = read(func(ctx context.Context, _, _ int64) (io.ReadCloser, error) {
+		return io.NopCloser(readFunc(func([]byte) (int, error) { <-ctx.Done(); return 0, ctx.Err() })), nil
+	})
+	if err == nil || how[2] != p2p.Stalled {
+		t.Errorf("an origin that is silent: %v, %v", how, err)
+	}
+	if _, _, err = read(nil); !errors.Is(err, peer.ErrNotFound) {
+		t.Errorf("without the origin: %v", err)
 	}
 }
 
@@ -214,7 +261,7 @@ func TestStreamClosed(t *testing.T) {
 	cl := client(t, peer.ClientConfig{Stall: time.Hour})
 	reason := errors.New("not wanted any more")
 	ctx, cancel := context.WithCancelCause(t.Context())
-	s := cl.Range(ctx, peer.Plan{Blob: it.blob, N: 500, Peers: []p2p.Host{silent(t)}})
+	s := cl.Range(ctx, peer.Plan{Blob: it.blob, N: 500, Sources: from(false, silent(t))})
 	time.AfterFunc(20*time.Millisecond, func() { cancel(reason) })
 	if _, err := s.Read(make([]byte, 10)); !errors.Is(err, reason) {
 		t.Errorf("the read ended with %v", err)

@@ -55,7 +55,7 @@ func TestTLS(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cl := client(t, peer.ClientConfig{Identity: c.id})
-			r := cl.Range(t.Context(), peer.Plan{Blob: it.blob, N: it.blob.Size, Peers: []p2p.Host{{ID: c.peer, Addr: h.Addr}}})
+			r := cl.Range(t.Context(), peer.Plan{Blob: it.blob, N: it.blob.Size, Sources: from(false, p2p.Host{ID: c.peer, Addr: h.Addr})})
 			defer r.Close()
 			got, err := io.ReadAll(r)
 			if c.ok {
