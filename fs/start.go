@@ -22,6 +22,7 @@ const (
 	maxStart    = 32 << 20 // bytes of files fetched for a start
 	maxStartOne = 16 << 20 // … of one file
 	maxScripts  = 4        // interpreters of interpreters
+	maxLinked   = 256      // libraries
 )
 
 // Start fetches what a container of an image reads first, as far as it is known
@@ -95,7 +96,7 @@ func (s *starter) libraries(program io.ReaderAt) {
 			continue // no ELF file, or none that can be run: that is not for us to say
 		}
 		for _, name := range linked.names() {
-			if s.seen[name] {
+			if s.seen[name] || len(s.seen) == maxLinked {
 				continue
 			}
 			s.seen[name] = true
