@@ -67,7 +67,7 @@ const (
 	window       = 16   // open parents compared with each other
 	beyond       = 64   // parents looked at to find them
 	maxGroups    = 64   // data centres told apart in one swarm
-	maxWalk      = 2048 // peers visited to refuse a cycle; more count as one
+	maxWalk      = 512  // peers visited to refuse a cycle; more count as one
 	maxGot       = 4096 // pieces in one Progress
 	maxTransfers = 256  // transfers in one Progress
 	maxSums      = 4096 // sums in one Digests

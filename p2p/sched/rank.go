@@ -306,7 +306,9 @@ func (s *State) back(p *peer, st int) {
 	for _, g := range p.swarm.groups {
 		around(g.full.peers)
 	}
-	around(p.group.lanes[st].peers)
+	if len(l.kids) == 0 { // else paths to the root would grow together
+		around(p.group.lanes[st].peers)
+	}
 	if l.parents[1] == nil {
 		for _, q := range p.swarm.sources {
 			add(q)
