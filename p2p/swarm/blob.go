@@ -45,9 +45,9 @@ type blob struct {
 
 	parents []*parent // by rank, then ID
 	byID    map[p2p.HostID]*parent
-	homes   []*link   // schedulers in the order in which they are responsible
-	link    *link     // the one that serves the swarm now; nil: none can be reached
-	told    []*link   // those that know that the host has or wants it
+	homes   []*link // schedulers in the order in which they are responsible
+	link    *link   // the one that serves the swarm now; nil: none can be reached
+	told    []*link // those that know that the host has or wants it
 
 	source sourcing
 	notes  notes
