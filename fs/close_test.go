@@ -1,10 +1,12 @@
 package fs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin/origintest"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
 )
 
@@ -191,5 +194,41 @@ func TestOpenFails(t *testing.T) {
 	e.open()
 	if _, ok := e.fs.Layer(l.ID()); !ok {
 		t.Error("the layer is gone")
+	}
+}
+
+// TestOtherFormat: a daemon that does not know the format of a layer's index
+// leaves the mounts to one that does, whom the readers wait for.
+func TestOtherFormat(t *testing.T) {
+	e := newEnv(t, nil)
+	layer := indextest.EStargz(big(37), indextest.EStargzOptions{})
+	l := e.layer(e.want(layer))
+	tree, dir := unpacked(t, layer.Tar), e.path(l, AnyForm)
+	e.close()
+	read := make(chan string, 1)
+	go func() {
+		out, err := exec.CommandContext(t.Context(), "cmp", tree+"/data/text", dir+"/data/text").CombinedOutput()
+		read <- fmt.Sprint(err, string(out))
+	}()
+	path := filepath.Join(l.dir, "index")
+	right, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := bytes.Clone(right)
+	other[8]++ // the version's first byte
+	if err := os.WriteFile(path, other, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Root: e.root, Keeper: e.keeper, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()}
+	if _, err := Open(t.Context(), c); !errors.Is(err, index.ErrVersion) {
+		t.Fatalf("opening gives %v", err)
+	}
+	if err := os.WriteFile(path, right, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e.open()
+	if got := <-read; got != "<nil>" {
+		t.Errorf("the reader ends with %s", got)
 	}
 }

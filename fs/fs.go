@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
 )
 
@@ -239,7 +240,8 @@ func (f *FS) loadSlots() error {
 
 // loadLayers opens what earlier processes left. A folder without a record is of
 // a layer that never came to be, and it or a tree without a folder of a removal
-// that was cut off: they go. Any other fault is reported and left alone.
+// that was cut off: they go. An index of a format that is not known here is an
+// error: whoever wrote it can still serve it. Any other fault is reported and left alone.
 func (f *FS) loadLayers() error {
 	dirs, err := slotsIn(filepath.Join(f.root, "layers"))
 	if err != nil {
@@ -260,6 +262,9 @@ func (f *FS) loadLayers() error {
 		if err = errors.Join(err, l.close(false)); errors.Is(err, errNoRecord) {
 			trees = append(trees, id)
 			continue
+		}
+		if errors.Is(err, index.ErrVersion) { // its readers wait for one who can read it
+			return fmt.Errorf("%w; start the version of dfsnapshotter that wrote it", err)
 		}
 		f.remains[id] = true
 		f.log.Error("layer cannot be used; remove its image and pull it again", "slot", id, "err", err)
