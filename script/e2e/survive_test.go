@@ -202,3 +202,32 @@ func TestKillDuringPull(t *testing.T) {
 	}
 	t.Logf("%d of 12 pulls failed", failed)
 }
+
+// TestKillDuringCompletion kills the daemon at many moments after a pull, while
+// the layers become directories. Containers see the right files before and after
+// that is done.
+func TestKillDuringCompletion(t *testing.T) {
+	n := start(t, options{})
+	tars := [][]byte{program(t), data(t, 1, "data", 3000, 3<<20)} // small: unpacked each time
+	ref := n.push(image(t, "/data", tars, imagetest.Gzip, imagetest.Gzip), "complete")
+	want := goprogOutput(t, extract(t, tars...)+"/data")
+	cut := 0
+	for i := range 8 {
+		n.must(n.c.Pull(n.ctx, ns, ours, ref))
+		<-time.After(time.Duration(i) * 60 * time.Millisecond)
+		for _, l := range must(n.d.Layers(n.ctx))(t) {
+			if l.State != "complete" {
+				cut++
+				break
+			}
+		}
+		n.must(n.d.Kill())
+		n.must(n.d.Start(n.ctx))
+		n.runs(ref, fmt.Sprint("before", i), want)
+		n.must(n.d.Complete(n.ctx, time.Minute))
+		n.runs(ref, fmt.Sprint("after", i), want)
+		n.must(n.c.Collect(n.ctx, ns, ref))
+		n.must(lab.Eventually(n.ctx, 10*time.Second, n.empty))
+	}
+	t.Logf("%d of 8 completions were cut off", cut)
+}
