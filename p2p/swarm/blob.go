@@ -25,9 +25,13 @@ type blob struct {
 	asked set // a request is under way
 	mine  set // taken from the origin by this host
 	doubt set // failed a provisional sum
+	seen  set // parents had it when last looked, some time ago
+	late  set // backups may be asked for it
 	lease set // to take from the origin
 	count int // of have
 
+	anyLate  bool
+	seenAt   time.Time
 	requests []uint8 // under way, by piece
 	rarity   []uint16
 	flight   int64
@@ -104,7 +108,7 @@ func (h *Host) Want(now time.Time, pb p2p.Blob, o p2p.Origin, lazy bool, p p2p.P
 // Unwant says that the blob was evicted or is of no more interest.
 func (h *Host) Unwant(now time.Time, d digest.Digest) []Action {
 	h.begin(now)
-	b := h.blobs[d]
+	b := h.find(d)
 	if b == nil {
 		return h.end()
 	}
@@ -150,7 +154,7 @@ func (h *Host) Present(now time.Time, pb p2p.Blob, have *p2p.Have, verified bool
 // this order.
 func (h *Host) Need(now time.Time, d digest.Digest, first, last int) []Action {
 	h.begin(now)
-	b := h.blobs[d]
+	b := h.find(d)
 	if b == nil || first < 0 || last >= b.n {
 		return h.end()
 	}

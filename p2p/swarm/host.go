@@ -16,9 +16,10 @@ type Config struct {
 	Self           p2p.Host
 	Schedulers     []string // names of all there are, reachable or not
 	MaxInFlight    int64    // bytes asked of peers and not yet here; 32 MiB
-	PerPeer        int      // requests under way to one peer and blob; 2
+	PerPeer        int      // requests under way to one peer and blob, where the way is long; 2
 	OriginRequests int      // requests under way to the origin, per blob; 4
 	Run            int64    // bytes of several pieces in one request; 4 MiB
+	OriginRun      int64    // and in one to the origin; 16 MiB
 }
 
 const (
@@ -41,6 +42,7 @@ type Host struct {
 
 	blobs    map[digest.Digest]*blob
 	order    []*blob // by digest
+	last     *blob   // looked up last: most events come in rows
 	peers    map[p2p.HostID]*peer
 	links    []*link // by name
 	requests map[uint64]*request
@@ -56,6 +58,7 @@ func New(cfg Config) *Host {
 	cfg.PerPeer = cmp.Or(cfg.PerPeer, 2)
 	cfg.OriginRequests = cmp.Or(cfg.OriginRequests, 4)
 	cfg.Run = cmp.Or(cfg.Run, 4<<20)
+	cfg.OriginRun = cmp.Or(cfg.OriginRun, 16<<20)
 	h := &Host{
 		cfg:      cfg,
 		salt:     hash(0, string(cfg.Self.ID)),
@@ -85,6 +88,7 @@ func (h *Host) Tick(now time.Time) []Action {
 		h.beats = now
 		for _, b := range h.order {
 			b.rate()
+			h.age(b)
 			h.late(b)
 			h.patience(b)
 		}
@@ -116,15 +120,23 @@ func (h *Host) wake(t time.Time) {
 	}
 }
 
+// find returns what is known of a blob, or nil.
+func (h *Host) find(d digest.Digest) *blob {
+	if h.last == nil || h.last.Digest != d {
+		h.last = h.blobs[d]
+	}
+	return h.last
+}
+
 // blob returns what is known of a blob, and starts to know it.
 func (h *Host) blob(pb p2p.Blob) *blob {
-	if b := h.blobs[pb.Digest]; b != nil {
+	if b := h.find(pb.Digest); b != nil {
 		return b
 	}
 	n := pb.Pieces()
 	b := &blob{
 		Blob: pb, n: n, stripes: pb.Stripes(),
-		have: newSet(n), held: newSet(n), asked: newSet(n), mine: newSet(n), doubt: newSet(n), known: newSet(n), lease: newSet(n),
+		have: newSet(n), held: newSet(n), asked: newSet(n), mine: newSet(n), doubt: newSet(n), known: newSet(n), lease: newSet(n), seen: newSet(n), late: newSet(n),
 		requests: make([]uint8, n), rarity: make([]uint16, n),
 		homes: h.homes(pb.Digest),
 	}
@@ -136,6 +148,7 @@ func (h *Host) blob(pb p2p.Blob) *blob {
 
 func (h *Host) forget(b *blob) {
 	delete(h.blobs, b.Digest)
+	h.last = nil
 	h.order = slices.DeleteFunc(h.order, func(o *blob) bool { return o == b })
 }
 

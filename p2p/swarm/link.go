@@ -179,12 +179,12 @@ func (h *Host) FromScheduler(now time.Time, name string, m p2p.Message) []Action
 	case p2p.Gone:
 		h.expel(m.Host)
 	case p2p.Check:
-		if b := h.blobs[m.Digest]; b != nil {
+		if b := h.find(m.Digest); b != nil {
 			h.check(b, m)
 		}
 	default:
 		d := about(m)
-		if b := h.blobs[d]; b != nil && b.link == l {
+		if b := h.find(d); b != nil && b.link == l {
 			h.told(b, m)
 		}
 	}

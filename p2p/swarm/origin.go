@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"slices"
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
@@ -44,12 +45,19 @@ func (h *Host) fetch(m p2p.Fetch) {
 	h.wake(h.now.Add(beat))
 }
 
-// leaseOf replaces the host's lease of a blob.
+// leaseOf replaces the host's lease of a blob. What it lists although the
+// scheduler knows that it is here is to be taken again.
 func (h *Host) leaseOf(b *blob, m p2p.Lease) {
 	clear(b.lease)
 	b.source.leased = 0
 	for _, i := range m.Pieces {
-		if i >= 0 && i < b.n && !b.lease.has(i) {
+		if i < 0 || i >= b.n || b.lease.has(i) {
+			continue
+		}
+		if b.have.has(i) && !slices.Contains(b.notes.got, i) {
+			h.again(b, i)
+		}
+		if !b.have.has(i) {
 			b.lease.add(i)
 			b.source.leased++
 		}
@@ -57,6 +65,19 @@ func (h *Host) leaseOf(b *blob, m p2p.Lease) {
 	b.source.until = h.now.Add(m.For)
 	h.fill(b)
 	h.wake(h.now.Add(beat))
+}
+
+// again makes a piece one to be taken from the origin, unless it was; then its
+// sum is told again.
+func (h *Host) again(b *blob, i int) {
+	switch {
+	case b.mine.has(i):
+		b.notes.sums = append(b.notes.sums, i)
+	case !b.verified:
+		b.lose(i)
+		b.spoiled = time.Time{}
+		h.do(Drop{b.Digest, i})
+	}
 }
 
 // fillOrigin asks the origin for what is this host's to fetch.
@@ -130,7 +151,7 @@ func (h *Host) askOrigin(b *blob, first int, ours func(int) bool) {
 	last, size := first, b.size(first)
 	for i := first + 1; i < b.n; i++ {
 		size += b.size(i)
-		if size > h.cfg.Run || !ours(i) || b.have.has(i) || b.requests[i] > 0 {
+		if size > h.cfg.OriginRun || !ours(i) || b.have.has(i) || b.requests[i] > 0 {
 			break
 		}
 		last = i

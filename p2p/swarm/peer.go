@@ -24,10 +24,12 @@ const (
 // A peer is what the host knows of another one, whatever the blob.
 type peer struct {
 	host     p2p.Host
-	rate     float64   // bytes per second of one request, as measured; 0 unknown
-	blocked  time.Time // not asked before
-	failures int       // in a row
-	shunned  time.Time // it served wrong bytes: not asked before
+	rate     float64       // bytes per second of one request, as measured; 0 unknown
+	piece    time.Duration // that a piece took
+	idle     time.Duration // of a request in which nothing came
+	blocked  time.Time     // not asked before
+	failures int           // in a row
+	shunned  time.Time     // it served wrong bytes: not asked before
 }
 
 // A parent is a peer in one swarm.
@@ -37,6 +39,7 @@ type parent struct {
 	stripes    uint8   // where it is listed
 	first      uint8   // where it is listed first
 	best       uint8   // lowest rank
+	lot        uint64  // puts equal parents in an order of this host's own
 	have       set
 	count      int
 	subscribed bool
@@ -92,7 +95,7 @@ func (h *Host) setParents(b *blob, stripes [][]p2p.Host) {
 		}
 	}
 	slices.SortFunc(b.parents, func(x, y *parent) int {
-		return cmp.Or(cmp.Compare(x.best, y.best), cmp.Compare(x.host.ID, y.host.ID))
+		return cmp.Or(cmp.Compare(x.best, y.best), cmp.Compare(x.lot, y.lot), cmp.Compare(x.host.ID, y.host.ID))
 	})
 	for _, p := range old {
 		if p.stripes == 0 {
@@ -117,7 +120,7 @@ func (p *parent) list(stripe, rank int) {
 }
 
 func (h *Host) newParent(b *blob, host p2p.Host) *parent {
-	p := &parent{peer: h.peer(host), rank: make([]uint8, b.stripes), best: backupRank, have: newSet(b.n)}
+	p := &parent{peer: h.peer(host), rank: make([]uint8, b.stripes), best: backupRank, have: newSet(b.n), lot: hash(h.salt, string(host.ID))}
 	for s := range p.rank {
 		p.rank[s] = backupRank
 	}
@@ -152,7 +155,7 @@ func (h *Host) clear(b *blob, p *parent) {
 // PeerHave says that a peer has these pieces, too.
 func (h *Host) PeerHave(now time.Time, id p2p.HostID, d digest.Digest, more *p2p.Have) []Action {
 	h.begin(now)
-	b := h.blobs[d]
+	b := h.find(d)
 	if b == nil || more.Len() != b.n || b.count == b.n {
 		return h.end()
 	}
@@ -175,7 +178,7 @@ func (h *Host) PeerHave(now time.Time, id p2p.HostID, d digest.Digest, more *p2p
 // connection broke.
 func (h *Host) PeerGone(now time.Time, id p2p.HostID, d digest.Digest) []Action {
 	h.begin(now)
-	if b := h.blobs[d]; b != nil {
+	if b := h.find(d); b != nil {
 		if p := b.byID[id]; p != nil && p.subscribed {
 			p.subscribed = false
 			h.clear(b, p)
@@ -231,12 +234,15 @@ func (h *Host) blame(p *peer, f p2p.Failure) {
 	h.wake(p.blocked)
 }
 
-// measure notes how fast a peer served.
-func (p *peer) measure(bytes int64, took time.Duration) {
+// measure notes how fast a peer served a piece, and how long nothing came
+// before.
+func (p *peer) measure(bytes int64, took, idle time.Duration) {
 	p.failures = 0
 	if took <= 0 {
 		return
 	}
+	p.piece += (took - p.piece) / 4
+	p.idle += (max(idle, 0) - p.idle) / 4
 	rate := float64(bytes) / took.Seconds()
 	if p.rate == 0 {
 		p.rate = rate

@@ -8,11 +8,13 @@ import (
 )
 
 const (
-	ahead     = 500 * time.Millisecond // of data that should be on its way
-	leastSize = 4                      // pieces that may be on their way however slow the host is
-	starveFor = 300 * time.Millisecond // without anything to ask of peers: seeds are asked for what peers should have
-	maxNeeded = 64                     // needed pieces looked at in one go
-	maxHeld   = 64                     // pieces held without a sum while a scheduler could tell it
+	ahead      = 500 * time.Millisecond // of data that should be on its way
+	eagerBelow = 3                      // pieces on their way: backups are asked for anything
+	lateFor    = 2 * time.Second        // that backups have had what first parents lack
+	leastSize  = 4                      // pieces that may be on their way however slow the host is
+	starveFor  = 300 * time.Millisecond // without anything to ask of peers: seeds are asked for what peers should have
+	maxNeeded  = 64                     // needed pieces looked at in one go
+	maxHeld    = 64                     // pieces held without a sum while a scheduler could tell it
 )
 
 // fill asks for all that may be asked for now.
@@ -118,12 +120,16 @@ func (h *Host) fillRare(b *blob) {
 	}
 	for _, p := range b.parents {
 		if p.first != 0 && !p.slow {
-			h.drain(b, p, p.first, h.cfg.PerPeer)
+			h.drain(b, p, nil, p.first, h.depth(p))
 		}
 	}
+	late := b.late
+	if b.flight < eagerBelow*b.size(0) {
+		late = nil
+	}
 	for _, p := range b.parents {
-		if !p.host.Seed && p.stripes != 0 && !p.slow {
-			h.drain(b, p, p.stripes, h.cfg.PerPeer)
+		if (b.anyLate || late == nil) && !p.host.Seed && p.stripes != 0 && !p.slow {
+			h.drain(b, p, late, p.stripes, 1)
 		}
 	}
 	starving := b.starving(h.now)
@@ -132,7 +138,7 @@ func (h *Host) fillRare(b *blob) {
 	}
 	for _, p := range b.parents {
 		if starving || !p.host.Seed {
-			h.drain(b, p, ^uint8(0), 1)
+			h.drain(b, p, nil, ^uint8(0), 1)
 		}
 	}
 }
@@ -143,9 +149,39 @@ func (h *Host) fillFrom(b *blob, p *parent) {
 		h.fill(b)
 		return
 	}
-	h.drain(b, p, p.first, h.cfg.PerPeer)
-	if !p.host.Seed {
-		h.drain(b, p, p.stripes, h.cfg.PerPeer)
+	h.drain(b, p, nil, p.first, h.depth(p))
+}
+
+// age finds the pieces that backups had some time ago and that the first
+// parents, though they can be asked, still lack; and those that have no first
+// parent at present.
+func (h *Host) age(b *blob) {
+	leads := func(p *parent) bool { return p.first != 0 && !p.slow && p.usable(h.now) }
+	var led uint8 // stripes with a first parent
+	for _, p := range b.parents {
+		if leads(p) {
+			led |= p.first
+		}
+	}
+	snap := h.now.Sub(b.seenAt) >= lateFor
+	b.anyLate = false
+	for w := range b.seen {
+		var had, first uint64
+		for _, p := range b.parents {
+			had |= p.have[w]
+			if leads(p) {
+				first |= p.have[w] & stripeMask(b.stripes, p.first)
+			}
+		}
+		fresh := stripeMask(b.stripes, led) &^ b.seen[w]
+		b.late[w] = had &^ (b.have[w] | b.held[w] | b.asked[w] | first | fresh)
+		b.anyLate = b.anyLate || b.late[w] != 0
+		if snap {
+			b.seen[w] = had
+		}
+	}
+	if snap {
+		b.seenAt = h.now
 	}
 }
 
@@ -178,13 +214,22 @@ func (h *Host) full(b *blob) bool {
 	return h.flight >= limit
 }
 
+// depth returns how many requests a parent should have at a time: one, unless
+// the way there and back is long beside what a piece takes.
+func (h *Host) depth(p *parent) int {
+	if p.piece > 0 && p.idle*4 < p.piece {
+		return 1
+	}
+	return h.cfg.PerPeer
+}
+
 // drain asks a parent for pieces of some stripes until it has enough to do.
-func (h *Host) drain(b *blob, p *parent, stripes uint8, most int) {
-	if p.count == 0 {
+func (h *Host) drain(b *blob, p *parent, of set, stripes uint8, most int) {
+	if p.count == 0 || stripes == 0 {
 		return
 	}
 	for p.requests < most && p.usable(h.now) && !h.full(b) {
-		first, last := h.pick(b, p, stripeMask(b.stripes, stripes))
+		first, last := h.pick(b, p, of, stripeMask(b.stripes, stripes))
 		if first < 0 {
 			return
 		}
@@ -194,11 +239,15 @@ func (h *Host) drain(b *blob, p *parent, stripes uint8, most int) {
 
 // pick returns a run of pieces to ask of a parent: the rarest it has, by the
 // host's own order among equals, and its neighbours if they are as rare.
-func (h *Host) pick(b *blob, p *parent, mask uint64) (first, last int) {
+func (h *Host) pick(b *blob, p *parent, of set, mask uint64) (first, last int) {
 	first = -1
 	var least uint64
 	for w := range p.have {
-		for word := b.lacks(p, w) & mask; word != 0; word &= word - 1 {
+		word := b.lacks(p, w) & mask
+		if of != nil {
+			word &= of[w]
+		}
+		for ; word != 0; word &= word - 1 {
 			i := w*64 + bits.TrailingZeros64(word)
 			if b.doubt.has(i) && !b.trusts(p, i) {
 				continue

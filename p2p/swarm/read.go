@@ -41,7 +41,7 @@ func (s Source) Origin() bool { return s.Peer.ID == "" }
 // that a plan brings do not count as pieces (see Filled).
 func (h *Host) Read(now time.Time, d digest.Digest, off, n int64) []Part {
 	h.begin(now)
-	b := h.blobs[d]
+	b := h.find(d)
 	if b == nil || off < 0 || n <= 0 || off >= b.Size {
 		return nil
 	}
@@ -102,7 +102,7 @@ func wait(p *parent, piece int) int {
 // the first of them, and from it to the last.
 func (h *Host) Served(now time.Time, d digest.Digest, s Source, bytes int64, first, took time.Duration, f p2p.Failure) []Action {
 	h.begin(now)
-	b := h.blobs[d]
+	b := h.find(d)
 	if b == nil {
 		return h.end()
 	}
@@ -125,7 +125,7 @@ func (h *Host) Served(now time.Time, d digest.Digest, s Source, bytes int64, fir
 // at once or when the sum is known.
 func (h *Host) Filled(now time.Time, d digest.Digest, piece int, sum p2p.Sum, origin bool) []Action {
 	h.begin(now)
-	b := h.blobs[d]
+	b := h.find(d)
 	if b == nil || piece < 0 || piece >= b.n || b.here(piece) {
 		return h.end()
 	}

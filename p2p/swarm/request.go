@@ -108,10 +108,11 @@ func (h *Host) Piece(now time.Time, id uint64, piece int, sum p2p.Sum, took time
 	}
 	b := r.blob
 	h.advance(r, piece+1)
+	idle := now.Sub(r.heard) - took
 	r.heard = now
 	size := b.size(piece)
 	if r.from != nil {
-		r.from.measure(size, took)
+		r.from.measure(size, took, idle)
 		r.from.missing = 0
 		b.notes.transfer(r.from.host.ID, size, took, p2p.None)
 		h.meter.add(now, size)

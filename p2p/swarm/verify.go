@@ -223,7 +223,7 @@ func (h *Host) release(b *blob, i int, a arrival, sum p2p.Sum) {
 // Matched says whether the whole blob matches its digest.
 func (h *Host) Matched(now time.Time, d digest.Digest, ok bool) []Action {
 	h.begin(now)
-	b := h.blobs[d]
+	b := h.find(d)
 	if b == nil || !b.matching {
 		return h.end()
 	}
@@ -332,7 +332,7 @@ func (h *Host) content(b *blob, data []byte) {
 // origin, so that nobody else has to.
 func (h *Host) Content(now time.Time, d digest.Digest, data []byte) []Action {
 	h.begin(now)
-	if b := h.blobs[d]; b != nil && b.link != nil && b.Scope() == p2p.Tiny && b.count == b.n {
+	if b := h.find(d); b != nil && b.link != nil && b.Scope() == p2p.Tiny && b.count == b.n {
 		h.do(Send{b.link.name, p2p.Content{Digest: d, Data: data}})
 	}
 	return h.end()
