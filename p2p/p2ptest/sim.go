@@ -1,0 +1,270 @@
+package p2ptest
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/sched"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/swarm"
+)
+
+const stallLook = 250 * time.Millisecond
+
+// Config says what to simulate. Zero values are the defaults.
+type Config struct {
+	Seed  uint64 // of all that is random
+	Hosts int    // that want the blob
+	Seeds int
+	Size  int64         // of the blob; 1 GiB
+	Join  time.Duration // the hosts come spread over it, in random order
+
+	Up, Down         float64 // bytes per second of a host; 125 MB
+	SeedUp, SeedDown float64 // and of a seed; those of a host
+	Origin           float64 // of the origin; 125 MB
+	Slots            int     // requests a host takes at a time; 32
+	Uploads          int     // of those that it answers at a time, the others wait; 32
+
+	Step        time.Duration // 2 ms
+	Delay       time.Duration // one way; 1 ms
+	Jitter      float64       // up to so many times the delay more
+	OriginDelay time.Duration // that the origin takes to answer; 20 ms
+	Loss        float64       // share of packets that come a timeout later
+	PushEvery   time.Duration // news to children; 10 ms
+	StallAfter  time.Duration // 2 s
+	Limit       time.Duration // of simulated time; 20 times the bound and a minute
+
+	Dying, Slow, Lying float64 // shares of the hosts
+	SlowBy             float64 // 20
+
+	Schedulers int // 1; with -1 there is none
+	Sched      sched.Config
+	Swarm      swarm.Config
+}
+
+func (c Config) withDefaults() Config {
+	c.Size = cmp.Or(c.Size, 1<<30)
+	c.Up = cmp.Or(c.Up, 125e6)
+	c.Down = cmp.Or(c.Down, 125e6)
+	c.SeedUp = cmp.Or(c.SeedUp, c.Up)
+	c.SeedDown = cmp.Or(c.SeedDown, c.Down)
+	c.Origin = cmp.Or(c.Origin, 125e6)
+	c.Slots = cmp.Or(c.Slots, 32)
+	c.Uploads = cmp.Or(c.Uploads, c.Slots)
+	c.Step = cmp.Or(c.Step, 2*time.Millisecond)
+	c.Delay = cmp.Or(c.Delay, time.Millisecond)
+	c.OriginDelay = cmp.Or(c.OriginDelay, 20*time.Millisecond)
+	c.PushEvery = cmp.Or(c.PushEvery, 10*time.Millisecond)
+	c.StallAfter = cmp.Or(c.StallAfter, 2*time.Second)
+	c.SlowBy = cmp.Or(c.SlowBy, 20)
+	c.Schedulers = max(cmp.Or(c.Schedulers, 1), 0)
+	return c
+}
+
+// A Sim is one simulation. It is not safe for concurrent use.
+type Sim struct {
+	cfg      Config
+	rand     *rand.Rand
+	clock    *clock
+	links    *links
+	blob     p2p.Blob
+	nodes    []*node // seeds first
+	byID     map[p2p.HostID]*node
+	controls []*control
+	origin   int32 // its machine
+	watched  []*pull
+	bound    time.Duration
+	left     int // nodes that the run waits for
+
+	originBytes        int64
+	requests, messages int
+	pieces, twice      int
+	failures           map[p2p.Failure]int
+}
+
+// New prepares a simulation; hosts come once it runs.
+func New(cfg Config) *Sim {
+	cfg = cfg.withDefaults()
+	s := &Sim{
+		cfg: cfg, rand: rand.New(rand.NewPCG(cfg.Seed, 3)), clock: newClock(cfg.Step),
+		blob:     p2p.Blob{Digest: digest.FromString(fmt.Sprint("blob of simulation ", cfg.Seed)), Size: cfg.Size},
+		byID:     map[p2p.HostID]*node{},
+		failures: map[p2p.Failure]int{},
+	}
+	n := cfg.Seeds + cfg.Hosts
+	s.origin = int32(n + cfg.Schedulers)
+	s.links = newLinks(n + cfg.Schedulers + 1)
+	s.links.up[s.origin] = cfg.Origin * cfg.Step.Seconds()
+	s.bound = s.lowerBound()
+	for i := range cfg.Schedulers {
+		c := &control{sim: s, name: fmt.Sprint("scheduler-", i), machine: int32(n + i), streams: map[p2p.HostID]*stream{}, refused: map[string]int{}}
+		c.state = sched.New(cfg.Sched)
+		s.controls = append(s.controls, c)
+	}
+	for i := range n {
+		s.add(i)
+	}
+	hosts := s.nodes[cfg.Seeds:]
+	s.assign(hosts)
+	for _, h := range hosts {
+		h.wants = true
+		if h.expected() {
+			s.left++
+		}
+		s.clock.after(time.Duration(s.rand.Float64()*float64(cfg.Join)), h.join)
+	}
+	s.clock.after(stallLook, s.lookForStalls)
+	return s
+}
+
+func (s *Sim) add(i int) {
+	seed := i < s.cfg.Seeds
+	up, down, name := s.cfg.Up, s.cfg.Down, fmt.Sprintf("host-%05d", i-s.cfg.Seeds)
+	if seed {
+		up, down, name = s.cfg.SeedUp, s.cfg.SeedDown, fmt.Sprintf("seed-%d", i)
+	}
+	s.links.up[i], s.links.down[i] = up*s.cfg.Step.Seconds(), down*s.cfg.Step.Seconds()
+	n := &node{
+		sim: s, machine: int32(i),
+		host:    p2p.Host{ID: p2p.HostID(name), Addr: name + ":65002", Seed: seed, Slots: s.cfg.Slots, Share: true},
+		streams: map[string]*stream{}, content: map[digest.Digest]*content{}, pulls: map[uint64]*pull{},
+	}
+	cfg := s.cfg.Swarm
+	cfg.Self, cfg.Schedulers = n.host, nil
+	for _, c := range s.controls {
+		cfg.Schedulers = append(cfg.Schedulers, c.name)
+		n.streams[c.name] = &stream{node: n, control: c}
+		c.streams[n.host.ID] = n.streams[c.name]
+	}
+	n.swarm = swarm.New(cfg)
+	s.nodes = append(s.nodes, n)
+	s.byID[n.host.ID] = n
+	if seed {
+		s.clock.set(1, n.connect)
+	}
+}
+
+func (n *node) connect() {
+	for _, c := range n.sim.controls {
+		n.streams[c.name].connect()
+	}
+}
+
+func (n *node) join() {
+	if n.dead {
+		return
+	}
+	n.connect()
+	n.do(n.swarm.Want(n.now(), n.sim.blob, p2p.Origin{Registry: "registry", Repository: "image"}, false, p2p.Background))
+}
+
+// delay is that of one packet.
+func (s *Sim) delay() time.Duration {
+	d := s.cfg.Delay
+	if s.cfg.Jitter > 0 {
+		d += time.Duration(s.rand.Float64() * s.cfg.Jitter * float64(d))
+	}
+	if s.cfg.Loss > 0 && s.rand.Float64() < s.cfg.Loss {
+		d += 200 * time.Millisecond
+	}
+	return d
+}
+
+// packet carries something from one node to another, or to nowhere.
+func (s *Sim) packet(from, to *node, arrives, lost func()) {
+	s.clock.after(s.delay(), func() {
+		switch {
+		case !s.links.cut(from.machine, to.machine):
+			arrives()
+		case lost != nil:
+			lost()
+		}
+	})
+}
+
+// At has something happen at a time.
+func (s *Sim) At(d time.Duration, f func()) { s.clock.after(d, f) }
+
+// Kill ends a host; silently, as without power, or with resets on all its
+// connections.
+func (s *Sim) Kill(id p2p.HostID, silent bool) {
+	n := s.byID[id]
+	if n.dead {
+		return
+	}
+	if n.expected() && n.done == 0 {
+		s.left--
+	}
+	n.dead, n.silent = true, silent
+	s.links.up[n.machine], s.links.down[n.machine] = 0, 0
+	for _, p := range s.watched {
+		switch {
+		case p.ended:
+		case p.child == n:
+			p.release()
+			p.ended = true
+		case p.parent == n && !silent:
+			p.fail(p2p.Unreachable)
+		}
+	}
+	for _, c := range s.controls {
+		if silent {
+			n.streams[c.name].breaks()
+		} else {
+			n.streams[c.name].lose()
+		}
+	}
+	for d, c := range n.content {
+		for _, child := range c.subs {
+			wait := s.delay()
+			if silent {
+				wait = keepAlive
+			}
+			s.clock.after(wait, func() { child.gone(n, d) })
+		}
+		c.subs = nil
+	}
+}
+
+// StopScheduler kills a scheduler; what it knew is gone.
+func (s *Sim) StopScheduler(i int) {
+	c := s.controls[i]
+	c.state = nil
+	c.life++
+	for _, n := range s.nodes {
+		n.streams[c.name].lose()
+	}
+}
+
+// StartScheduler starts it again.
+func (s *Sim) StartScheduler(i int) {
+	c := s.controls[i]
+	c.state, c.armed = sched.New(s.cfg.Sched), 0
+}
+
+// Partition cuts the first share of the hosts off from all other machines; 0
+// heals the network.
+func (s *Sim) Partition(share float64) {
+	n := len(s.nodes)
+	from := int32(n - int(share*float64(s.cfg.Hosts)))
+	s.links.cut = func(a, b int32) bool {
+		return (a >= from && a < int32(n)) != (b >= from && b < int32(n))
+	}
+	if share == 0 {
+		s.links.cut = func(int32, int32) bool { return false }
+	}
+}
+
+// Run goes on until every host that can has the blob, or the limit is reached.
+func (s *Sim) Run() Report {
+	limit := cmp.Or(s.cfg.Limit, 20*s.bound+time.Minute)
+	for s.left > 0 && s.clock.elapsed() < limit {
+		s.clock.advance()
+		s.links.advance((*pull).sent)
+	}
+	return s.report()
+}

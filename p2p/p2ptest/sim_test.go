@@ -1,0 +1,127 @@
+package p2ptest_test
+
+import (
+	"flag"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/p2ptest"
+)
+
+var (
+	big   = flag.Bool("big", false, "run TestBig: one blob of 1 GiB to many hosts")
+	hosts = flag.Int("hosts", 10_000, "hosts in TestBig")
+	seed  = flag.Uint64("seed", 1, "of what is random in all simulations")
+)
+
+// run goes through a simulation and prints what came of it, with what is
+// needed to have it again. Everyone who should has the right blob at its end.
+func run(t *testing.T, s *p2ptest.Sim) p2ptest.Report {
+	t.Helper()
+	r := s.Run()
+	t.Log("\n" + r.String())
+	if r.Unfinished > 0 || r.Wrong > 0 {
+		t.Errorf("%d hosts have not finished, %d pieces are wrong", r.Unfinished, r.Wrong)
+	}
+	return r
+}
+
+func within(t *testing.T, r p2ptest.Report, ratio, blobs float64) {
+	t.Helper()
+	if r.Ratio() > ratio {
+		t.Errorf("makespan %.3f of the bound, want at most %.2f", r.Ratio(), ratio)
+	}
+	if r.Blobs() > blobs {
+		t.Errorf("%.3f blobs left the origin, want at most %.2f", r.Blobs(), blobs)
+	}
+}
+
+func TestHonest(t *testing.T) {
+	t.Parallel()
+	r := run(t, p2ptest.New(p2ptest.Config{Seed: *seed, Hosts: 150, Seeds: 1, Size: 512 << 20}))
+	within(t, r, 1.45, 1.1)
+}
+
+// Hosts that die, have a thin link or lie must not keep the others from it.
+func TestOthersMisbehave(t *testing.T) {
+	t.Parallel()
+	r := run(t, p2ptest.New(p2ptest.Config{
+		Seed: *seed, Hosts: 150, Seeds: 1, Size: 512 << 20, Dying: 0.05, Slow: 0.02, Lying: 0.03,
+	}))
+	within(t, r, 1.6, 1.3)
+}
+
+func TestWithoutSeed(t *testing.T) {
+	t.Parallel()
+	r := run(t, p2ptest.New(p2ptest.Config{Seed: *seed, Hosts: 100, Size: 256 << 20}))
+	within(t, r, 2.25, 1.25)
+}
+
+func TestSameAgain(t *testing.T) {
+	t.Parallel()
+	cfg := p2ptest.Config{
+		Seed: *seed, Hosts: 60, Seeds: 1, Size: 128 << 20, Join: 200 * time.Millisecond, Jitter: 1, Loss: 0.001,
+		Dying: 0.05, Slow: 0.05, Lying: 0.1,
+	}
+	first, again := p2ptest.New(cfg).Run(), p2ptest.New(cfg).Run()
+	if d := cmp.Diff(first, again, cmpopts.IgnoreFields(p2ptest.Report{}, "Spent")); d != "" {
+		t.Errorf("the same seed gave something else:\n%s", d)
+	}
+	cfg.Seed++
+	if other := p2ptest.New(cfg).Run(); cmp.Equal(first.Done, other.Done) {
+		t.Error("another seed gave the same")
+	}
+}
+
+func TestSchedulerRestarted(t *testing.T) {
+	t.Parallel()
+	s := p2ptest.New(p2ptest.Config{Seed: *seed, Hosts: 100, Seeds: 1, Size: 512 << 20})
+	s.At(1500*time.Millisecond, func() { s.StopScheduler(0) })
+	s.At(3*time.Second, func() { s.StartScheduler(0) })
+	within(t, run(t, s), 1.9, 1.1)
+}
+
+func TestSchedulerGone(t *testing.T) {
+	t.Parallel()
+	s := p2ptest.New(p2ptest.Config{Seed: *seed, Hosts: 100, Seeds: 1, Size: 512 << 20})
+	s.At(1500*time.Millisecond, func() { s.StopScheduler(0) })
+	within(t, run(t, s), 9, 6.5)
+}
+
+func TestSeedKilled(t *testing.T) {
+	t.Parallel()
+	for _, silent := range []bool{false, true} {
+		s := p2ptest.New(p2ptest.Config{Seed: *seed, Hosts: 60, Seeds: 2, Size: 256 << 20})
+		s.At(700*time.Millisecond, func() {
+			s.Kill("seed-0", silent)
+			s.Kill("seed-1", silent)
+		})
+		run(t, s)
+	}
+}
+
+// TestBig prints the figures of a large cluster: go test ./p2p/p2ptest -run
+// TestBig -big -v -timeout 1h.
+func TestBig(t *testing.T) {
+	if !*big {
+		t.Skip("takes minutes: -big runs it")
+	}
+	for name, c := range map[string]struct {
+		cfg   p2ptest.Config
+		ratio float64
+	}{
+		"honest":      {p2ptest.Config{}, 1.3},
+		"misbehaving": {p2ptest.Config{Dying: 0.05, Slow: 0.02, Lying: 0.01}, 1.6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.cfg.Seed, c.cfg.Hosts, c.cfg.Seeds = *seed, *hosts, 1
+			start := time.Now()
+			r := run(t, p2ptest.New(c.cfg))
+			t.Logf("took %v", time.Since(start))
+			within(t, r, c.ratio, 1.1)
+		})
+	}
+}
