@@ -42,6 +42,7 @@ var below = []struct {
 	{"p2p/wire/wiretest", []string{"p2p", "p2p/wire"}, "certificates for tests"},
 	{"p2p/wire", []string{"p2p", "p2p/wire/internal/pb"}, "what hosts and schedulers say, as it crosses the network, and to whom"},
 	{"p2p/peer", []string{"p2p", "p2p/swarm", "p2p/wire"}, "where decisions meet connections"},
+	{"p2p/bucket", []string{"p2p"}, "a limit in bytes per second"},
 	{"p2p/p2ptest", []string{"p2p", "p2p/sched", "p2p/swarm"}, "the network in memory; it must stay as pure as what it runs"},
 	{"p2p", nil, "the vocabulary of the piece network"},
 	{"cmd/internal/...", nil, "what daemons have in common; it knows none of them"},
