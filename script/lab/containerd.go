@@ -17,7 +17,7 @@ type Containerd struct {
 	*Process
 	Socket string
 
-	lab  *Lab
+	at   *Host
 	bin  string // folder of its programs
 	argv []string
 }
@@ -29,11 +29,16 @@ type ContainerdConfig struct {
 	Pause       string // the image of pod sandboxes
 }
 
-// Containerd starts a containerd that reaches dfsnapshotter at the lab's socket
-// whenever that is up.
+// Containerd starts a containerd on this machine.
 func (l *Lab) Containerd(ctx context.Context, cfg ContainerdConfig) (*Containerd, error) {
-	name, text := "c", configV3
-	c := &Containerd{lab: l, bin: filepath.Join(l.Root, ".tools/bin")}
+	return l.machine().Containerd(ctx, cfg)
+}
+
+// Containerd starts a containerd that reaches the host's dfsnapshotter whenever
+// that is up.
+func (h *Host) Containerd(ctx context.Context, cfg ContainerdConfig) (*Containerd, error) {
+	l, name, text := h.lab, "c", configV3
+	c := &Containerd{at: h, bin: filepath.Join(l.Root, ".tools/bin")}
 	if cfg.Old {
 		name, text = "c16", configV2
 		c.bin = filepath.Join(l.Root, ".tools/debian/usr/bin")
@@ -47,25 +52,25 @@ func (l *Lab) Containerd(ctx context.Context, cfg ContainerdConfig) (*Containerd
 	// CRI may not lower a container's oom_score_adj without the capability to.
 	restrict := fmt.Sprint(!hasCapability(24))
 	text = strings.NewReplacer(
-		"DIR", l.Path(name), "SNAPSHOTTER", cfg.Snapshotter, "PAUSE", cfg.Pause, "RESTRICT", restrict,
-		"HOSTS", l.HostsDir(), "SOCKET", l.SnapshotterSocket(), "ROOT", l.SnapshotterRoot(),
+		"DIR", h.Path(name), "SNAPSHOTTER", cfg.Snapshotter, "PAUSE", cfg.Pause, "RESTRICT", restrict,
+		"HOSTS", l.HostsDir(), "SOCKET", h.SnapshotterSocket(), "ROOT", h.SnapshotterRoot(),
 	).Replace(text)
 	if _, err := l.write("root", l.Root); err != nil {
 		return nil, err
 	}
-	config, err := l.write(name+"/config.toml", text)
+	config, err := h.write(name+"/config.toml", text)
 	if err != nil {
 		return nil, err
 	}
-	c.Socket = l.Path(name, "containerd.sock")
+	c.Socket = h.Path(name, "containerd.sock")
 	c.argv = []string{filepath.Join(c.bin, "containerd"), "--config", config}
 	return c, c.Start(ctx)
 }
 
 // Start starts containerd again after it was stopped or killed.
 func (c *Containerd) Start(ctx context.Context) (err error) {
-	env := []string{"PATH=" + c.bin + ":" + c.lab.Tool("") + ":" + os.Getenv("PATH")}
-	if c.Process, err = c.lab.Start(filepath.Base(filepath.Dir(c.Socket)), env, c.argv...); err != nil {
+	env := []string{"PATH=" + c.bin + ":" + c.at.lab.Tool("") + ":" + os.Getenv("PATH")}
+	if c.Process, err = c.at.start(filepath.Base(filepath.Dir(c.Socket)), env, c.argv...); err != nil {
 		return err
 	}
 	return c.ready(ctx, 30*time.Second, func() error {
@@ -96,7 +101,7 @@ func (c *Containerd) Ctr(ctx context.Context, args ...string) (string, error) {
 // Pull pulls an image in namespace ns for a snapshotter, through the transfer
 // service where containerd has one.
 func (c *Containerd) Pull(ctx context.Context, ns, snapshotter, ref string) error {
-	_, err := c.Ctr(ctx, "-n", ns, "images", "pull", "--hosts-dir", c.lab.HostsDir(), "--snapshotter", snapshotter, ref)
+	_, err := c.Ctr(ctx, "-n", ns, "images", "pull", "--hosts-dir", c.at.lab.HostsDir(), "--snapshotter", snapshotter, ref)
 	return err
 }
 
@@ -128,11 +133,21 @@ var (
 // first line or has ended. If neither happens within limit it is stopped and the
 // error is ErrSilent.
 func (c *Containerd) StartTask(ctx context.Context, ns, id string, limit time.Duration) (*Task, error) {
+	return c.startTask(ctx, ns, id, limit, "tasks", "start", id)
+}
+
+// StartRun makes a container of an image, which is removed at its end, and
+// starts it as StartTask does.
+func (c *Containerd) StartRun(ctx context.Context, ns, snapshotter, ref, id string, limit time.Duration, args ...string) (*Task, error) {
+	return c.startTask(ctx, ns, id, limit, append([]string{"run", "--rm", "--net-host", "--snapshotter", snapshotter, ref, id}, args...)...)
+}
+
+func (c *Containerd) startTask(ctx context.Context, ns, id string, limit time.Duration, args ...string) (*Task, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	cmd := c.command(ctx, "-n", ns, "tasks", "start", id)
+	cmd := c.command(ctx, append([]string{"-n", ns}, args...)...)
 	cmd.Stdout, cmd.Stderr = w, w
 	err = cmd.Start()
 	if err = errors.Join(err, w.Close()); err != nil {

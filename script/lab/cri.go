@@ -18,7 +18,7 @@ type CRI struct {
 	cri.RuntimeServiceClient
 	cri.ImageServiceClient
 
-	lab  *Lab
+	at   *Host
 	conn *grpc.ClientConn
 }
 
@@ -31,7 +31,7 @@ func (c *Containerd) CRI() (*CRI, error) {
 	return &CRI{
 		RuntimeServiceClient: cri.NewRuntimeServiceClient(conn),
 		ImageServiceClient:   cri.NewImageServiceClient(conn),
-		lab:                  c.lab, conn: conn,
+		at:                   c.at, conn: conn,
 	}, nil
 }
 
@@ -59,7 +59,7 @@ func (c *CRI) Pod(ctx context.Context, name string, userns uint32) (*Pod, error)
 		ids := []*cri.IDMapping{{HostId: userns, ContainerId: 0, Length: 65536}}
 		ns.UsernsOptions = &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: ids, Gids: ids}
 	}
-	logs := c.lab.Path("logs", name)
+	logs := c.at.Path("logs", name)
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,73 +20,156 @@ import (
 // Daemon is a dfsnapshotter.
 type Daemon struct {
 	*Process
-	Debug string // host:port of metrics and health
+	Debug string // host:port of metrics and health, on its host
 
-	lab    *Lab
+	at     *Host
 	flags  []string
 	config string
 }
 
-// SnapshotterSocket is where containerd finds the lab's dfsnapshotter.
-func (l *Lab) SnapshotterSocket() string { return l.Path("df.sock") }
+// SnapshotterSocket is where containerd finds this machine's dfsnapshotter.
+func (l *Lab) SnapshotterSocket() string { return l.machine().SnapshotterSocket() }
 
-// SnapshotterRoot is the root folder of the lab's dfsnapshotter.
-func (l *Lab) SnapshotterRoot() string { return l.Path("df") }
+// SnapshotterRoot is the root folder of this machine's dfsnapshotter.
+func (l *Lab) SnapshotterRoot() string { return l.machine().SnapshotterRoot() }
+
+// SnapshotterSocket is where containerd finds the host's dfsnapshotter.
+func (h *Host) SnapshotterSocket() string { return h.Path("df.sock") }
+
+// SnapshotterRoot is the root folder of the host's dfsnapshotter.
+func (h *Host) SnapshotterRoot() string { return h.Path("df") }
+
+// Daemon starts a dfsnapshotter on this machine. more is added to its
+// configuration, flags to its arguments.
+func (l *Lab) Daemon(ctx context.Context, more string, flags ...string) (*Daemon, error) {
+	return l.machine().Daemon(ctx, more, flags...)
+}
 
 // Daemon starts a dfsnapshotter. more is added to its configuration, flags to
 // its arguments.
-func (l *Lab) Daemon(ctx context.Context, more string, flags ...string) (*Daemon, error) {
-	if _, err := os.Stat(l.binary()); err != nil {
-		if out, err := exec.CommandContext(ctx, filepath.Join(l.Root, "script/build"), filepath.Dir(l.binary())).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("script/build: %w: %s", err, out)
-		}
-	}
-	port, err := freePort()
+func (h *Host) Daemon(ctx context.Context, more string, flags ...string) (*Daemon, error) {
+	return h.daemon(ctx, h.SnapshotterSocket(), more, flags)
+}
+
+// Seed starts a dfsnapshotter that mounts nothing. more is added to its
+// configuration, and must say that it is a seed.
+func (h *Host) Seed(ctx context.Context, more string, flags ...string) (*Daemon, error) {
+	return h.daemon(ctx, "", more, flags)
+}
+
+func (h *Host) daemon(ctx context.Context, address, more string, flags []string) (*Daemon, error) {
+	debug, err := h.debugAddr("65004")
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{lab: l, Debug: "127.0.0.1:" + port, flags: flags}
-	d.config, err = l.write("df.toml", fmt.Sprintf(`root = %q
+	d := &Daemon{at: h, Debug: debug, flags: flags}
+	d.config, err = h.write("df.toml", fmt.Sprintf(`root = %q
 address = %q
 [registry]
 hosts_dir = %q
-docker_config = ""
+docker_config = %q
 [debug]
 listen = %q
 %s
-`, l.SnapshotterRoot(), l.SnapshotterSocket(), l.HostsDir(), d.Debug, more))
+`, h.SnapshotterRoot(), address, h.lab.HostsDir(), h.DockerConfig(), d.Debug, more))
 	if err != nil {
 		return nil, err
 	}
 	return d, d.Start(ctx)
 }
 
-// binary is the daemon to test: the one named by DFSNAPSHOTTER, or one built
-// for this lab.
-func (l *Lab) binary() string {
-	if b := os.Getenv("DFSNAPSHOTTER"); b != "" {
-		return b
+// DockerConfig is the file in which the host's dfsnapshotter looks for
+// credentials. There is none unless a test writes it.
+func (h *Host) DockerConfig() string { return h.Path("docker.json") }
+
+// debugAddr returns an address for operators that is free on the host.
+func (h *Host) debugAddr(usual string) (string, error) {
+	if h.ns != "" {
+		return "127.0.0.1:" + usual, nil
 	}
-	return l.Path("bin", "dfsnapshotter")
+	port, err := freePort()
+	return "127.0.0.1:" + port, err
+}
+
+// binary returns a program to test: the one named by DFSNAPSHOTTER, those
+// beside it, or else one built for this lab.
+func (l *Lab) binary(ctx context.Context, name string) (string, error) {
+	if b := os.Getenv("DFSNAPSHOTTER"); b != "" {
+		if name != "dfsnapshotter" {
+			b = filepath.Join(filepath.Dir(b), name)
+		}
+		if _, err := os.Stat(b); err == nil || name == "dfsnapshotter" {
+			return b, err
+		}
+	}
+	bin := l.Path("bin", name)
+	l.building.Lock()
+	defer l.building.Unlock()
+	if _, err := os.Stat(bin); err == nil {
+		return bin, nil
+	}
+	if out, err := exec.CommandContext(ctx, filepath.Join(l.Root, "script/build"), filepath.Dir(bin)).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("script/build: %w: %s", err, out)
+	}
+	return bin, nil
 }
 
 // Start starts the daemon again after it was stopped or killed.
 func (d *Daemon) Start(ctx context.Context) error {
-	var err error
-	argv := append([]string{d.lab.binary(), "--config", d.config}, d.flags...)
-	if d.Process, err = d.lab.Start("df", nil, argv...); err != nil {
+	bin, err := d.at.lab.binary(ctx, "dfsnapshotter")
+	if err != nil {
 		return err
 	}
-	return d.ready(ctx, 60*time.Second, func() error {
-		resp, err := http.Get("http://" + d.Debug + "/readyz")
-		if err != nil {
-			return err
+	argv := append([]string{bin, "--config", d.config}, d.flags...)
+	if d.Process, err = d.at.start("df", nil, argv...); err != nil {
+		return err
+	}
+	return d.ready(ctx, 60*time.Second, func() error { return d.at.isReady(ctx, d.Debug) })
+}
+
+// isReady asks a program of the host's at its debug address.
+func (h *Host) isReady(ctx context.Context, debug string) error {
+	_, err := h.get(ctx, "http://"+debug+"/readyz")
+	return err
+}
+
+// get returns what a URL holds for a program of the host's.
+func (h *Host) get(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := h.Client().Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	return io.ReadAll(resp.Body)
+}
+
+// Metrics returns the daemon's metrics by name and labels, as they are written.
+func (d *Daemon) Metrics(ctx context.Context) (map[string]float64, error) {
+	return d.at.metrics(ctx, d.Debug)
+}
+
+func (h *Host) metrics(ctx context.Context, debug string) (map[string]float64, error) {
+	text, err := h.get(ctx, "http://"+debug+"/metrics")
+	all := map[string]float64{}
+	for line := range strings.Lines(string(text)) {
+		name, value, ok := strings.Cut(strings.TrimSpace(line), "} ")
+		if ok {
+			name += "}"
+		} else if name, value, ok = strings.Cut(strings.TrimSpace(line), " "); !ok || name == "#" {
+			continue
 		}
-		if err := resp.Body.Close(); err != nil || resp.StatusCode == http.StatusOK {
-			return err
+		if all[name], err = strconv.ParseFloat(value, 64); err != nil {
+			return nil, fmt.Errorf("metric %s: %w", name, err)
 		}
-		return errors.New(resp.Status)
-	})
+	}
+	return all, err
 }
 
 // Reset stops the daemon and its keeper, removes what they had on disk but the
@@ -104,7 +188,7 @@ func (d *Daemon) Reset(ctx context.Context, keep ...string) error {
 		}
 		return nil
 	})
-	root := d.lab.SnapshotterRoot()
+	root := d.at.SnapshotterRoot()
 	if err = errors.Join(err, unmount(root)); err != nil {
 		return err
 	}
@@ -159,10 +243,10 @@ func (d *Daemon) Complete(ctx context.Context, limit time.Duration) error {
 	})
 }
 
-// Keepers returns the lab's keeper processes.
+// Keepers returns the host's keeper processes.
 func (d *Daemon) Keepers() []int {
 	var pids []int
-	for _, pid := range processes(d.lab.Dir) {
+	for _, pid := range processes(d.at.dir) {
 		args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if argv := strings.Split(string(args), "\x00"); len(argv) > 1 && filepath.Base(argv[0]) == "dfsnapshotter" && argv[1] == "keeper" {
 			pids = append(pids, pid)
@@ -173,7 +257,11 @@ func (d *Daemon) Keepers() []int {
 
 // CLI runs a subcommand of dfsnapshotter against the daemon.
 func (d *Daemon) CLI(ctx context.Context, args ...string) (string, error) {
-	out, err := exec.CommandContext(ctx, d.lab.binary(), append(args, "--config", d.config)...).CombinedOutput()
+	bin, err := d.at.lab.binary(ctx, "dfsnapshotter")
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(ctx, bin, append(args, "--config", d.config)...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("dfsnapshotter %s: %w: %s", strings.Join(args, " "), err, out)
 	}

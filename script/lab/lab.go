@@ -25,6 +25,8 @@ type Lab struct {
 	Dir  string // of everything the lab has
 	Log  io.Writer
 
+	building sync.Mutex // held while programs are built
+
 	lock *os.File // held while the owner lives, so that others can tell
 
 	close    sync.Once

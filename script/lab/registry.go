@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -23,17 +20,15 @@ type Registry struct {
 	*Process
 	Host string // host:port, as in image names
 
-	lab  *Lab
-	veth string // this side of its link, "" without
-	env  []string
+	at   *Host
+	veth string // this side of its link, "" without one
 	argv []string
 }
 
-// Registry starts a registry. With a rate ("200mbit") it lives in a network
-// namespace behind a link that sends no faster.
+// Registry starts a registry on this machine. With a rate ("200mbit") it lives
+// in a network namespace behind a link that sends no faster.
 func (l *Lab) Registry(ctx context.Context, rate string) (*Registry, error) {
-	r := &Registry{lab: l, env: []string{"OTEL_TRACES_EXPORTER=none"}}
-	var run []string
+	r := &Registry{at: l.machine()}
 	if rate == "" {
 		port, err := freePort()
 		if err != nil {
@@ -45,22 +40,31 @@ func (l *Lab) Registry(ctx context.Context, rate string) (*Registry, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.Host, r.veth = ip+":5000", ns+"h"
-		run = []string{"nsenter", "--net=/run/netns/" + ns}
+		r.Host, r.veth, r.at.ns = ip+":5000", ns+"h", ns
 	}
-	config, err := l.write("registry.yml", fmt.Sprintf(`version: 0.1
+	return r, r.open(ctx, "")
+}
+
+// Registry starts a registry on a host. more is added to its configuration.
+func (h *Host) Registry(ctx context.Context, more string) (*Registry, error) {
+	r := &Registry{at: h, Host: h.Addr("5000")}
+	return r, r.open(ctx, more)
+}
+
+func (r *Registry) open(ctx context.Context, more string) error {
+	config, err := r.at.write("registry.yml", fmt.Sprintf(`version: 0.1
 log: {level: error}
 storage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}
 http: {addr: "%s", secret: lab}
-`, l.Path("registry"), r.Host))
+%s`, r.at.Path("registry"), r.Host, more))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := l.AddHost(r.Host); err != nil {
-		return nil, err
+	if err := r.at.lab.AddHost(r.Host); err != nil {
+		return err
 	}
-	r.argv = append(run, l.Tool("registry"), "serve", config)
-	return r, r.Start(ctx)
+	r.argv = []string{r.at.lab.Tool("registry"), "serve", config}
+	return r.Start(ctx)
 }
 
 // HostsDir is the hosts.toml tree that says how to speak to the lab's registry.
@@ -68,7 +72,7 @@ func (l *Lab) HostsDir() string { return l.Path("certs.d") }
 
 // Start starts the registry again after it was stopped.
 func (r *Registry) Start(ctx context.Context) (err error) {
-	if r.Process, err = r.lab.Start("registry", r.env, r.argv...); err != nil {
+	if r.Process, err = r.at.start("registry", []string{"OTEL_TRACES_EXPORTER=none"}, r.argv...); err != nil {
 		return err
 	}
 	return r.ready(ctx, 20*time.Second, func() error {
@@ -82,7 +86,7 @@ func (r *Registry) Start(ctx context.Context) (err error) {
 
 // SetRate changes how fast the registry's link is.
 func (r *Registry) SetRate(rate string) error {
-	return command("tc -n " + strings.TrimSuffix(r.veth, "h") + " qdisc change dev eth0 root tbf rate " + rate + " burst 256kb latency 100ms")
+	return shape(r.at.ns, "eth0", rate)
 }
 
 // AddHost says how to speak plain HTTP to another registry of the test's own.
@@ -97,9 +101,13 @@ func (r *Registry) Push(ctx context.Context, img *imagetest.Image, repo, tag str
 	return r.Host + "/" + repo + ":" + tag, img.Push(ctx, r.Host, repo, tag)
 }
 
-// Received returns the bytes that came over the registry's link since it was
+// Received returns the bytes that the registry sent over its link since that was
 // made, HTTP and TCP headers included. It needs a link of its own.
 func (r *Registry) Received() (int64, error) {
+	if r.at.net != nil {
+		t, err := r.at.Traffic()
+		return t.Sent, err
+	}
 	if r.veth == "" {
 		return 0, errors.New("the registry has no link of its own")
 	}
@@ -152,51 +160,4 @@ func freePort() (string, error) {
 	}
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
 	return port, ln.Close()
-}
-
-// addNetwork makes a network namespace joined to this one by a link, and
-// returns its name and address. What it sends to us is limited to rate.
-func addNetwork(name, rate string) (ns, ip string, err error) {
-	ns = network(name)
-	h := fnv.New32()
-	fmt.Fprint(h, name)
-	n := h.Sum32()
-	net := fmt.Sprintf("10.%d.%d.", 200+n%50, n>>8&255)
-	for _, args := range []string{
-		"ip netns add " + ns,
-		"ip link add " + ns + "h type veth peer name eth0 netns " + ns,
-		"ip addr add " + net + "1/30 dev " + ns + "h",
-		"ip link set " + ns + "h up",
-		"ip -n " + ns + " addr add " + net + "2/30 dev eth0",
-		"ip -n " + ns + " link set eth0 up",
-		"ip -n " + ns + " link set lo up",
-		"tc -n " + ns + " qdisc add dev eth0 root tbf rate " + rate + " burst 256kb latency 100ms",
-	} {
-		if err := command(args); err != nil {
-			return "", "", errors.Join(err, removeNetwork(name))
-		}
-	}
-	return ns, net + "2", nil
-}
-
-// network returns the name of a lab's namespace: names of links have 15 letters.
-func network(name string) string {
-	return "dfl" + strings.TrimPrefix(name, filepath.Base(prefix))
-}
-
-func removeNetwork(name string) error {
-	ns := network(name)
-	if _, err := os.Stat("/run/netns/" + ns); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	// The link goes with its other end, but only when the kernel gets round to it.
-	return errors.Join(command("ip -n "+ns+" link del eth0"), command("ip netns del "+ns))
-}
-
-func command(line string) error {
-	args := strings.Fields(line)
-	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", line, err, strings.TrimSpace(string(out)))
-	}
-	return nil
 }

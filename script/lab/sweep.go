@@ -42,10 +42,13 @@ func sweepAbandoned() {
 		}
 		f.Close()
 	}
+	if err := strayNetworks(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
 }
 
 // sweep ends all processes of the lab in dir, and removes its mounts, its
-// network and itself.
+// networks and itself.
 func sweep(dir string) error {
 	removeTasks(dir)
 	kill := func() error {
@@ -58,12 +61,12 @@ func sweep(dir string) error {
 		return nil
 	}
 	err := Eventually(context.Background(), 20*time.Second, kill)
-	return errors.Join(err, unmount(dir), removeNetwork(filepath.Base(dir)), os.RemoveAll(dir))
+	return errors.Join(err, unmount(dir), removeNetworks(filepath.Base(dir)), os.RemoveAll(dir))
 }
 
 // programs are what a lab starts, directly or not, cut to the 15 letters that
 // the kernel keeps.
-var programs = []string{"containerd", "containerd-shim", "ctr", "dfsnapshotter", "registry", "runc"}
+var programs = []string{"containerd", "containerd-shim", "ctr", "dfscheduler", "dfsnapshotter", "registry", "runc"}
 
 // processes returns the processes of the lab in dir: its programs, known by
 // their arguments, and all that descend from them, as containers do.
@@ -104,28 +107,25 @@ func descendants(pid int, to []int) []int {
 	return to
 }
 
-// removeTasks ends containers in the orderly way if the lab's containerd still
-// answers: shims then remove their sockets, which are outside of the lab.
+// removeTasks ends containers in the orderly way if the lab's containerds still
+// answer: shims then remove their sockets, which are outside of the lab.
 func removeTasks(dir string) {
-	for _, c := range []struct{ ctr, socket string }{
-		{".tools/bin/ctr", "c/containerd.sock"},
-		{".tools/debian/usr/bin/ctr", "c16/containerd.sock"},
+	root, err := os.ReadFile(filepath.Join(dir, "root"))
+	if err != nil {
+		return // there never was a containerd
+	}
+	for _, c := range []struct{ ctr, folder string }{
+		{".tools/bin/ctr", "c"}, {".tools/bin/ctr", "*/c"},
+		{".tools/debian/usr/bin/ctr", "c16"},
 	} {
-		socket := filepath.Join(dir, c.socket)
-		root, err := os.ReadFile(filepath.Join(dir, "root"))
-		if _, serr := os.Stat(socket); err != nil || serr != nil {
-			continue
-		}
-		ctr := func(args ...string) []string {
+		tasks, _ := filepath.Glob(filepath.Join(dir, c.folder, "state/io.containerd.runtime.v2.task/*/*"))
+		for _, t := range tasks {
+			ns, id := filepath.Base(filepath.Dir(t)), filepath.Base(t)
+			socket := filepath.Join(t, "../../../..", "containerd.sock")
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-			defer cancel()
-			out, _ := exec.CommandContext(ctx, filepath.Join(string(root), c.ctr), append([]string{"-a", socket, "--timeout", "5s"}, args...)...).Output()
-			return strings.Fields(string(out))
-		}
-		for _, ns := range ctr("namespaces", "ls", "-q") {
-			for _, task := range ctr("-n", ns, "tasks", "ls", "-q") {
-				ctr("-n", ns, "tasks", "rm", "-f", task)
-			}
+			// What does not end so is killed.
+			_ = exec.CommandContext(ctx, filepath.Join(string(root), c.ctr), "-a", socket, "--timeout", "5s", "-n", ns, "tasks", "rm", "-f", id).Run()
+			cancel()
 		}
 	}
 }
