@@ -312,7 +312,7 @@ func (f *fetch) put(p []byte) (done bool, err error) {
 	pos, n, prio := c.arriving(f, len(p))
 	p = p[:n]
 	var data []byte
-	if _, err := c.stored.WriteAt(p, pos); err != nil {
+	if _, err := c.stored.Fill(p, pos); err != nil {
 		if prio == Background {
 			return false, fmt.Errorf("%w: %w", ErrFull, err) // whatever the reason, it cannot be kept
 		}

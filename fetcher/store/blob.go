@@ -101,10 +101,10 @@ func (b *Blob) Close() error {
 	return err
 }
 
-// WriteAt stores those bytes of p that are missing and leaves the others as
-// they are. It returns len(p), or an error that is ErrFull when the disk has
-// no room; then nothing, or only the front of p, was kept.
-func (b *Blob) WriteAt(p []byte, off int64) (int, error) {
+// Fill stores those bytes of p that are missing, leaves the others as they are,
+// and returns how many it stored. The error is ErrFull when the disk has no
+// room.
+func (b *Blob) Fill(p []byte, off int64) (stored int64, err error) {
 	if off < 0 || int64(len(p)) > b.size-off {
 		return 0, fmt.Errorf("write %s at %d: %d bytes lie outside its %d", b.digest, off, len(p), b.size)
 	}
@@ -113,19 +113,20 @@ func (b *Blob) WriteAt(p []byte, off int64) (int, error) {
 	for _, r := range b.Missing(off, int64(len(p))) {
 		if b.file == nil {
 			if err := b.open(true); err != nil {
-				return 0, b.writeError(err)
+				return stored, b.writeError(err)
 			}
 		}
 		if _, err := b.file.WriteAt(p[r.Off-off:r.End()-off], r.Off); err != nil {
-			return int(r.Off - off), b.writeError(err)
+			return stored, b.writeError(err)
 		}
+		stored += r.Len
 		b.mu.Lock()
 		b.bytes += b.have.add(r.Off, r.End())
 		b.touch()
 		b.mu.Unlock()
 		b.s.grow(r.Len)
 	}
-	return len(p), nil
+	return stored, nil
 }
 
 func (b *Blob) writeError(err error) error {

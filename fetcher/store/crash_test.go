@@ -92,7 +92,7 @@ func TestKill(t *testing.T) {
 				if rnd.IntN(30) == 0 {
 					err = b.Discard(off, n)
 				} else {
-					_, err = b.WriteAt(data[off:off+n], off)
+					_, err = b.Fill(data[off:off+n], off)
 				}
 				if err != nil {
 					t.Error(err)

@@ -76,6 +76,9 @@ func (s *Store) evict(b *Blob) error {
 	b.gone = true
 	b.settled()
 	s.used.Add(-b.bytes)
+	if b.bytes > 0 {
+		s.evicted(b.digest)
+	}
 	return nil
 }
 

@@ -45,7 +45,11 @@ var (
 
 // Config says how a store behaves. The zero value works.
 type Config struct {
-	Max        int64 // quota in bytes over all blobs; 0 = none. Open blobs may exceed it
+	Max int64 // quota in bytes over all blobs; 0 = none. Open blobs may exceed it
+	// Evicted hears of each blob that was taken away to make room; nil: nobody
+	// does. It must not call the store.
+	Evicted func(d digest.Digest)
+
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -55,6 +59,7 @@ type Config struct {
 type Store struct {
 	dir     string
 	max     int64
+	evicted func(d digest.Digest)
 	log     *slog.Logger
 	metrics *metrics
 	boot    boot
@@ -83,8 +88,11 @@ func Open(dir string, c Config) (*Store, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.Evicted == nil {
+		c.Evicted = func(digest.Digest) {}
+	}
 	s := &Store{
-		dir: dir, max: c.Max, log: c.Log, boot: bootID(),
+		dir: dir, max: c.Max, evicted: c.Evicted, log: c.Log, boot: bootID(),
 		blobs: map[digest.Digest]*Blob{}, idle: list.New(), dirty: map[*Blob]struct{}{},
 		flushKick: make(chan struct{}, 1), evictKick: make(chan struct{}, 1),
 	}
@@ -158,6 +166,40 @@ func (s *Store) Blob(d digest.Digest, size int64) (*Blob, error) {
 	}
 	b.refs++
 	return b, nil
+}
+
+// File opens the content of d for reading, whether or not somebody has the blob
+// open, and counts as its use. Bytes that are not there read as anything. The
+// file stays readable if the blob is evicted meanwhile. ErrMissing: nothing is
+// there.
+func (s *Store) File(d digest.Digest) (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.blobs[d]
+	if b == nil {
+		return nil, fmt.Errorf("open %s: %w", d, ErrMissing)
+	}
+	if b.elem != nil {
+		s.idle.MoveToBack(b.elem)
+	}
+	f, err := os.Open(filepath.Join(b.dir, dataName))
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("open %s: %w", d, ErrMissing)
+	}
+	return f, err
+}
+
+// Kept returns the sizes of the blobs that are whole and matched their digest.
+func (s *Store) Kept() map[digest.Digest]int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept := map[digest.Digest]int64{}
+	for d, b := range s.blobs {
+		if b.Verified() {
+			kept[d] = b.size
+		}
+	}
+	return kept
 }
 
 // reopen returns the blob d as it is known, nil if it is not or what was known

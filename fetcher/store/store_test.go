@@ -58,7 +58,7 @@ func openBlob(t testing.TB, s *store.Store, d digest.Digest, size int64) *store.
 
 func write(t testing.TB, b *store.Blob, data []byte, off, n int64) {
 	t.Helper()
-	if _, err := b.WriteAt(data[off:off+n], off); err != nil {
+	if _, err := b.Fill(data[off:off+n], off); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -104,7 +104,7 @@ func TestBlob(t *testing.T) {
 	}
 	write(t, b, data, 1000, 1000)
 	write(t, b, data, 3000, 1000)
-	if _, err := b.WriteAt(make([]byte, 2500), 1500); err != nil { // zeros over 1500..4000
+	if _, err := b.Fill(make([]byte, 2500), 1500); err != nil { // zeros over 1500..4000
 		t.Fatal(err)
 	}
 	want := append(append(append([]byte{}, data[1000:2000]...), make([]byte, 1000)...), data[3000:4000]...)
@@ -119,7 +119,7 @@ func TestBlob(t *testing.T) {
 		t.Error(diff)
 	}
 	for _, off := range []int64{-1, mib - 10} {
-		if _, err := b.WriteAt(make([]byte, 11), off); err == nil {
+		if _, err := b.Fill(make([]byte, 11), off); err == nil {
 			t.Errorf("wrote outside the blob at %d", off)
 		}
 	}
@@ -168,7 +168,7 @@ func TestVerify(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, store.Config{})
 	b := openBlob(t, s, d, mib)
-	if _, err := b.WriteAt(make([]byte, mib), 0); err != nil {
+	if _, err := b.Fill(make([]byte, mib), 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.VerifyDigest(t.Context()); !errors.Is(err, store.ErrCorrupt) || b.Held() != 0 {
@@ -187,7 +187,7 @@ func TestVerify(t *testing.T) {
 	if err := b.Discard(0, 10); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.WriteAt(make([]byte, 10), 0); err != nil {
+	if _, err := b.Fill(make([]byte, 10), 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := v.Commit(); !errors.Is(err, store.ErrMissing) || b.Verified() {
@@ -288,7 +288,7 @@ func TestFull(t *testing.T) {
 		b = openBlob(t, s, d, 3*mib)
 		var full error
 		for off := int64(0); off < 3*mib && full == nil; off += 64 * kib {
-			_, full = b.WriteAt(data[off:off+64*kib], off)
+			_, full = b.Fill(data[off:off+64*kib], off)
 		}
 		if !errors.Is(full, store.ErrFull) || !errors.Is(full, syscall.ENOSPC) || !s.Full() {
 			t.Fatalf("a full disk: %v, full %v", full, s.Full())
@@ -395,7 +395,7 @@ func TestConcurrent(t *testing.T) {
 							t.Error(err)
 						}
 					case 2, 3, 4:
-						if _, err := b.WriteAt(data[off:off+n], off); err != nil {
+						if _, err := b.Fill(data[off:off+n], off); err != nil {
 							t.Error(err)
 						}
 					default:
@@ -425,7 +425,7 @@ func BenchmarkWrite(b *testing.B) {
 	b.SetBytes(int64(len(data)))
 	off := int64(0)
 	for b.Loop() {
-		if _, err := blob.WriteAt(data, off); err != nil {
+		if _, err := blob.Fill(data, off); err != nil {
 			b.Fatal(err)
 		}
 		if off += int64(len(data)); off > 256*mib {
@@ -444,7 +444,7 @@ func BenchmarkRead(b *testing.B) {
 	blob := openBlob(b, s, d, 1<<30)
 	for i := range int64(10000) {
 		write(b, blob, data, 0, 0)
-		if _, err := blob.WriteAt(data, i*8*kib); err != nil {
+		if _, err := blob.Fill(data, i*8*kib); err != nil {
 			b.Fatal(err)
 		}
 	}
