@@ -174,6 +174,25 @@ func (h *Host) Need(now time.Time, d digest.Digest, first, last int) []Action {
 	return h.end()
 }
 
+// Lost says that a piece that was stored is not here any more: its bytes turned
+// out to be wrong, or the disk did not keep them.
+func (h *Host) Lost(now time.Time, d digest.Digest, piece int) []Action {
+	h.begin(now)
+	b := h.find(d)
+	if b == nil || piece < 0 || piece >= b.n || !b.have.has(piece) {
+		return h.end()
+	}
+	b.lose(piece)
+	b.mine.remove(piece)
+	b.verified = false
+	for _, p := range b.parents {
+		h.resubscribe(b, p)
+	}
+	h.fill(b)
+	h.wake(now.Add(beat))
+	return h.end()
+}
+
 func (b *blob) keep(i int) {
 	b.have.add(i)
 	b.count++

@@ -91,7 +91,7 @@ func (h *Host) sendKnown(b *blob) {
 // checked compares what a check fetched.
 func (h *Host) checked(r *request, piece int, sum p2p.Sum) {
 	b := r.blob
-	h.do(Drop{b.Digest, piece})
+	h.do(Ignore{r.id, piece})
 	f := p2p.Mismatch
 	switch {
 	case !b.known.has(piece):
