@@ -45,7 +45,7 @@ var below = []struct {
 	{"p2p/bucket", []string{"p2p"}, "a limit in bytes per second"},
 	{"p2p/p2ptest", []string{"p2p", "p2p/sched", "p2p/swarm"}, "the network in memory; it must stay as pure as what it runs"},
 	{"p2p", nil, "the vocabulary of the piece network"},
-	{"cmd/internal/...", nil, "what daemons have in common; it knows none of them"},
+	{"cmd/internal/...", []string{"p2p/wire"}, "what daemons have in common; it knows none of them"},
 	{"cmd/dfscheduler/...", []string{"cmd/dfscheduler/...", "cmd/internal/...", "p2p", "p2p/sched", "p2p/wire"}, "the scheduler's server; it moves no pieces"},
 	{"script/...", []string{"..."}, "tools and tests, not part of the product"},
 }

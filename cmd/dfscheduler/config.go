@@ -3,20 +3,19 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/sched"
-	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
 
 // Config is the daemon's configuration file.
 type Config struct {
-	Listen   string         `toml:"listen" comment:"Where hosts connect. Without certificates only this machine may, whatever stands here."`
-	Swarms   SwarmsConfig   `toml:"swarms"`
-	Limits   LimitsConfig   `toml:"limits"`
-	Security SecurityConfig `toml:"tls"`
-	Debug    DebugConfig    `toml:"debug"`
+	Listen string       `toml:"listen" comment:"Where hosts connect. Without certificates only this machine may, whatever stands here."`
+	Swarms SwarmsConfig `toml:"swarms"`
+	Limits LimitsConfig `toml:"limits"`
+	TLS    daemon.TLS   `toml:"tls"`
+	Debug  DebugConfig  `toml:"debug"`
 }
 
 // SwarmsConfig holds what depends on the cluster's network and its people.
@@ -32,16 +31,6 @@ type LimitsConfig struct {
 	HostsPerAddress int `toml:"hosts_per_address" comment:"Of those, with one IP address. More where many hosts are behind one NAT."`
 	Messages        int `toml:"messages" comment:"Messages per second that one host may send for long."`
 }
-
-// SecurityConfig says who may connect.
-type SecurityConfig struct {
-	Insecure bool   `toml:"insecure" comment:"Plain text on any address: whoever reaches it may pretend to be any host."`
-	CA       string `toml:"ca" comment:"The cluster's CA, this scheduler's certificate (OU=scheduler) and its key; all three or none.\nThey are read again when they change."`
-	Cert     string `toml:"cert"`
-	Key      string `toml:"key"`
-}
-
-func (s SecurityConfig) files() wire.Files { return wire.Files{CA: s.CA, Cert: s.Cert, Key: s.Key} }
 
 // DebugConfig is the operator's address.
 type DebugConfig struct {
@@ -88,10 +77,10 @@ func (c Config) Validate() error {
 	bad := func(key, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
 	}
-	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+	if !daemon.IsHostPort(c.Listen) {
 		bad("listen", "%q is not host:port", c.Listen)
 	}
-	if _, _, err := net.SplitHostPort(c.Debug.Listen); c.Debug.Listen != "" && err != nil {
+	if c.Debug.Listen != "" && !daemon.IsHostPort(c.Debug.Listen) {
 		bad("debug.listen", "%q is not host:port", c.Debug.Listen)
 	}
 	for key, n := range map[string]int{
@@ -105,13 +94,7 @@ func (c Config) Validate() error {
 	if c.Swarms.Ban.Duration <= 0 || c.Swarms.MaxBan.Duration < c.Swarms.Ban.Duration {
 		bad("swarms", "ban must be more than 0s, and max_ban not less than ban")
 	}
-	if err := c.Security.files().Check(); err != nil {
-		bad("tls", "%v", err)
-	}
-	if c.Security.Insecure && c.Security.CA != "" {
-		bad("tls.insecure", "contradicts the certificates")
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.TLS.Validate())...)
 }
 
 func (c Config) scheduling() sched.Config {

@@ -57,7 +57,7 @@ func write(t *testing.T, text string) (path string) {
 func TestLoad(t *testing.T) {
 	t.Parallel()
 	want := DefaultConfig()
-	want.Listen, want.Swarms.MaxBan, want.Security.Insecure, want.Debug.Listen = "[::1]:9", Duration{36 * time.Hour}, true, ""
+	want.Listen, want.Swarms.MaxBan, want.TLS.Insecure, want.Debug.Listen = "[::1]:9", Duration{36 * time.Hour}, true, ""
 	got, err := program().Load(write(t, "listen = '[::1]:9'\n[swarms]\nmax_ban = '36h'\n[tls]\ninsecure = true\n[debug]\nlisten = ''\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -75,12 +75,13 @@ func TestLoadErrors(t *testing.T) {
 	}{
 		"unknown keys":  {"listen = ':1'\nlissten = ':2'\n[swarms]\nfan = 3\n", []string{`:2: unknown key "lissten"`, `:4: unknown key "swarms.fan"`, "`dfscheduler config default`"}},
 		"syntax":        {"listen =\n", []string{":1:"}},
-		"type":          {"listen = 8002\n", []string{":1:"}},
+		"type":          {"listen = 8002\n", []string{":1:10: listen must be a string"}},
+		"not a number":  {"[limits]\nhosts = 'all'\n", []string{":2:9: limits.hosts must be a whole number"}},
 		"time":          {"[swarms]\nban = '10 minutes'\n", []string{`"10 minutes" is not a time`}},
 		"all at once":   {"listen = '8002'\n[swarms]\nfanout = 0\nban = '0s'\n[limits]\nhosts = -1\n[debug]\nlisten = 'x'\n", []string{"listen:", "swarms.fanout:", "swarms: ban", "limits.hosts:", "debug.listen:"}},
 		"bans":          {"[swarms]\nban = '48h'\n", []string{"max_ban"}},
-		"half of tls":   {"[tls]\nca = '/ca.pem'\n", []string{"tls: ca, cert and key go together"}},
-		"tls and plain": {"[tls]\nca = '/a'\ncert = '/b'\nkey = '/c'\ninsecure = true\n", []string{"tls.insecure: contradicts"}},
+		"half of tls":   {"[tls]\nca = '/ca.pem'\n", []string{"tls.cert: is empty, but ca, cert and key go together", "tls.key:"}},
+		"tls and plain": {"[tls]\nca = '/a'\ncert = '/b'\nkey = '/c'\ninsecure = true\n", []string{"tls.insecure: true contradicts"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -3,12 +3,17 @@
 // again after a restart.
 package main
 
-import "github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+import (
+	"log/slog"
+
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
+)
 
 // version is set by the linker.
 var version = "devel"
 
-func main() { program().Main() }
+func main() { daemon.Main(program().Command()) }
 
 func program() *daemon.Program[Config] {
 	return &daemon.Program[Config]{
@@ -19,6 +24,12 @@ it what they have and want, and are told whom to read from. It moves no bytes of
 images and stores nothing; several may run, and each blob belongs to one of them.`,
 		Version: version,
 		File:    "/etc/dfsnapshotter/dfscheduler.toml",
-		Default: DefaultConfig, Validate: Config.Validate, Run: run,
+		Default: DefaultConfig, Validate: Config.Validate, Probe: probe, Run: run,
 	}
+}
+
+// probe reads the certificates.
+func probe(c Config, log *slog.Logger) error {
+	_, err := c.TLS.Identity(wire.RoleScheduler, log)
+	return err
 }

@@ -47,12 +47,12 @@ func open(c Config, log *slog.Logger) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := c.Security.files().Load(log)
+	id, err := c.TLS.Identity(wire.RoleScheduler, log)
 	if err != nil {
 		return nil, err
 	}
 	s := &server{served: make(chan error, 1)}
-	ln, err := wire.Listen(c.Listen, id, c.Security.Insecure, log)
+	ln, err := c.TLS.Listen("listen", c.Listen, id, log)
 	if err != nil {
 		return nil, err
 	}

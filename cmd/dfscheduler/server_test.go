@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/wiretest"
@@ -277,7 +278,7 @@ func TestIdentity(t *testing.T) {
 		return i
 	}
 	own := files("sched", wire.RoleScheduler)
-	s := start(t, func(c *Config) { c.Security = SecurityConfig{CA: own.CA, Cert: own.Cert, Key: own.Key} })
+	s := start(t, func(c *Config) { c.TLS = daemon.TLS{CA: own.CA, Cert: own.Cert, Key: own.Key} })
 	seed := join(t, s, identity("seed", wire.RoleSeed), host("seed", true))
 	settle(t, s, 1)
 	child := join(t, s, identity("child", wire.RoleHost), host("child", false))
@@ -462,7 +463,7 @@ func TestListenError(t *testing.T) {
 	if err := run(t.Context(), c, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("it runs without its address")
 	}
-	c.Security = SecurityConfig{CA: "/nowhere", Cert: "/nowhere", Key: "/nowhere"}
+	c.TLS = daemon.TLS{CA: "/nowhere", Cert: "/nowhere", Key: "/nowhere"}
 	if err := run(t.Context(), c, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("it runs without its certificate")
 	}

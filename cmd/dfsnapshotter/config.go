@@ -1,18 +1,14 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
-	"github.com/pelletier/go-toml/v2"
-	"github.com/spf13/cobra"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 )
 
 // Config is the daemon's configuration file.
@@ -23,6 +19,9 @@ type Config struct {
 	Registry RegistryConfig `toml:"registry"`
 	Lazy     LazyConfig     `toml:"lazy"`
 	Cache    CacheConfig    `toml:"cache"`
+	Peer     PeerConfig     `toml:"peer"`
+	Limits   LimitsConfig   `toml:"limits"`
+	TLS      daemon.TLS     `toml:"tls"`
 	Debug    DebugConfig    `toml:"debug"`
 }
 
@@ -45,6 +44,24 @@ type CacheConfig struct {
 	Max string `toml:"max" comment:"Blobs kept on disk, at most a fifth of the file system. What a mount needs is never evicted."`
 }
 
+// PeerConfig makes this host part of a cluster.
+type PeerConfig struct {
+	Schedulers []string `toml:"schedulers" comment:"The cluster's schedulers, such as ['scheduler-0:8002', 'scheduler-1:8002']: the same on all hosts. Without\nany, everything comes from registries, and what else stands in this section does not count."`
+	Listen     string   `toml:"listen" comment:"Where other hosts fetch pieces. Without certificates only this machine may, whatever stands here."`
+	Advertise  string   `toml:"advertise" comment:"host:port at which other hosts reach that; empty for listen's port at the address that the scheduler sees."`
+	Share      bool     `toml:"share" comment:"Give, too. A host that only takes does not listen."`
+	Seed       bool     `toml:"seed" comment:"Fetch from registries what the cluster wants, keep it in the cache, and serve it. With an empty address a\nseed mounts nothing."`
+	IDC        string   `toml:"idc" comment:"Data centre, and the place in it, outermost first, such as 'row-1|rack-7'. Hosts prefer near ones."`
+	Location   string   `toml:"location"`
+}
+
+// LimitsConfig bounds the traffic of the whole host.
+type LimitsConfig struct {
+	Download string `toml:"download" comment:"Of blobs, in bytes per second, such as '20MiB'; 0 for no limit. Reads that somebody waits for go first."`
+	Upload   string `toml:"upload" comment:"To other hosts."`
+	Origin   string `toml:"origin" comment:"From registries. That counts as download, too."`
+}
+
 // DebugConfig is the operator's address.
 type DebugConfig struct {
 	Listen string `toml:"listen" comment:"/metrics, /healthz and /readyz; empty for none."`
@@ -58,61 +75,17 @@ func DefaultConfig() Config {
 		Registry: RegistryConfig{HostsDir: "/etc/containerd/certs.d", DockerConfig: "/root/.docker/config.json"},
 		Lazy:     LazyConfig{Unproven: true},
 		Cache:    CacheConfig{Max: "50GiB"},
+		Peer:     PeerConfig{Schedulers: []string{}, Listen: ":65002", Share: true},
+		Limits:   LimitsConfig{Download: "0", Upload: "0", Origin: "0"},
 		Debug:    DebugConfig{Listen: "127.0.0.1:65004"},
 	}
 }
 
-// LoadConfig reads the file at path over the defaults. Unknown keys are an error.
-func LoadConfig(path string) (Config, error) {
-	c := DefaultConfig()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return c, fmt.Errorf("configuration file: %w", err)
-	}
-	d := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
-	if err := d.Decode(&c); err != nil {
-		return c, describe(path, err)
-	}
-	return c, c.Validate(path)
-}
-
-// describe says where in the file an error is.
-func describe(path string, err error) error {
-	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) {
-		var errs []error
-		for _, e := range strict.Errors {
-			row, _ := e.Position()
-			errs = append(errs, fmt.Errorf("%s:%d: unknown key %q; `dfsnapshotter config default` lists all keys", path, row, strings.Join(e.Key(), ".")))
-		}
-		return errors.Join(errs...)
-	}
-	var syntax *toml.DecodeError
-	if errors.As(err, &syntax) {
-		row, col := syntax.Position()
-		what := strings.TrimPrefix(err.Error(), "toml: ")
-		if _, want, ok := strings.Cut(what, " of type "); ok {
-			// The library names Go's types and fields, which mean nothing to who wrote the file.
-			switch want {
-			case "string":
-				want = "a string, in quotes"
-			case "bool":
-				want = "true or false"
-			default:
-				want = "a section"
-			}
-			what = strings.Join(syntax.Key(), ".") + " must be " + want
-		}
-		return fmt.Errorf("%s:%d:%d: %s", path, row, col, what)
-	}
-	return fmt.Errorf("%s: %w", path, err)
-}
-
-// Validate reports all that is wrong with the values, which came from file.
-func (c Config) Validate(file string) error {
+// Validate reports all that is wrong with the values.
+func (c Config) Validate() error {
 	var errs []error
 	bad := func(key, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%s: %s: %s", file, key, fmt.Sprintf(format, args...)))
+		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
 	}
 	if !filepath.IsAbs(c.Root) {
 		bad("root", "%q is not an absolute path", c.Root)
@@ -123,7 +96,10 @@ func (c Config) Validate(file string) error {
 	if strings.ContainsAny(c.Root, ":,\\\"") {
 		bad("root", "%q holds one of : , \\ \" which overlayfs cannot take in a path", c.Root)
 	}
-	if !filepath.IsAbs(c.Address) {
+	switch {
+	case c.Address == "" && !c.Peer.Seed:
+		bad("address", "is empty, which is for seeds: set a socket's path, or peer.seed = true")
+	case c.Address != "" && !filepath.IsAbs(c.Address):
 		bad("address", "%q is not an absolute path", c.Address)
 	}
 	if n := max(len(c.Address), len(c.keeperSocket())); n > maxSocket {
@@ -132,7 +108,7 @@ func (c Config) Validate(file string) error {
 	if _, err := parseSize(c.Cache.Max); err != nil {
 		bad("cache.max", "%v", err)
 	}
-	if c.Debug.Listen != "" && !isHostPort(c.Debug.Listen) {
+	if c.Debug.Listen != "" && !daemon.IsHostPort(c.Debug.Listen) {
 		bad("debug.listen", "%q is not host:port", c.Debug.Listen)
 	}
 	if u, err := url.Parse(c.Registry.Proxy); c.Registry.Proxy != "" && (err != nil || u.Host == "") {
@@ -141,23 +117,22 @@ func (c Config) Validate(file string) error {
 	if (c.Registry.CredentialProvider == "") != (c.Registry.CredentialBin == "") {
 		bad("registry", "credential_provider_config and credential_provider_bin_dir go together")
 	}
-	return errors.Join(errs...)
+	c.Peer.validate(bad)
+	c.Limits.validate(bad)
+	return errors.Join(append(errs, c.TLS.Validate())...)
 }
 
 // maxSocket is how long the kernel lets a unix socket's path be.
 const maxSocket = 107
 
-func isHostPort(s string) bool {
-	_, port, err := net.SplitHostPort(s)
-	if err != nil {
-		return false
-	}
-	_, err = strconv.ParseUint(port, 10, 16)
-	return err == nil
-}
-
 func (c Config) keeperSocket() string { return filepath.Join(filepath.Dir(c.Address), "keeper.sock") }
-func (c Config) statusSocket() string { return filepath.Join(filepath.Dir(c.Address), "status.sock") }
+
+func (c Config) statusSocket() string {
+	if c.Address == "" {
+		return filepath.Join(c.Root, "status.sock")
+	}
+	return filepath.Join(filepath.Dir(c.Address), "status.sock")
+}
 
 var units = []struct {
 	name string
@@ -178,31 +153,4 @@ func parseSize(s string) (int64, error) {
 		return n * u.size, nil
 	}
 	return 0, fmt.Errorf("%q is not a size such as 64MiB or 50GiB", s)
-}
-
-func configCommand(o *options) *cobra.Command {
-	cmd := group("config", "Show or check the configuration")
-	cmd.AddCommand(&cobra.Command{
-		Use: "default", Short: "Print all keys with their defaults", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return toml.NewEncoder(cmd.OutOrStdout()).Encode(DefaultConfig())
-		},
-	}, &cobra.Command{
-		Use: "check [FILE]", Short: "Report all that is wrong with a configuration file", Args: usage(cobra.MaximumNArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				o.config = args[0]
-			}
-			if _, err := o.load(); err != nil {
-				return err
-			}
-			path := o.config
-			if path == "" {
-				path = "no " + defaultConfigFile + ", so the defaults hold"
-			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", path)
-			return err
-		},
-	})
-	return cmd
 }

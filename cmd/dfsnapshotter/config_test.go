@@ -33,7 +33,7 @@ func TestSample(t *testing.T) {
 	if diff := cmp.Diff(strings.TrimSpace(printed.String()), strings.TrimSpace(string(m[1]))); diff != "" {
 		t.Errorf("the README's sample is not what `dfsnapshotter config default` prints (-printed +README):\n%s", diff)
 	}
-	got, err := LoadConfig(write(t, string(m[1])))
+	got, err := newProgram().Load(write(t, string(m[1])))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,16 +46,23 @@ func TestLoadConfig(t *testing.T) {
 	t.Parallel()
 	changed := DefaultConfig()
 	changed.Root, changed.Relay, changed.Cache.Max, changed.Debug.Listen = "/data/df", true, "5GiB", ""
+	seed := DefaultConfig()
+	seed.Address, seed.Limits.Upload, seed.TLS.Insecure = "", "20MiB", true
+	seed.Peer = PeerConfig{
+		Schedulers: []string{"s-0:8002", "[::1]:8002"}, Listen: ":65002", Advertise: "seed.example:1", Share: true, Seed: true,
+		IDC: "a", Location: "b|c",
+	}
 	for name, c := range map[string]struct {
 		text string
 		want Config
 	}{
 		"empty":         {"", DefaultConfig()},
+		"seed":          {"address = ''\n[peer]\nseed = true\nschedulers = ['s-0:8002', '[::1]:8002']\nadvertise = 'seed.example:1'\nidc = 'a'\nlocation = 'b|c'\n[limits]\nupload = '20MiB'\n[tls]\ninsecure = true\n", seed},
 		"over defaults": {"root = '/data/df'\nrelay = true\n[cache]\nmax = '5GiB'\n[debug]\nlisten = ''\n", changed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := LoadConfig(write(t, c.text))
+			got, err := newProgram().Load(write(t, c.text))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -74,7 +81,7 @@ func TestLoadConfigErrors(t *testing.T) {
 	}{
 		"unknown key":        {"root = '/r'\nroots = '/x'\n", []string{`:2: unknown key "roots"`, "config default"}},
 		"unknown in section": {"[cache]\nmax = '1GiB'\nmin = '1B'\n", []string{`:3: unknown key "cache.min"`}},
-		"unknown section":    {"[peer]\nlisten = ':1'\n", []string{`unknown key "peer`}},
+		"unknown section":    {"[peers]\nlisten = ':1'\n", []string{`unknown key "peers`}},
 		"two unknown keys":   {"a = 1\nb = 2\n", []string{`:1: unknown key "a"`, `:2: unknown key "b"`}},
 		"syntax":             {"root = \n", []string{":1:"}},
 		"not a bool":         {"relay = 'yes'\n", []string{":1:9: relay must be true or false"}},
@@ -92,6 +99,22 @@ func TestLoadConfigErrors(t *testing.T) {
 		"listen":             {"[debug]\nlisten = '65004'\n", []string{"debug.listen:", "host:port"}},
 		"proxy":              {"[registry]\nproxy = 'proxy:3128'\n", []string{"registry.proxy:", "http://proxy:3128"}},
 		"plugins' folder":    {"[registry]\ncredential_provider_config = '/c'\n", []string{"credential_provider_bin_dir"}},
+		"not a list":         {"[peer]\nschedulers = 's:1'\n", []string{":2:14: peer.schedulers must be a list"}},
+		"scheduler":          {"[peer]\nschedulers = ['s:1', 's']\n", []string{`peer.schedulers: "s" is not host:port`}},
+		"scheduler's host":   {"[peer]\nschedulers = [':8002']\n", []string{`peer.schedulers: ":8002" is not`}},
+		"peers' port":        {"[peer]\nlisten = ':http'\n", []string{"peer.listen:", "host:port"}},
+		"advertised port":    {"[peer]\nadvertise = 'host:0'\n", []string{"peer.advertise:", "leave it empty"}},
+		"advertised host":    {"[peer]\nadvertise = ':65002'\n", []string{"peer.advertise:", "as others can dial it"}},
+		"advertised all":     {"[peer]\nadvertise = '[::]:65002'\n", []string{"peer.advertise:"}},
+		"lonely seed":        {"[peer]\nseed = true\n", []string{"peer.seed:", "set peer.schedulers"}},
+		"mean seed":          {"[peer]\nseed = true\nshare = false\nschedulers = ['s:1']\n", []string{"peer.share:"}},
+		"place":              {"[peer]\nlocation = 'Zürich'\n", []string{"peer.location:", "ASCII"}},
+		"no address":         {"address = ''\n", []string{"address:", "peer.seed = true"}},
+		"limit":              {"[limits]\nupload = '20 MB'\n", []string{`limits.upload: "20 MB" is not a size`, "0 for no limit"}},
+		"negative limit":     {"[limits]\norigin = '-1MiB'\n", []string{"limits.origin:"}},
+		"small limit":        {"[limits]\ndownload = '20B'\n", []string{"limits.download:", "16KiB"}},
+		"half of tls":        {"[tls]\nca = '/ca'\nkey = '/key'\n", []string{"tls.cert: is empty, but"}},
+		"tls and plain":      {"[tls]\nca = '/a'\ncert = '/b'\nkey = '/c'\ninsecure = true\n", []string{"tls.insecure: true contradicts"}},
 		"all at once": {
 			"root = 'r'\naddress = 'a'\n[cache]\nmax = 'x'\n[debug]\nlisten = 'y'\n[registry]\nproxy = 'z'\ncredential_provider_bin_dir = '/b'\n",
 			[]string{"root:", "address:", "cache.max:", "debug.listen:", "registry.proxy:", "credential_provider_config"},
@@ -100,13 +123,18 @@ func TestLoadConfigErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			path := write(t, c.text)
-			_, err := LoadConfig(path)
+			_, err := newProgram().Load(path)
 			if err == nil {
 				t.Fatal("it was accepted")
 			}
-			for _, part := range append(c.want, path) {
+			for _, part := range c.want {
 				if !strings.Contains(err.Error(), part) {
 					t.Errorf("%q does not say %q", err, part)
+				}
+			}
+			for line := range strings.Lines(err.Error()) {
+				if !strings.HasPrefix(line, path+":") {
+					t.Errorf("%q does not begin with the file's name", line)
 				}
 			}
 		})

@@ -12,13 +12,14 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
@@ -36,13 +37,13 @@ type node struct {
 	reg  *prometheus.Registry
 	lock *os.File
 
-	debug   *debugServer
+	debug   *daemon.Debug
 	keeper  *keeper.Client
 	origin  *origin.Client
 	fetcher *fetcher.Fetcher
 	fs      *fs.FS
 	sn      *snapshot.Snapshotter
-	status  *debugServer
+	status  *daemon.Server
 }
 
 // runDaemon serves until ctx ends.
@@ -61,8 +62,8 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 	if err := n.own(); err != nil {
 		return err
 	}
-	if n.debug, err = openDebug("tcp", c.Debug.Listen, n.debugRoutes()); err != nil {
-		return fmt.Errorf("debug.listen: %w", err)
+	if n.debug, err = daemon.OpenDebug(c.Debug.Listen, n.reg, nil); err != nil {
+		return err
 	}
 	if n.keeper, err = n.openKeeper(ctx, configFile); err != nil {
 		return err
@@ -94,7 +95,7 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 	if err != nil {
 		return err
 	}
-	n.status, err = openDebug("unix", c.statusSocket(), n.statusRoutes())
+	n.status, err = n.openStatus()
 	return err
 }
 
@@ -134,29 +135,7 @@ func (n *node) own() error {
 	}
 	// The status socket tells of a daemon with another address in the same
 	// folder, whose keeper must be left alone.
-	return errors.Join(freeSocket(c.Address), freeSocket(c.statusSocket()))
-}
-
-// freeSocket removes a socket that nobody listens on.
-func freeSocket(path string) error {
-	fi, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case fi.Mode().Type() != os.ModeSocket:
-		return fmt.Errorf("%s is there and is not a socket: remove it, or set another address", path)
-	}
-	conn, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
-		_ = conn.Close()
-		return fmt.Errorf("socket %s is in use by a live process: stop it, or set another address", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
+	return errors.Join(daemon.FreeSocket(c.Address), daemon.FreeSocket(c.statusSocket()))
 }
 
 func (n *node) openKeeper(ctx context.Context, configFile string) (*keeper.Client, error) {
@@ -223,9 +202,9 @@ func (n *node) serve(ctx context.Context) error {
 	snapshot.Register(server, n.sn)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(ln) }()
-	n.debug.setReady(true)
+	n.debug.SetReady(true)
 	n.log.Info("ready", "address", n.cfg.Address, "root", n.cfg.Root, "version", version)
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+	if _, err := systemd.SdNotify(false, systemd.SdNotifyReady); err != nil {
 		n.log.Warn("tell systemd", "err", err)
 	}
 	select {
@@ -233,9 +212,9 @@ func (n *node) serve(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
 	n.log.Info("stopping; the keeper holds the mounts")
-	n.debug.setReady(false)
+	n.debug.SetReady(false)
 	stopServer(server)
 	return <-failed // nil: it was stopped
 }
@@ -251,7 +230,7 @@ func stopServer(s *grpc.Server) {
 func (n *node) close() error {
 	var errs []error
 	if n.status != nil {
-		errs = append(errs, n.status.close())
+		errs = append(errs, n.status.Close())
 	}
 	if n.sn != nil {
 		errs = append(errs, n.sn.Close())
@@ -269,7 +248,7 @@ func (n *node) close() error {
 		errs = append(errs, n.keeper.Close())
 	}
 	if n.debug != nil {
-		errs = append(errs, n.debug.close())
+		errs = append(errs, n.debug.Close())
 	}
 	if n.lock != nil {
 		errs = append(errs, n.lock.Close())

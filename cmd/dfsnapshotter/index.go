@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 )
 
@@ -18,7 +19,7 @@ import (
 const tocAnnotation = "containerd.io/snapshot/stargz/toc.digest"
 
 func indexCommand() *cobra.Command {
-	cmd := group("index", "Build, show and check the indexes that make layers readable at random")
+	cmd := daemon.Group("index", "Build, show and check the indexes that make layers readable at random")
 	cmd.AddCommand(indexBuild(), indexInspect(), indexVerify())
 	return cmd
 }
@@ -28,7 +29,7 @@ func indexBuild() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build LAYER",
 		Short: "Index a layer blob: tar, gzip or zstd; with --toc-digest eStargz or zstd:chunked",
-		Args:  usage(cobra.ExactArgs(1)),
+		Args:  daemon.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if out == "" {
 				out = args[0] + ".index"
@@ -76,7 +77,7 @@ func digestOf(f *os.File) (digest.Digest, int64, error) {
 func indexInspect() *cobra.Command {
 	var list bool
 	cmd := &cobra.Command{
-		Use: "inspect INDEX", Short: "Show what an index holds", Args: usage(cobra.ExactArgs(1)),
+		Use: "inspect INDEX", Short: "Show what an index holds", Args: daemon.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			x, err := index.Open(args[0])
 			if err != nil {
@@ -137,7 +138,7 @@ func printTree(w io.Writer, x *index.Index, dir uint32) error {
 
 func indexVerify() *cobra.Command {
 	return &cobra.Command{
-		Use: "verify INDEX LAYER", Short: "Check every chunk of a layer blob against its index", Args: usage(cobra.ExactArgs(2)),
+		Use: "verify INDEX LAYER", Short: "Check every chunk of a layer blob against its index", Args: daemon.Args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			x, err := index.Open(args[0])
 			if err != nil {

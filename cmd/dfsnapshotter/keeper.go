@@ -8,10 +8,11 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
 )
 
-func keeperCommand(o *options) *cobra.Command {
+func keeperCommand(p *program) *cobra.Command {
 	var socket string
 	var relay, detach bool
 	cmd := &cobra.Command{
@@ -19,7 +20,7 @@ func keeperCommand(o *options) *cobra.Command {
 		Short: "Hold the FUSE mounts while the daemon is dead or being upgraded",
 		Long: `The keeper holds the mounts' /dev/fuse descriptors, so that reads wait for the
 daemon's return instead of failing. The daemon starts one if there is none.`,
-		Args: noArgs,
+		Args: daemon.NoArgs,
 	}
 	cmd.PersistentFlags().StringVar(&socket, "socket", "", "the keeper's socket (default: keeper.sock beside the configured address)")
 	cmd.Flags().BoolVar(&relay, "relay", false, "stay between kernel and daemon even where the kernel can resend requests")
@@ -28,11 +29,11 @@ daemon's return instead of failing. The daemon starts one if there is none.`,
 		if socket != "" {
 			return socket, nil
 		}
-		c, err := o.load()
+		c, err := p.Config()
 		return c.keeperSocket(), err
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		log, err := o.logger(cmd.ErrOrStderr())
+		log, err := p.Logger(cmd.ErrOrStderr())
 		if err != nil {
 			return err
 		}
@@ -45,9 +46,9 @@ daemon's return instead of failing. The daemon starts one if there is none.`,
 	cmd.AddCommand(&cobra.Command{
 		Use:   "abort",
 		Short: "Free readers that hang because no daemon comes back: they get ENOTCONN",
-		Args:  noArgs,
+		Args:  daemon.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := o.logger(cmd.ErrOrStderr())
+			log, err := p.Logger(cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}

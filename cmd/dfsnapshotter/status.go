@@ -13,15 +13,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
 )
 
-func statusCommand(o *options) *cobra.Command {
+func statusCommand(p *program) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "status", Short: "Show what each layer is doing", Args: noArgs,
+		Use: "status", Short: "Show what each layer is doing", Args: daemon.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := o.load()
+			c, err := p.Config()
 			if err != nil {
 				return err
 			}

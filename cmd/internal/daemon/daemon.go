@@ -1,5 +1,6 @@
 // Package daemon is what commands that run as daemons have in common: a strict
-// configuration file, flags, a logger, and the operator's address.
+// configuration file, flags, a logger, the section [tls], and the operator's
+// addresses.
 package daemon
 
 import (
@@ -22,20 +23,23 @@ type Program[C any] struct {
 	Version           string
 	File              string // configuration file that is read if there is one
 	Default           func() C
-	Validate          func(C) error // reports all problems at once
-	Run               func(ctx context.Context, c C, log *slog.Logger) error
+	Validate          func(C) error // reports all problems at once, each on a line that begins with its key; looks at no file
+	// Probe reports what of a valid configuration this machine cannot do. It is
+	// called by `config check`; Run finds out by itself. nil: nothing.
+	Probe func(c C, log *slog.Logger) error
+	Run   func(ctx context.Context, c C, log *slog.Logger) error
 
 	config, logLevel string // flags
 }
 
-// Main runs the program until it is done or gets SIGINT or SIGTERM, and ends
+// Main runs the command until it is done or gets SIGINT or SIGTERM, and ends
 // the process.
-func (p *Program[C]) Main() {
+func Main(cmd *cobra.Command) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := p.Command().ExecuteContext(ctx)
+	err := cmd.ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", p.Name, err)
+		fmt.Fprintf(os.Stderr, "%s: %v\n", cmd.Name(), err)
 		os.Exit(1)
 	}
 }
@@ -43,14 +47,14 @@ func (p *Program[C]) Main() {
 // Command returns the command line: the daemon itself and `config`.
 func (p *Program[C]) Command() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: p.Name, Short: p.Short, Long: p.Long, Version: p.Version, Args: cobra.NoArgs,
+		Use: p.Name, Short: p.Short, Long: p.Long, Version: p.Version, Args: NoArgs,
 		SilenceErrors: true, SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := p.logger(cmd.ErrOrStderr())
+			log, err := p.Logger(cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
-			c, _, err := p.load()
+			c, err := p.Config()
 			if err != nil {
 				return err
 			}
@@ -60,51 +64,72 @@ func (p *Program[C]) Command() *cobra.Command {
 	f := cmd.PersistentFlags()
 	f.StringVar(&p.config, "config", "", "configuration file (default "+p.File+", if there is one)")
 	f.StringVar(&p.logLevel, "log-level", "info", "debug, info, warn or error")
+	cmd.SetFlagErrorFunc(withUsage)
 	cmd.AddCommand(p.configCommand())
 	return cmd
 }
 
 func (p *Program[C]) configCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Show or check the configuration"}
+	cmd := Group("config", "Show or check the configuration")
 	cmd.AddCommand(&cobra.Command{
-		Use: "default", Short: "Print the default configuration", Args: cobra.NoArgs,
+		Use: "default", Short: "Print all keys with their defaults", Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return toml.NewEncoder(cmd.OutOrStdout()).Encode(p.Default())
 		},
 	}, &cobra.Command{
-		Use: "check [FILE]", Short: "Check a configuration file", Args: cobra.MaximumNArgs(1),
+		Use: "check [FILE]", Short: "Report all that is wrong with a configuration file", Args: Args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				p.config = args[0]
 			}
-			_, path, err := p.load()
-			if err != nil {
-				return err
-			}
-			if path == "" {
-				path = "no " + p.File + ", so the defaults hold"
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", path)
-			return err
+			return p.check(cmd)
 		},
 	})
 	return cmd
 }
 
-// load returns the configuration and the file it came from, "" if none.
-func (p *Program[C]) load() (C, string, error) {
+func (p *Program[C]) check(cmd *cobra.Command) error {
+	log, err := p.Logger(cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	c, err := p.Config()
+	if err != nil {
+		return err
+	}
+	path := p.Used()
+	if path == "" {
+		path = "no " + p.File + ", so the defaults hold"
+	}
+	if p.Probe != nil {
+		if err := p.Probe(c, log); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", path)
+	return err
+}
+
+// Config returns the configuration; without a file the defaults hold.
+func (p *Program[C]) Config() (C, error) {
 	if p.config != "" {
-		c, err := p.Load(p.config)
-		return c, p.config, err
+		return p.Load(p.config)
 	}
 	c, err := p.Load(p.File)
 	if errors.Is(err, os.ErrNotExist) {
-		return p.Default(), "", nil
+		return p.Default(), nil
 	}
-	return c, p.File, err
+	if err == nil {
+		p.config = p.File
+	}
+	return c, err
 }
 
-func (p *Program[C]) logger(w io.Writer) (*slog.Logger, error) {
+// Used returns the file that Config has read, "" if none.
+func (p *Program[C]) Used() string { return p.config }
+
+// Logger returns a logger with the level that the flags say.
+func (p *Program[C]) Logger(w io.Writer) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(p.logLevel)); err != nil {
 		return nil, fmt.Errorf("--log-level %q: must be debug, info, warn or error", p.logLevel)

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -12,12 +13,40 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
+// Server is an HTTP server for operators.
+type Server struct {
+	server *http.Server
+	ln     net.Listener
+	done   chan error
+}
+
+// Serve answers on ln, which it takes over, until Close.
+func Serve(ln net.Listener, h http.Handler) *Server {
+	s := &Server{
+		server: &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10},
+		ln:     ln, done: make(chan error, 1),
+	}
+	go func() { s.done <- s.server.Serve(ln) }()
+	return s
+}
+
+// Close ends it. What is being answered gets a second.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := s.server.Shutdown(ctx); err != nil {
+		_ = s.server.Close()
+	}
+	if err := <-s.done; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
 // Debug is the operator's address: /metrics, /healthz, /readyz and what the
 // daemon adds.
 type Debug struct {
-	server *http.Server
-	addr   net.Addr
-	done   chan error
+	server *Server // nil: it does not listen
 	ready  atomic.Bool
 }
 
@@ -29,7 +58,7 @@ func OpenDebug(addr string, g prometheus.Gatherer, more func(*http.ServeMux)) (*
 	}
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("debug.listen: %w", err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{}))
@@ -38,9 +67,7 @@ func OpenDebug(addr string, g prometheus.Gatherer, more func(*http.ServeMux)) (*
 	if more != nil {
 		more(mux)
 	}
-	d.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
-	d.addr, d.done = ln.Addr(), make(chan error, 1)
-	go func() { d.done <- d.server.Serve(ln) }()
+	d.server = Serve(ln, mux)
 	return d, nil
 }
 
@@ -54,10 +81,10 @@ func answer(w http.ResponseWriter, ok bool) {
 
 // Addr returns where it listens, "" if it does not.
 func (d *Debug) Addr() string {
-	if d.addr == nil {
+	if d.server == nil {
 		return ""
 	}
-	return d.addr.String()
+	return d.server.ln.Addr().String()
 }
 
 // SetReady says what /readyz answers.
@@ -68,13 +95,5 @@ func (d *Debug) Close() error {
 	if d.server == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if err := d.server.Shutdown(ctx); err != nil {
-		_ = d.server.Close()
-	}
-	if err := <-d.done; !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
+	return d.server.Close()
 }
