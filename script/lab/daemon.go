@@ -22,9 +22,10 @@ type Daemon struct {
 	*Process
 	Debug string // host:port of metrics and health, on its host
 
-	at     *Host
-	flags  []string
-	config string
+	at      *Host
+	address string
+	flags   []string
+	config  string
 }
 
 // SnapshotterSocket is where containerd finds this machine's dfsnapshotter.
@@ -62,7 +63,16 @@ func (h *Host) daemon(ctx context.Context, address, more string, flags []string)
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{at: h, Debug: debug, flags: flags}
+	d := &Daemon{at: h, Debug: debug, address: address, flags: flags}
+	if err := d.configure(more); err != nil {
+		return nil, err
+	}
+	return d, d.Start(ctx)
+}
+
+// configure writes the configuration file.
+func (d *Daemon) configure(more string) (err error) {
+	h := d.at
 	d.config, err = h.write("df.toml", fmt.Sprintf(`root = %q
 address = %q
 [registry]
@@ -71,11 +81,8 @@ docker_config = %q
 [debug]
 listen = %q
 %s
-`, h.SnapshotterRoot(), address, h.lab.HostsDir(), h.DockerConfig(), d.Debug, more))
-	if err != nil {
-		return nil, err
-	}
-	return d, d.Start(ctx)
+`, h.SnapshotterRoot(), d.address, h.lab.HostsDir(), h.DockerConfig(), d.Debug, more))
+	return err
 }
 
 // DockerConfig is the file in which the host's dfsnapshotter looks for
@@ -175,10 +182,18 @@ func (h *Host) metrics(ctx context.Context, debug string) (map[string]float64, e
 // Reset stops the daemon and its keeper, removes what they had on disk but the
 // entries of the root named by keep, and starts anew.
 func (d *Daemon) Reset(ctx context.Context, keep ...string) error {
+	if err := d.wipe(keep...); err != nil {
+		return err
+	}
+	return d.Start(ctx)
+}
+
+// wipe does what Reset does before the start.
+func (d *Daemon) wipe(keep ...string) error {
 	if err := d.Stop(); err != nil {
 		return err
 	}
-	err := Eventually(ctx, 10*time.Second, func() error {
+	err := Eventually(context.Background(), 10*time.Second, func() error {
 		keepers := d.Keepers()
 		for _, pid := range keepers {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
@@ -203,7 +218,7 @@ func (d *Daemon) Reset(ctx context.Context, keep ...string) error {
 			}
 		}
 	}
-	return d.Start(ctx)
+	return nil
 }
 
 // Layer is what the daemon says of a layer.

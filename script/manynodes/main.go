@@ -1,0 +1,83 @@
+// Command manynodes measures starts of one image on many hosts at once. The
+// hosts are network namespaces on a switch, and the links are so slow that they,
+// and not this machine's processors, are the limit.
+//
+//	manynodes [-nodes 8] [-rates 20mbit,200mbit] [-only REGEXP] [-json FILE]
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/script/lab"
+)
+
+func main() {
+	defer lab.CloseOnSignal()()
+	if err := run(context.Background()); err != nil {
+		lab.CloseAll()
+		fmt.Fprintln(os.Stderr, "manynodes:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	nodes  int
+	rates  string
+	only   string
+	list   bool
+	json   string
+	logs   string
+	rounds int
+}
+
+func run(ctx context.Context) error {
+	var o options
+	flag.IntVar(&o.nodes, "nodes", 8, "hosts that start at once; as many more wait for the second wave")
+	flag.StringVar(&o.rates, "rates", "20mbit,200mbit", "how fast the links are, one after the other")
+	flag.StringVar(&o.only, "only", "", "measure only ways whose name matches")
+	flag.BoolVar(&o.list, "list", false, "show the ways to start, and do nothing")
+	flag.StringVar(&o.json, "json", "", "write the figures to this file, too")
+	flag.StringVar(&o.logs, "logs", "out/many-nodes-logs", "folder for the logs if something fails")
+	flag.IntVar(&o.rounds, "rounds", 1, "repetitions of each way")
+	flag.Parse()
+	if o.list {
+		for _, w := range ways {
+			fmt.Println(w.name)
+		}
+		return nil
+	}
+	only, err := regexp.Compile(o.only)
+	if err != nil {
+		return err
+	}
+	c, err := openCluster(ctx, o.nodes, func(w way) bool { return only.MatchString(w.name) })
+	if err == nil {
+		err = c.measure(ctx, strings.Split(o.rates, ","), o.rounds)
+	}
+	if err != nil {
+		if c != nil {
+			err = errors.Join(err, c.lab.SaveLogs(o.logs))
+		}
+		return err
+	}
+	if err := c.lab.Close(); err != nil || o.json == "" {
+		return err
+	}
+	data, err := json.MarshalIndent(map[string]any{"time": time.Now().UTC(), "nodes": o.nodes, "rows": c.rows}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.json, append(data, '\n'), 0o644)
+}
+
+func progress(format string, a ...any) {
+	fmt.Fprintf(os.Stderr, time.Now().Format(time.TimeOnly)+" "+format+"\n", a...)
+}

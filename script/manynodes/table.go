@@ -1,0 +1,40 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+)
+
+// table shows rows, one line each.
+func table(rows []row) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "links\tway\twave\thosts\tslowest\t× alone\tmedian\tregistry MiB\t× image\tof layers\twhen whole\tCPU s/host\tcontainerd\tseeds\tseeds sent\tmost sent")
+	for _, r := range rows {
+		name := r.Way
+		versus := "\t"
+		if a, ok := alone(rows, r); ok {
+			versus = fmt.Sprintf("%.2f\t", r.Slowest/a.Slowest)
+		}
+		whole := "\t"
+		if r.Whole > 0 {
+			whole = fmt.Sprintf("%.1f (%.2f×)\t", r.Whole, r.Whole/r.Size)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%.2f s\t%s%.2f s\t%.1f\t%.2f\t%.1f\t%s%.2f\t%.2f\t%.2f\t%.1f\t%.1f\n",
+			r.Rate, name, r.Wave, r.Hosts, r.Slowest, versus, r.Median, r.Egress, r.Egress/r.Size, r.Layers, whole, r.CPU, r.Theirs, r.SeedCPU, r.SeedSent, r.PeerSent)
+	}
+	w.Flush()
+	return b.String()
+}
+
+// alone returns the row of one host alone that r compares with.
+func alone(rows []row, r row) (row, bool) {
+	kind, _, _ := strings.Cut(r.Way, ",")
+	for _, a := range rows {
+		if a.Rate == r.Rate && a.Way == kind+", alone" {
+			return a, true
+		}
+	}
+	return row{}, false
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/dfsnapshotter/dfsnapshotter/script/lab"
+)
+
+const (
+	silence = 15 * time.Minute // after which a container without output is given up
+	grace   = 3 * time.Second  // for a container to end by itself, once it is ready
+)
+
+// row is what one wave of starts took.
+type row struct {
+	Rate, Way string
+	Wave      int
+	Hosts     int
+	Slowest   float64 // seconds to ready
+	Median    float64
+	Pull      float64 // seconds, of the slowest
+	Egress    float64 // MiB over the registry's link until all are ready
+	Layers    float64 // MiB of layers that the registry sent until then
+	Whole     float64 // MiB over the registry's link until all layers are complete; only with P2P
+	Size      float64 // MiB of the image's layers
+	CPU       float64 // seconds per host, of dfsnapshotter
+	Theirs    float64 // seconds per host, of containerd
+	SeedCPU   float64 // seconds, of all seeds
+	SeedSent  float64 // MiB
+	PeerSent  float64 // MiB that the wave's host sent that sent most
+}
+
+// measure measures each way at each rate, and shows the figures at the end.
+func (c *cluster) measure(ctx context.Context, rates []string, rounds int) error {
+	for _, rate := range rates {
+		if err := c.SetLinks(rate); err != nil {
+			return err
+		}
+		for _, w := range c.ways {
+			for range rounds {
+				if err := c.try(ctx, rate, w); err != nil {
+					return fmt.Errorf("%s at %s: %w", w.name, rate, err)
+				}
+			}
+		}
+	}
+	fmt.Println(table(c.rows))
+	return nil
+}
+
+// try measures a way from nothing: one wave and, with P2P, a second one on other
+// hosts.
+func (c *cluster) try(ctx context.Context, rate string, w way) error {
+	if err := c.Use(ctx, w.p2p, w.seeds); err != nil {
+		return err
+	}
+	count, waves := c.count, 1
+	if w.alone {
+		count = 1
+	} else if w.p2p {
+		waves = 2
+	}
+	for i := range waves {
+		nodes := c.Nodes[i*count : (i+1)*count]
+		r, err := c.wave(ctx, w, nodes)
+		if err != nil {
+			return err
+		}
+		r.Rate, r.Way, r.Wave = rate, w.name, i+1
+		progress("%s, %s, wave %d: slowest %.2f s, median %.2f s, registry %.1f MiB", rate, w.name, i+1, r.Slowest, r.Median, r.Egress)
+		c.rows = append(c.rows, r)
+	}
+	return c.Collect(ctx, c.Nodes[:waves*count], c.images[w.form].ref)
+}
+
+// wave starts the image on nodes at once.
+func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (row, error) {
+	img := c.images[w.form]
+	c.waves++
+	before, err := c.counts(nodes, w.seeds, img)
+	if err != nil {
+		return row{}, err
+	}
+	ready, pulled := make([]float64, len(nodes)), make([]float64, len(nodes))
+	tasks := make([]*lab.Task, len(nodes))
+	began := time.Now()
+	var g errgroup.Group
+	for i, n := range nodes {
+		g.Go(func() (err error) {
+			if err := n.Containerd.Pull(ctx, namespace, w.snapshotter, img.ref); err != nil {
+				return fmt.Errorf("%s: %w", n.Name, err)
+			}
+			pulled[i] = time.Since(began).Seconds()
+			id := fmt.Sprintf("w%d-%s", c.waves, n.Name) // cgroups are named by it
+			if tasks[i], err = n.Containerd.StartRun(ctx, namespace, w.snapshotter, img.ref, id, silence); err != nil {
+				return fmt.Errorf("%s: %w", n.Name, err)
+			}
+			ready[i] = time.Since(began).Seconds()
+			if tasks[i].Line != "ready" {
+				return fmt.Errorf("%s: the container printed %q", n.Name, tasks[i].Line)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return row{}, err
+	}
+	after, err := c.counts(nodes, w.seeds, img)
+	if err != nil {
+		return row{}, err
+	}
+	r := after.since(before)
+	slices.Sort(ready)
+	r.Hosts, r.Slowest, r.Median, r.Pull = len(nodes), ready[len(ready)-1], ready[len(ready)/2], slices.Max(pulled)
+	r.Size = mib(img.size)
+	for _, t := range tasks {
+		err = errors.Join(err, t.Stop(ctx, grace))
+	}
+	if err != nil || !w.p2p {
+		return r, err
+	}
+	for _, n := range nodes {
+		if err := n.Daemon.Complete(ctx, 20*time.Minute); err != nil {
+			return r, fmt.Errorf("%s: %w", n.Name, err)
+		}
+	}
+	whole, err := c.counts(nodes, w.seeds, img)
+	r.Whole = whole.since(before).Egress
+	return r, err
+}
+
+// counters are what has been used so far.
+type counters struct {
+	egress, layers int64
+	daemons        time.Duration
+	containerds    time.Duration
+	seeds          time.Duration
+	seedSent       int64
+	sent           []int64 // by node
+}
+
+func (c *cluster) counts(nodes []*lab.Node, seeds int, img image) (n counters, err error) {
+	if n.egress, err = c.Registry.Received(); err != nil {
+		return n, err
+	}
+	requests, err := c.Registry.Requests()
+	if err != nil {
+		return n, err
+	}
+	for _, q := range requests {
+		if _, d, ok := strings.Cut(q.Path, "/blobs/"); ok && img.layers[d] {
+			n.layers += q.Bytes
+		}
+	}
+	for _, s := range c.Seeds[:seeds] {
+		cost, err := s.Daemon.Cost()
+		if err != nil {
+			return n, err
+		}
+		t, err := s.Traffic()
+		if err != nil {
+			return n, err
+		}
+		n.seeds += cost.CPU
+		n.seedSent += t.Sent
+	}
+	for _, x := range nodes {
+		ours, err := x.Daemon.Cost()
+		if err != nil {
+			return n, err
+		}
+		theirs, err := x.Containerd.Cost()
+		if err != nil {
+			return n, err
+		}
+		t, err := x.Traffic()
+		if err != nil {
+			return n, err
+		}
+		n.daemons += ours.CPU
+		n.containerds += theirs.CPU
+		n.sent = append(n.sent, t.Sent)
+	}
+	return n, nil
+}
+
+// since returns what was used after an earlier count of the same nodes.
+func (n counters) since(b counters) row {
+	var most int64
+	for i := range n.sent {
+		most = max(most, n.sent[i]-b.sent[i])
+	}
+	hosts := float64(len(n.sent))
+	return row{
+		Egress: mib(n.egress - b.egress), Layers: mib(n.layers - b.layers),
+		CPU: (n.daemons - b.daemons).Seconds() / hosts, Theirs: (n.containerds - b.containerds).Seconds() / hosts,
+		SeedCPU: (n.seeds - b.seeds).Seconds(), SeedSent: mib(n.seedSent - b.seedSent), PeerSent: mib(most),
+	}
+}
+
+func mib(n int64) float64 { return float64(n) / (1 << 20) }
