@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	maxInventory  = 1 << 17 // blobs in an Announce, over all its parts
+	maxInventory  = 1 << 15  // blobs in an Announce, over all its parts
+	maxHave       = 16 << 20 // bytes of have-maps in it
 	maxTransfers  = 1024
 	maxParents    = 1024 // different hosts in a Parents
 	maxPerStripe  = 64

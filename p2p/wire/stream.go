@@ -103,6 +103,7 @@ func (s *HostStream) reader() *reader {
 
 func (s *HostStream) recvAnnounce(a *pb.Announce) (p2p.Message, error) {
 	whole, err := s.reader().announce(a, true)
+	have := haveSize(a)
 	for err == nil && a.GetMore() {
 		var m *pb.ToScheduler
 		if m, err = s.stream.Recv(); err != nil {
@@ -111,16 +112,26 @@ func (s *HostStream) recvAnnounce(a *pb.Announce) (p2p.Message, error) {
 		if a = m.GetAnnounce(); a == nil {
 			return nil, fmt.Errorf("announce is not finished: %w", p2p.ErrInvalid)
 		}
+		have += haveSize(a)
+		if n := len(whole.Inventory) + len(a.GetInventory()); n > maxInventory || have > maxHave || len(a.GetInventory()) == 0 {
+			return nil, fmt.Errorf("announce of %d blobs and more: %w", n, p2p.ErrInvalid)
+		}
 		var part p2p.Announce
 		part, err = s.reader().announce(a, false)
-		if whole.Inventory = append(whole.Inventory, part.Inventory...); len(whole.Inventory) > maxInventory || len(part.Inventory) == 0 {
-			return nil, fmt.Errorf("announce of %d blobs and more: %w", len(whole.Inventory), p2p.ErrInvalid)
-		}
+		whole.Inventory = append(whole.Inventory, part.Inventory...)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return whole, nil
+}
+
+// haveSize is how much memory the have-maps of an Announce take, about.
+func haveSize(a *pb.Announce) (n int) {
+	for _, i := range a.GetInventory() {
+		n += len(i.GetHave())
+	}
+	return n
 }
 
 // SchedulerStream is a host's end of its stream to a scheduler. Recv is for one

@@ -68,7 +68,8 @@ const lookEvery = time.Second
 
 // Identity is this daemon's certificate and whom it trusts. It follows its
 // files: a connection made a second after they were replaced uses the new
-// ones. Where those are no good, the old ones are kept, with a warning.
+// ones. Where those are no good, or are somebody else's, the old ones are kept,
+// with a warning.
 type Identity struct {
 	files Files
 	log   *slog.Logger
@@ -163,6 +164,9 @@ func (i *Identity) read() error {
 	name, err := nameOf(cert.Leaf)
 	if err != nil {
 		return fmt.Errorf("%s: %w", i.files.Cert, err)
+	}
+	if i.cert != nil && name != i.name {
+		return fmt.Errorf("%s: %w: it was of a %s (%s) and is of a %s (%s) now, as which this daemon must be started anew", i.files.Cert, ErrCertificate, i.name.Role, i.name.ID, name.Role, name.ID)
 	}
 	i.cert, i.pool, i.name = &cert, pool, name
 	return nil

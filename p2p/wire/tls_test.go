@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -179,16 +180,30 @@ func TestReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fresh := issue(t, other, dir, "node-2", wire.RoleHost, time.Hour)
-	for from, to := range map[string]string{fresh.Cert: files.Cert, fresh.Key: files.Key} {
-		if err := os.Rename(from, to); err != nil {
-			t.Fatal(err)
+	replace := func(name p2p.HostID, role wire.Role) {
+		from := t.TempDir()
+		fresh := issue(t, other, from, name, role, time.Hour)
+		for from, to := range map[string]string{fresh.Cert: files.Cert, fresh.Key: files.Key} {
+			if err := os.Rename(from, to); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	until("the new name", func() bool { return id.Name().ID == "node-2" })
-	if name, err := shake(t, id.Server(wire.RoleHost), id.Client(wire.RoleHost)); err != nil || name.ID != "node-2" {
-		t.Errorf("with new files it is %v, %v", name, err)
+	for name, role := range map[p2p.HostID]wire.Role{"node-2": wire.RoleHost, "node-1": wire.RoleSeed} {
+		replace(name, role)
+		until("a warning about "+string(name), func() bool {
+			if got := id.Name(); got != (wire.Name{ID: "node-1", Role: wire.RoleHost}) {
+				t.Fatalf("somebody else's file made it %v", got)
+			}
+			return strings.Contains(log.String(), fmt.Sprintf("is of a %s (%s) now", role, name))
+		})
 	}
+	replace("node-1", wire.RoleHost)
+	fresh := load(t, issue(t, other, t.TempDir(), "node-4", wire.RoleHost, time.Hour))
+	until("the new CA", func() bool {
+		_, err := shake(t, id.Server(wire.RoleHost), fresh.Client(wire.RoleHost))
+		return err == nil
+	})
 	old := load(t, issue(t, ca, t.TempDir(), "node-3", wire.RoleHost, time.Hour))
 	if _, err := shake(t, id.Server(wire.RoleHost), old.Client(wire.RoleHost)); err == nil {
 		t.Error("the old CA is still trusted")
