@@ -11,7 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Program returns a static binary of a folder of testdata: pause, goprog or
+// Program returns a static binary of a folder of testdata: pause, goprog, sum or
 // cprog. root is the project's root.
 func Program(ctx context.Context, root, name string) ([]byte, error) {
 	src := filepath.Join(root, "script/imagetest/testdata", name)

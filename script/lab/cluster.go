@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -39,8 +38,8 @@ type ClusterConfig struct {
 	P2P          bool // dfsnapshotters know the scheduler
 	TLS          bool
 	IPv6         bool
-	Registry     string // lines for its configuration
-	Config       string // lines for each dfsnapshotter's
+	Config       string   // lines for each dfsnapshotter
+	Flags        []string // of dfsnapshotters and scheduler
 }
 
 // Cluster starts a cluster. Its links have no limits yet.
@@ -54,7 +53,7 @@ func (l *Lab) Cluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) 
 	if err != nil {
 		return nil, err
 	}
-	if c.Registry, err = at.Registry(ctx, cfg.Registry); err != nil {
+	if c.Registry, err = at.Registry(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.hosts(); err != nil {
@@ -69,7 +68,7 @@ func (l *Lab) Cluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) 
 		if at, err = n.Host("scheduler", Link{}); err != nil {
 			return nil, err
 		}
-		if c.Scheduler, err = at.Scheduler(ctx, c.tls("scheduler")); err != nil {
+		if c.Scheduler, err = at.Scheduler(ctx, c.tls("scheduler"), cfg.Flags...); err != nil {
 			return nil, err
 		}
 	}
@@ -100,10 +99,10 @@ func (c *Cluster) start(ctx context.Context) error {
 	return each(c.all(), func(n *Node) (err error) {
 		more := c.config(n, c.cfg.P2P)
 		if n.seed {
-			n.Daemon, err = n.Seed(ctx, more)
+			n.Daemon, err = n.Seed(ctx, more, c.cfg.Flags...)
 			return err
 		}
-		if n.Daemon, err = n.Host.Daemon(ctx, more); err != nil {
+		if n.Daemon, err = n.Host.Daemon(ctx, more, c.cfg.Flags...); err != nil {
 			return err
 		}
 		n.Containerd, err = n.Host.Containerd(ctx, ContainerdConfig{})
@@ -203,32 +202,34 @@ func (c *Cluster) Use(ctx context.Context, p2p bool, seeds int) error {
 	return each(nodes, func(n *Node) error { return n.Daemon.Start(ctx) })
 }
 
-// Secrets looks for a text in the logs, metrics and views of all daemons, and
-// says where it is.
-func (c *Cluster) Secrets(ctx context.Context, secret string) (found []string, err error) {
-	look := func(where, text string) {
-		if strings.Contains(text, secret) {
-			found = append(found, where)
+// Secrets looks for texts in the logs, metrics and views of all daemons, and says
+// where there is one.
+func (c *Cluster) Secrets(ctx context.Context, secrets ...string) (found []string, err error) {
+	for where, show := range c.shown() {
+		text, serr := show(ctx)
+		err = errors.Join(err, serr)
+		for _, s := range secrets {
+			if strings.Contains(string(text), s) {
+				found = append(found, where)
+				break
+			}
 		}
-	}
-	file := func(path string) {
-		text, ferr := os.ReadFile(path)
-		if !errors.Is(ferr, fs.ErrNotExist) {
-			err = errors.Join(err, ferr)
-		}
-		look(path, string(text))
-	}
-	for _, n := range c.all() {
-		file(n.Path("df.log"))
-		text, gerr := n.get(ctx, "http://"+n.Daemon.Debug+"/metrics")
-		err = errors.Join(err, gerr)
-		look(n.Name+" /metrics", string(text))
-	}
-	file(c.Scheduler.at.Path("scheduler.log"))
-	for _, page := range []string{"/metrics", "/debug", "/debug.json"} {
-		text, gerr := c.Scheduler.at.get(ctx, "http://"+c.Scheduler.Debug+page)
-		err = errors.Join(err, gerr)
-		look("scheduler "+page, string(text))
 	}
 	return found, err
+}
+
+// shown is all that operators get to see.
+func (c *Cluster) shown() map[string]func(context.Context) ([]byte, error) {
+	all := map[string]func(context.Context) ([]byte, error){}
+	add := func(h *Host, log, debug string, pages ...string) {
+		all[h.Name+"/"+log] = func(context.Context) ([]byte, error) { return os.ReadFile(h.Path(log)) }
+		for _, p := range pages {
+			all[h.Name+p] = func(ctx context.Context) ([]byte, error) { return h.get(ctx, "http://"+debug+p) }
+		}
+	}
+	for _, n := range c.all() {
+		add(n.Host, "df.log", n.Daemon.Debug, "/metrics")
+	}
+	add(c.Scheduler.at, "scheduler.log", c.Scheduler.Debug, "/metrics", "/debug", "/debug.json")
+	return all
 }

@@ -40,7 +40,7 @@ func abandon() error {
 	if err != nil {
 		return err
 	}
-	if _, err := h.Registry(context.Background(), ""); err != nil {
+	if _, err := h.Registry(context.Background()); err != nil {
 		return err
 	}
 	fmt.Println(l.Dir)

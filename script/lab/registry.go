@@ -42,29 +42,44 @@ func (l *Lab) Registry(ctx context.Context, rate string) (*Registry, error) {
 		}
 		r.Host, r.veth, r.at.ns = ip+":5000", ns+"h", ns
 	}
-	return r, r.open(ctx, "")
+	return r, r.open(ctx)
 }
 
-// Registry starts a registry on a host. more is added to its configuration.
-func (h *Host) Registry(ctx context.Context, more string) (*Registry, error) {
+// Registry starts a registry on a host.
+func (h *Host) Registry(ctx context.Context) (*Registry, error) {
 	r := &Registry{at: h, Host: h.Addr("5000")}
-	return r, r.open(ctx, more)
+	return r, r.open(ctx)
 }
 
-func (r *Registry) open(ctx context.Context, more string) error {
-	config, err := r.at.write("registry.yml", fmt.Sprintf(`version: 0.1
-log: {level: error}
-storage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}
-http: {addr: "%s", secret: lab}
-%s`, r.at.Path("registry"), r.Host, more))
-	if err != nil {
+func (r *Registry) open(ctx context.Context) error {
+	if err := r.at.lab.AddHost(r.Host); err != nil {
 		return err
 	}
-	if err := r.at.lab.AddHost(r.Host); err != nil {
+	config, err := r.configure("")
+	if err != nil {
 		return err
 	}
 	r.argv = []string{r.at.lab.Tool("registry"), "serve", config}
 	return r.Start(ctx)
+}
+
+// Restart starts the registry again with more added to its configuration.
+func (r *Registry) Restart(ctx context.Context, more string) error {
+	if err := r.Stop(); err != nil {
+		return err
+	}
+	if _, err := r.configure(more); err != nil {
+		return err
+	}
+	return r.Start(ctx)
+}
+
+func (r *Registry) configure(more string) (path string, err error) {
+	return r.at.write("registry.yml", fmt.Sprintf(`version: 0.1
+log: {level: error}
+storage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}
+http: {addr: "%s", secret: lab}
+%s`, r.at.Path("registry"), r.Host, more))
 }
 
 // HostsDir is the hosts.toml tree that says how to speak to the lab's registry.

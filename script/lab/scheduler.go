@@ -14,16 +14,18 @@ type Scheduler struct {
 	Debug string // host:port of metrics and views, on its host
 
 	at     *Host
+	flags  []string
 	config string
 }
 
-// Scheduler starts a dfscheduler on a host. more is added to its configuration.
-func (h *Host) Scheduler(ctx context.Context, more string) (*Scheduler, error) {
+// Scheduler starts a dfscheduler on a host. more is added to its configuration,
+// flags to its arguments.
+func (h *Host) Scheduler(ctx context.Context, more string, flags ...string) (*Scheduler, error) {
 	debug, err := h.debugAddr("65005")
 	if err != nil {
 		return nil, err
 	}
-	s := &Scheduler{at: h, Addr: h.Addr("8002"), Debug: debug}
+	s := &Scheduler{at: h, Addr: h.Addr("8002"), Debug: debug, flags: flags}
 	s.config, err = h.write("scheduler.toml", fmt.Sprintf("[debug]\nlisten = %q\n%s", debug, more))
 	if err != nil {
 		return nil, err
@@ -37,7 +39,7 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.Process, err = s.at.start("scheduler", nil, bin, "--config", s.config); err != nil {
+	if s.Process, err = s.at.start("scheduler", nil, append([]string{bin, "--config", s.config}, s.flags...)...); err != nil {
 		return err
 	}
 	return s.ready(ctx, 30*time.Second, func() error { return s.at.isReady(ctx, s.Debug) })
