@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/dfsnapshotter/dfsnapshotter/snapshot"
 )
@@ -71,7 +72,9 @@ func TestManyLayers(t *testing.T) {
 
 // ownTempMounts gives containerd's mount package a folder for its temporary
 // mounts. It does not always succeed in unmounting there: the thread that has
-// made a mount with relative paths still stands in that folder when it tries.
+// made a mount with relative paths still stands in that folder when it tries,
+// and if that is the process's first thread, which cannot end, it does so for
+// good. So the mounts are only detached.
 func ownTempMounts(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
@@ -82,7 +85,7 @@ func ownTempMounts(t *testing.T) {
 		if err := mount.SetTempMountLocation(os.TempDir()); err != nil {
 			t.Error(err)
 		}
-		if err := mount.UnmountRecursive(dir, 0); err != nil {
+		if err := mount.UnmountRecursive(dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})
