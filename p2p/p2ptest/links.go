@@ -1,5 +1,7 @@
 package p2ptest
 
+import "math"
+
 // links are the capacities of all machines, and the transfers that share them.
 type links struct {
 	up, down []float64 // bytes per step, by machine
@@ -14,7 +16,8 @@ type links struct {
 // A flow is one transfer under way.
 type flow struct {
 	src, dst int32
-	left     float64 // bytes
+	left     float64 // bytes of the piece under way
+	more     bool    // another piece follows at once
 	give     float64 // in this step
 	pull     *pull
 }
@@ -26,9 +29,9 @@ func newLinks(n int) *links {
 	return l
 }
 
-func (l *links) start(p *pull, src, dst int32, bytes int64) {
+func (l *links) start(p *pull, src, dst int32) {
 	p.flow = len(l.flows)
-	l.flows = append(l.flows, flow{src: src, dst: dst, left: float64(bytes), pull: p})
+	l.flows = append(l.flows, flow{src: src, dst: dst, pull: p})
 }
 
 func (l *links) stop(p *pull) {
@@ -41,6 +44,14 @@ func (l *links) stop(p *pull) {
 	l.flows[last] = flow{}
 	l.flows = l.flows[:last]
 	p.flow = -1
+}
+
+// room is how much more the flow could carry in this step.
+func (f *flow) room() float64 {
+	if f.more {
+		return math.Inf(1)
+	}
+	return f.left - f.give
 }
 
 // rounds of handing out what others left; a third changes little.
@@ -79,7 +90,7 @@ func (l *links) share() {
 	clear(s.nup)
 	clear(s.ndown)
 	for i := range l.flows {
-		if f := &l.flows[i]; f.left > f.give && !l.cut(f.src, f.dst) {
+		if f := &l.flows[i]; f.room() > 0 && !l.cut(f.src, f.dst) {
 			s.nup[f.src]++
 			s.ndown[f.dst]++
 		}
@@ -94,11 +105,9 @@ func (l *links) share() {
 	}
 	for i := range l.flows {
 		f := &l.flows[i]
-		if f.left <= f.give || l.cut(f.src, f.dst) {
-			continue
+		if room := f.room(); room > 0 && !l.cut(f.src, f.dst) {
+			f.give += min(s.up[f.src], s.down[f.dst], room)
 		}
-		more := min(s.up[f.src], s.down[f.dst], f.left-f.give)
-		f.give += more
 	}
 	// Back from shares to what is left.
 	for i := range s.up {

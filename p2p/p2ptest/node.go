@@ -22,6 +22,7 @@ type node struct {
 
 	streams map[string]*stream
 	content map[digest.Digest]*content
+	last    *content // used last
 	pulls   map[uint64]*pull
 	serving int
 	queue   []*pull // wait for an upload to end
@@ -56,11 +57,15 @@ const (
 )
 
 func (n *node) blob(b p2p.Blob) *content {
+	if n.last != nil && n.last.blob == b {
+		return n.last
+	}
 	c := n.content[b.Digest]
 	if c == nil {
 		c = &content{blob: b, state: make([]state, b.Pieces()), arrived: map[int]p2p.Sum{}, waiting: map[int][]*pull{}}
 		n.content[b.Digest] = c
 	}
+	n.last = c
 	return c
 }
 

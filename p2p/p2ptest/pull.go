@@ -106,11 +106,12 @@ func (p *pull) send() {
 	}
 	_, size := p.blob.Piece(p.next)
 	p.started = sim.clock.now()
-	if p.flow >= 0 {
-		sim.links.flows[p.flow].left = float64(size)
-		return
+	if p.flow < 0 {
+		sim.links.start(p, from, p.child.machine)
 	}
-	sim.links.start(p, from, p.child.machine, size)
+	f := &sim.links.flows[p.flow]
+	f.left += float64(size) // the step's bytes beyond the piece before are its first
+	f.more = p.next < p.last && (p.parent == nil || p.parent.blob(p.blob).state[p.next+1] != absent)
 }
 
 // sent is called when all bytes of a piece have left the parent.

@@ -25,7 +25,8 @@ type blob struct {
 	asked set // a request is under way
 	mine  set // taken from the origin by this host
 	doubt set // failed a provisional sum
-	seen  set // parents had it when last looked, some time ago
+	seen  set // parents had it some time ago
+	fresh set // and when last looked
 	late  set // backups may be asked for it
 	lease set // to take from the origin
 	count int // of have

@@ -148,10 +148,9 @@ func (h *Host) drainOrigin(b *blob, ours func(int) bool, most int) {
 }
 
 func (h *Host) askOrigin(b *blob, first int, ours func(int) bool) {
-	last, size := first, b.size(first)
-	for i := first + 1; i < b.n; i++ {
-		size += b.size(i)
-		if size > h.cfg.OriginRun || !ours(i) || b.have.has(i) || b.requests[i] > 0 {
+	last, most := first, h.originRun(b)
+	for i := first + 1; i < min(b.n, first+most); i++ {
+		if !ours(i) || b.have.has(i) || b.requests[i] > 0 {
 			break
 		}
 		last = i
@@ -163,6 +162,19 @@ func (h *Host) askOrigin(b *blob, first int, ours func(int) bool) {
 	}
 	b.source.requests++
 	h.do(Origin{r.id, b.Blob, b.origin, first, last, b.urgency(first)})
+}
+
+// originRun returns how many pieces the next request to the origin is for at
+// most. Requests side by side should be in different stripes, so that all graphs
+// get pieces evenly: each begins five stripes after the one before. They should
+// not end together either, so that the line is not idle while the next begin:
+// those made while few are under way are shorter.
+func (h *Host) originRun(b *blob) int {
+	n := int(h.cfg.OriginRun / b.size(0))
+	if n > b.stripes {
+		n -= (n - 5) % b.stripes
+	}
+	return max(1, n*(b.source.requests+1)/h.cfg.OriginRequests)
 }
 
 // originFailed makes the origin rest.

@@ -8,13 +8,14 @@ import (
 )
 
 const (
-	ahead      = 500 * time.Millisecond // of data that should be on its way
-	eagerBelow = 3                      // pieces on their way: backups are asked for anything
-	lateFor    = 2 * time.Second        // that backups have had what first parents lack
-	leastSize  = 4                      // pieces that may be on their way however slow the host is
-	starveFor  = 300 * time.Millisecond // without anything to ask of peers: seeds are asked for what peers should have
-	maxNeeded  = 64                     // needed pieces looked at in one go
-	maxHeld    = 64                     // pieces held without a sum while a scheduler could tell it
+	ahead       = 500 * time.Millisecond // of data that should be on its way
+	lateFor     = 2 * time.Second        // that backups have had what first parents lack, at least
+	endingBelow = 8                      // one part of so many is missing: the end is near
+	eagerBelow  = 8                      // pieces on their way near the end: anyone is asked for anything
+	leastSize   = 4                      // pieces that may be on their way however slow the host is
+	starveFor   = time.Second            // with hardly anything on its way: seeds are asked for what peers should have; peers after a quarter of it
+	maxNeeded   = 64                     // needed pieces looked at in one go
+	maxHeld     = 64                     // pieces held without a sum while a scheduler could tell it
 )
 
 // fill asks for all that may be asked for now.
@@ -108,8 +109,9 @@ func (h *Host) upstream(b *blob, piece int) *parent {
 }
 
 // fillRare asks parents for pieces that few have. Each parent is asked first
-// for the stripes it is listed first for, then backups for what is left, and
-// seeds that are not first only once the host starves.
+// for the stripes it is listed first for, then backups for what is late or has no
+// first parent now. Only a host that starves asks anyone for anything, and seeds
+// last.
 func (h *Host) fillRare(b *blob) {
 	if b.Scope() != p2p.Normal {
 		h.fillSmall(b)
@@ -118,30 +120,38 @@ func (h *Host) fillRare(b *blob) {
 	if h.full(b) {
 		return
 	}
+	led := uint8(0)
 	for _, p := range b.parents {
-		if p.first != 0 && !p.slow {
+		if p.leads(h.now) {
 			h.drain(b, p, nil, p.first, h.depth(p))
+			led |= p.first
 		}
 	}
-	late := b.late
-	if b.flight < eagerBelow*b.size(0) {
-		late = nil
-	}
+	eager := b.flight < eagerBelow*b.size(0) && b.ending()
 	for _, p := range b.parents {
-		if (b.anyLate || late == nil) && !p.host.Seed && p.stripes != 0 && !p.slow {
-			h.drain(b, p, late, p.stripes, 1)
+		if p.host.Seed || p.slow {
+			continue
+		}
+		h.drain(b, p, nil, p.stripes&^led, 1)
+		if b.anyLate {
+			h.drain(b, p, b.late, p.stripes, 1)
+		}
+		if eager {
+			h.drain(b, p, nil, ^uint8(0), 1)
 		}
 	}
-	starving := b.starving(h.now)
-	if b.flight > 0 && !starving {
+	if !b.starving(h.now, starveFor/4) {
 		return
 	}
 	for _, p := range b.parents {
-		if starving || !p.host.Seed {
+		if !p.host.Seed || b.starving(h.now, starveFor) {
 			h.drain(b, p, nil, ^uint8(0), 1)
 		}
 	}
 }
+
+// leads reports whether p can be asked for the stripes it is first for.
+func (p *parent) leads(now time.Time) bool { return p.first != 0 && !p.slow && p.usable(now) }
 
 // fillFrom asks one parent, which has something new.
 func (h *Host) fillFrom(b *blob, p *parent) {
@@ -153,31 +163,22 @@ func (h *Host) fillFrom(b *blob, p *parent) {
 }
 
 // age finds the pieces that backups had some time ago and that the first
-// parents, though they can be asked, still lack; and those that have no first
-// parent at present.
+// parents still lack.
 func (h *Host) age(b *blob) {
-	leads := func(p *parent) bool { return p.first != 0 && !p.slow && p.usable(h.now) }
-	var led uint8 // stripes with a first parent
-	for _, p := range b.parents {
-		if leads(p) {
-			led |= p.first
-		}
-	}
 	snap := h.now.Sub(b.seenAt) >= lateFor
 	b.anyLate = false
 	for w := range b.seen {
 		var had, first uint64
 		for _, p := range b.parents {
 			had |= p.have[w]
-			if leads(p) {
+			if p.leads(h.now) {
 				first |= p.have[w] & stripeMask(b.stripes, p.first)
 			}
 		}
-		fresh := stripeMask(b.stripes, led) &^ b.seen[w]
-		b.late[w] = had &^ (b.have[w] | b.held[w] | b.asked[w] | first | fresh)
+		b.late[w] = had & b.seen[w] &^ (b.have[w] | b.held[w] | b.asked[w] | first)
 		b.anyLate = b.anyLate || b.late[w] != 0
 		if snap {
-			b.seen[w] = had
+			b.seen[w], b.fresh[w] = b.fresh[w], had
 		}
 	}
 	if snap {
@@ -199,9 +200,17 @@ func (h *Host) fillSmall(b *blob) {
 	}
 }
 
+// ending reports whether so little is missing that it does not matter any more who
+// passes it on: all that counts is to have it.
+func (b *blob) ending() bool { return (b.n-b.count)*endingBelow <= b.n }
+
 // starving reports whether so little is on its way that any source will do.
-func (b *blob) starving(now time.Time) bool {
-	return b.flight < leastSize*b.size(0)/2 && now.Sub(b.source.moved) >= starveFor
+func (b *blob) starving(now time.Time, wait time.Duration) bool {
+	last := b.source.moved
+	if b.source.since.After(last) {
+		last = b.source.since
+	}
+	return b.flight < leastSize*b.size(0)/2 && now.Sub(last) >= wait
 }
 
 // full reports whether as much is on its way as should be.

@@ -201,8 +201,12 @@ func (h *Host) lateness(b *blob, r *request) time.Duration {
 	if usual == 0 {
 		return 2 * lateAfter
 	}
-	d := time.Duration(lateFactor * float64(b.size(r.next)) / usual * float64(time.Second))
-	return max(d, lateAfter)
+	least, factor := lateAfter, lateFactor
+	if b.ending() && b.asked.count() == b.n-b.count-b.held.count() {
+		least, factor = lateAfter/4, lateFactor/2 // nothing is left to do but wait for these
+	}
+	d := time.Duration(float64(factor) * float64(b.size(r.next)) / usual * float64(time.Second))
+	return max(d, least)
 }
 
 // usual returns the mean rate of the parents other than p, or 0.
