@@ -237,6 +237,8 @@ root = "DIR/root"
 state = "DIR/state"
 [grpc]
   address = "DIR/containerd.sock"
+[plugins.'io.containerd.nri.v1.nri']
+  disable = true # its socket is the machine's
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = "SNAPSHOTTER"
   [plugins.'io.containerd.cri.v1.images'.registry]
