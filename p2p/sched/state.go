@@ -208,9 +208,11 @@ func (s *State) inform(p *peer) {
 		return
 	}
 	s.inspect(p)
-	if p.swarm.blob.Scope() != p2p.Tiny {
-		s.send(p.host.ID, p2p.Parents{Digest: p.swarm.blob.Digest, Stripes: p.parents()})
+	m := p2p.Parents{Digest: p.swarm.blob.Digest, Stripes: p.parents()}
+	if p.swarm.blob.Scope() == p2p.Tiny {
+		m.Stripes = [][]p2p.Host{{}} // it comes from here
 	}
+	s.send(p.host.ID, m)
 }
 
 // touch remembers that what p was told is no longer true.

@@ -167,12 +167,15 @@ func (s *State) unwant(p *peer) {
 	}
 }
 
-// want makes a host a peer that wants the blob.
+// want makes a host a peer that wants the blob. It is always answered, with the
+// bytes of a tiny blob or with parents, though there may be none.
 func (s *State) want(h *host, m p2p.Want) error {
 	if err := m.Blob.Validate(); err != nil {
 		return err
 	}
+	none := p2p.Parents{Digest: m.Blob.Digest, Stripes: make([][]p2p.Host, m.Blob.Stripes())}
 	if m.Blob.Scope() == p2p.Empty {
+		s.send(h.ID, none)
 		return nil
 	}
 	p, err := s.join(h, m.Blob)
@@ -181,6 +184,7 @@ func (s *State) want(h *host, m p2p.Want) error {
 	}
 	w := p.swarm
 	if p.have.Full() {
+		s.send(h.ID, none)
 		return nil
 	}
 	s.place(p, m.Origin)
@@ -194,6 +198,7 @@ func (s *State) want(h *host, m p2p.Want) error {
 		return nil
 	}
 	if p.wants {
+		s.touch(p)
 		return nil
 	}
 	p.wants, p.progressAt = true, s.now
@@ -204,6 +209,7 @@ func (s *State) want(h *host, m p2p.Want) error {
 	s.relist(p)
 	s.own(w)
 	s.settle(p)
+	s.touch(p)
 	s.tellAll(p)
 	return nil
 }
