@@ -35,7 +35,7 @@ var below = []struct {
 	{"fetcher/origin", nil, "one attempt at one registry"},
 	{"fetcher/store", nil, "bytes on disk"},
 	{"fetcher/mirror", []string{"fetcher", "fetcher/origin"}, "a front of the fetcher"},
-	{"fetcher", []string{"fetcher/store", "fetcher/origin", "p2p/peer"}, "decides where bytes come from, so it knows the sources and nobody else does"},
+	{"fetcher", []string{"fetcher/store", "fetcher/origin", "p2p", "p2p/peer", "p2p/swarm", "p2p/wire"}, "decides where bytes come from, so it knows the sources and nobody else does"},
 	{"p2p/sched", []string{"p2p"}, "the scheduler's decisions, pure"},
 	{"p2p/swarm", []string{"p2p"}, "a host's decisions, pure"},
 	{"p2p/wire/internal/pb", nil, "generated"},

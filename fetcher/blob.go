@@ -17,6 +17,7 @@ import (
 type Blob struct {
 	c      *content
 	closed atomic.Bool
+	joined bool // the network was told that somebody wants it
 }
 
 // Digest returns the blob's name.
@@ -30,20 +31,27 @@ func (b *Blob) Size() int64 { return b.c.size }
 // where n is large. The reader ends with ctx, and its Close must be called. Its
 // bytes are not verified.
 func (b *Blob) Range(ctx context.Context, off, n int64, p Priority) (io.ReadCloser, error) {
-	r, err := b.reader(ctx, off, n, p)
+	r, err := b.reader(ctx, off, n, p, only{})
 	if err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
-func (b *Blob) reader(ctx context.Context, off, n int64, p Priority) (*reader, error) {
+// only says what is particular about a read.
+type only struct {
+	origin bool // no bytes of peers
+	hops   int  // it serves another host's read, which was passed on so often
+}
+
+func (b *Blob) reader(ctx context.Context, off, n int64, p Priority, o only) (*reader, error) {
 	c := b.c
 	if off < 0 || n < 0 || off > c.size || p < OnDemand || p >= priorities {
 		return nil, fmt.Errorf("fetcher: read %s: no range of %d bytes at %d", c.digest, n, off)
 	}
-	r := &reader{c: c, ctx: ctx, prio: p, pos: off, end: off + min(n, c.size-off)}
+	r := &reader{c: c, ctx: ctx, prio: p, only: o, pos: off, end: off + min(n, c.size-off)}
 	r.long = r.end-r.pos > c.span()
+	r.all = r.end-r.pos == c.size
 	stored := r.end - r.pos
 	for _, gap := range c.stored.Missing(r.pos, stored) {
 		stored -= gap.Len
@@ -65,7 +73,7 @@ func (b *Blob) reader(ctx context.Context, off, n int64, p Priority) (*reader, e
 
 // ReadAt reads len(p) bytes at off, or fewer with io.EOF where the blob ends.
 func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64, prio Priority) (int, error) {
-	r, err := b.reader(ctx, off, int64(len(p)), prio)
+	r, err := b.reader(ctx, off, int64(len(p)), prio, only{})
 	if err != nil {
 		return 0, err
 	}
@@ -138,6 +146,9 @@ func (b *Blob) Stats() Stats {
 // Close gives the blob back. Readers of it that are open go on.
 func (b *Blob) Close() error {
 	if b.closed.CompareAndSwap(false, true) {
+		if b.joined {
+			b.c.f.network.leave(b.c)
+		}
 		b.c.leave()
 	}
 	return nil

@@ -44,6 +44,15 @@ type place struct {
 
 func (f *Fetcher) source(p place) Source { return f.cfg.Sources[p.source] }
 
+// peers is the place that the network is; where there is none, no place equals
+// it.
+func (f *Fetcher) peers() place {
+	if f.network == nil {
+		return place{source: -1}
+	}
+	return place{source: len(f.cfg.Sources) - 1}
+}
+
 // stretch remembers who gave the bytes from off to end.
 type stretch struct {
 	off, end int64
@@ -67,9 +76,13 @@ type Stats struct {
 }
 
 func newContent(f *Fetcher, ref Ref, stored *store.Blob) *content {
+	var repos []origin.Repo
+	if ref.Repo != (origin.Repo{}) {
+		repos = append(repos, ref.Repo)
+	}
 	return &content{
 		f: f, digest: ref.Digest, size: ref.Size, stored: stored,
-		refs: 1, handles: 1, repos: []origin.Repo{ref.Repo},
+		refs: 1, handles: 1, repos: repos,
 		readers: map[*reader]struct{}{}, waiters: map[*waiter]struct{}{}, bad: map[place]int{},
 		stats: Stats{Fetched: map[string]int64{}},
 	}
@@ -87,7 +100,7 @@ func (c *content) join(ref Ref) (bool, error) {
 	}
 	c.refs++
 	c.handles++
-	if !slices.Contains(c.repos, ref.Repo) {
+	if ref.Repo != (origin.Repo{}) && !slices.Contains(c.repos, ref.Repo) {
 		c.repos = append(c.repos, ref.Repo)
 	}
 	return true, nil
@@ -111,13 +124,16 @@ func (c *content) release() {
 	}
 }
 
-// places returns where the blob may be had, the best first: by source, then by
-// repository, but those that gave bad bytes last.
+// places returns where the blob may be had outside the network, the best first:
+// by source, then by repository, but those that gave bad bytes last.
 func (c *content) places() []place {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var all []place
-	for i := range c.f.cfg.Sources {
+	for i, s := range c.f.cfg.Sources {
+		if _, ok := s.(peers); ok {
+			continue
+		}
 		for _, r := range c.repos {
 			all = append(all, place{i, r})
 		}
@@ -165,6 +181,43 @@ func (c *content) arrived(f *fetch, n int64, data []byte) {
 			c.wake(w)
 		}
 	}
+	if c.f.network != nil && data == nil {
+		c.f.network.inspect(c, from, f.pos)
+	}
+}
+
+// came takes in n bytes at off that the network brought; data is nil if they
+// are in the store.
+func (c *content) came(off, n int64, data []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.remember(&stretch{off: off, end: off + n, place: c.f.peers()})
+	for w := range c.waiters {
+		if off <= w.pos && w.pos < off+n {
+			if data != nil {
+				w.data = data[w.pos-off:]
+			}
+			w.from = "peer"
+			c.wake(w)
+		}
+	}
+}
+
+// gaveAll reports whether the n bytes at off all came from origins.
+func (c *content) gaveAll(off, n int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	left := []store.Range{{Off: off, Len: n}}
+	for _, s := range c.given {
+		if s.end <= off || off+n <= s.off {
+			continue
+		}
+		if s.place == c.f.peers() {
+			return false
+		}
+		left = without(left, s.off, s.end)
+	}
+	return len(left) == 0
 }
 
 func (c *content) wake(w *waiter) {
@@ -186,13 +239,6 @@ func (c *content) remember(s *stretch) {
 // bring is as wrong.
 func (c *content) discard(off, n int64) error {
 	c.mu.Lock()
-	var ended []*fetch
-	for _, f := range c.fetches {
-		if f.pos < off+n && off < f.end {
-			f.cancel(errShared) // its readers ask again
-			ended = append(ended, f)
-		}
-	}
 	blamed := map[place]bool{}
 	for _, s := range c.given {
 		if s.off < off+n && off < s.end {
@@ -200,19 +246,61 @@ func (c *content) discard(off, n int64) error {
 		}
 	}
 	for p := range blamed {
-		c.bad[p]++
+		if p != c.f.peers() { // it tells peers apart itself
+			c.bad[p]++
+		}
 	}
 	c.mu.Unlock()
-	for _, f := range ended {
-		<-f.done
-	}
+	err := c.erase(off, n)
 	for p := range blamed {
 		if b, ok := c.f.source(p).(blamer); ok {
 			b.Blame(Ref{Digest: c.digest, Size: c.size, Repo: p.repo})
 		}
 	}
+	if c.f.network != nil {
+		c.f.network.blame(c, off, n)
+		c.f.network.lost(c, off, n)
+	}
+	return err
+}
+
+// erase forgets bytes, and who gave them.
+func (c *content) erase(off, n int64) error {
+	c.mu.Lock()
+	var ended []*fetch
+	for _, f := range c.fetches {
+		if f.pos < off+n && off < f.end {
+			f.cancel(errShared) // its readers ask again
+			ended = append(ended, f)
+		}
+	}
+	c.mu.Unlock()
+	for _, f := range ended {
+		<-f.done
+	}
+	c.forget(off, off+n)
 	c.f.memory.drop(c, off, off+n)
 	return c.stored.Discard(off, n)
+}
+
+// forget takes out of the memory who gave the bytes from off to end.
+func (c *content) forget(off, end int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var rest []*stretch
+	for _, s := range c.given {
+		if s.end <= off || end <= s.off {
+			rest = append(rest, s)
+			continue
+		}
+		if s.off < off {
+			rest = append(rest, &stretch{s.off, off, s.place})
+		}
+		if end < s.end {
+			rest = append(rest, &stretch{end, s.end, s.place})
+		}
+	}
+	c.given = rest
 }
 
 // answered notes that a repository has the blob, to be asked first.

@@ -23,6 +23,7 @@ var buffers = sync.Pool{New: func() any { return new([bufSize]byte) }}
 // once the request is sent.
 type fetch struct {
 	c      *content
+	only   only
 	ctx    context.Context // the fetch's own life
 	cancel context.CancelCauseFunc
 	kick   chan struct{} // the priority was raised
@@ -104,6 +105,9 @@ func (c *content) covering(pos int64) *fetch {
 // bytes have come, nobody wants them, or no place has them.
 func (f *fetch) bring() error {
 	var tries tries
+	if n := f.c.f.network; n != nil && f.only == (only{}) {
+		n.await(f.ctx, f.c)
+	}
 	for {
 		p, ready, err := tries.next(f)
 		if err != nil {
@@ -116,6 +120,9 @@ func (f *fetch) bring() error {
 			continue
 		}
 		got, err := f.attempt(p, tries.stall(p))
+		if err == nil && f.more() {
+			continue
+		}
 		if err == nil || f.ctx.Err() != nil || errors.Is(err, errShared) || errors.Is(err, ErrFull) {
 			return err
 		}
@@ -124,6 +131,25 @@ func (f *fetch) bring() error {
 			return errAlone
 		}
 	}
+}
+
+// more reports whether bytes are still to come: those of another place than the
+// last.
+func (f *fetch) more() bool {
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
+	return f.pos < f.end
+}
+
+// places returns where the byte at pos may be had, the best first.
+func (f *fetch) places(pos, end int64) []place {
+	all := f.c.places()
+	if n := f.c.f.network; n != nil && !f.only.origin {
+		if peers, _ := n.nextRun(f.c, pos, end); peers {
+			all = append([]place{f.c.f.peers()}, all...)
+		}
+	}
+	return all
 }
 
 // sleep waits for d, or less if the priority is raised meanwhile.
@@ -212,7 +238,11 @@ func (f *fetch) send(p place) (off, n int64, err error) {
 		f.trouble = f.began
 	}
 	c.stats.Requests++
-	return f.pos, f.end - f.pos, nil
+	n = f.end - f.pos
+	if network := c.f.network; network != nil && !f.only.origin && f != c.stream {
+		_, n = network.nextRun(c, f.pos, f.end) // behind it another place may be better
+	}
+	return f.pos, n, nil
 }
 
 // settle notes that the request ended and returns how many bytes it brought.
@@ -231,7 +261,7 @@ func (f *fetch) settle(err error) int64 {
 func (f *fetch) receive(ctx context.Context, w *watch, ref Ref, off, n int64) error {
 	c := f.c
 	source := c.f.source(f.place)
-	body, err := source.Open(ctx, ref, off, n)
+	body, err := f.ask(ctx, source, ref, off, n)
 	if err != nil {
 		return err
 	}
@@ -248,16 +278,21 @@ func (f *fetch) receive(ctx context.Context, w *watch, ref Ref, off, n int64) er
 	w.touch()
 	buf := buffers.Get().(*[bufSize]byte)
 	defer buffers.Put(buf)
-	for {
+	for end := off + n; ; {
 		f.yield(w)
 		n, err := body.Read(buf[:])
 		if n > 0 {
 			w.touch()
+			if err := f.limit(ctx, w, n); err != nil {
+				return err
+			}
 			if done, err := f.put(buf[:n]); done || err != nil {
 				return err
 			}
 		}
 		switch {
+		case errors.Is(err, io.EOF) && f.pos >= end:
+			return nil
 		case errors.Is(err, io.EOF):
 			return io.ErrUnexpectedEOF
 		case err != nil:
@@ -333,17 +368,27 @@ func (f *fetch) yield(w *watch) {
 	if prio != Background {
 		return
 	}
-	waiting, _, changed := f.c.f.quiet.state()
-	if !waiting {
-		return
+	if f.c.f.standBack(f.ctx, f.kick) {
+		w.excuse()
 	}
-	t := time.NewTimer(yieldStep)
-	defer t.Stop()
-	select {
-	case <-changed:
-	case <-t.C:
-	case <-f.kick:
-	case <-f.ctx.Done():
+}
+
+// limit waits until what came may have come.
+func (f *fetch) limit(ctx context.Context, w *watch, n int) error {
+	f.c.mu.Lock()
+	prio := f.prio
+	f.c.mu.Unlock()
+	defer w.excuse()
+	return f.c.f.limit(ctx, f.place == f.c.f.peers(), n, prio)
+}
+
+// ask asks a source for a range.
+func (f *fetch) ask(ctx context.Context, source Source, ref Ref, off, n int64) (*Body, error) {
+	if f.place != f.c.f.peers() {
+		return source.Open(ctx, ref, off, n)
 	}
-	w.excuse()
+	f.c.mu.Lock()
+	prio := f.prio
+	f.c.mu.Unlock()
+	return f.c.f.network.ask(ctx, ref, off, n, prio, f.only.hops)
 }

@@ -2,6 +2,7 @@ package fetcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/store"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/peer"
 )
 
 // Config says where bytes come from and where they are kept.
@@ -21,6 +23,9 @@ type Config struct {
 	Sources   []Source  // asked in this order
 	Documents Documents // nil: Document knows only what is cached
 	Slots     int       // requests to one registry at a time; 0 = 16
+	Network   *Network  // nil: there are no peers
+
+	Download, Origin peer.Limiter // of what comes from peers and sources, and of the latter alone; nil: no limit
 
 	Log        *slog.Logger          // nil discards
 	Registerer prometheus.Registerer // nil registers nowhere
@@ -35,6 +40,7 @@ type Fetcher struct {
 	memory  memory
 	quiet   quiet
 	metrics *metrics
+	network *network // nil: there is none
 
 	ctx    context.Context // the Fetcher's own life, ended by Close
 	cancel context.CancelCauseFunc
@@ -65,21 +71,73 @@ func New(c Config) (*Fetcher, error) {
 	if f.docs, err = openDocuments(filepath.Join(c.Dir, "documents"), f); err != nil {
 		return nil, fmt.Errorf("fetcher: %w", err)
 	}
-	f.store, err = store.Open(filepath.Join(c.Dir, "blobs"), store.Config{Max: c.Max, Log: c.Log, Registerer: c.Registerer})
+	f.store, err = store.Open(filepath.Join(c.Dir, "blobs"), store.Config{Max: c.Max, Evicted: f.evicted, Log: c.Log, Registerer: c.Registerer})
 	if err != nil {
 		return nil, fmt.Errorf("fetcher: %w", err)
+	}
+	if c.Network == nil {
+		return f, nil
+	}
+	f.cfg.Sources = append(f.cfg.Sources[:len(f.cfg.Sources):len(f.cfg.Sources)], peers{})
+	if f.network, err = openNetwork(f, c.Network); err != nil {
+		return nil, fmt.Errorf("fetcher: %w", errors.Join(err, f.Close()))
 	}
 	return f, nil
 }
 
 // Close ends all requests and reads and writes down what is kept.
 func (f *Fetcher) Close() error {
+	var err error
+	if f.network != nil {
+		err = f.network.close()
+	}
 	f.life.Lock()
 	f.closed = true
 	f.life.Unlock()
 	f.cancel(ErrClosed)
 	f.wg.Wait()
-	return f.store.Close()
+	if f.network != nil {
+		f.network.client.Close()
+	}
+	return errors.Join(err, f.store.Close())
+}
+
+// evicted hears of blobs that the store took away.
+func (f *Fetcher) evicted(d digest.Digest) {
+	if f.network != nil {
+		f.network.evicted(d)
+	}
+}
+
+// limit waits until n more bytes of a source may come.
+func (f *Fetcher) limit(ctx context.Context, peers bool, n int, p Priority) error {
+	if f.cfg.Origin != nil && !peers {
+		if err := f.cfg.Origin.Wait(ctx, n, p); err != nil {
+			return err
+		}
+	}
+	if f.cfg.Download == nil {
+		return nil
+	}
+	return f.cfg.Download.Wait(ctx, n, p)
+}
+
+// standBack lets on-demand reads have the line for themselves, for a moment, if
+// there are any.
+func (f *Fetcher) standBack(ctx context.Context, kick <-chan struct{}) bool {
+	waiting, _, changed := f.quiet.state()
+	if !waiting {
+		return false
+	}
+	t := time.NewTimer(yieldStep)
+	defer t.Stop()
+	select {
+	case <-changed:
+	case <-t.C:
+	case <-kick:
+	case <-ctx.Done():
+	}
+	return true
 }
 
 // start runs fn in a goroutine that Close waits for, unless it is closed.
@@ -96,6 +154,16 @@ func (f *Fetcher) start(fn func()) bool {
 // Blob opens the blob ref.Digest, to be had from ref.Repo as well as from where
 // those who have it open said.
 func (f *Fetcher) Blob(ref Ref) (*Blob, error) {
+	b, err := f.open(ref)
+	if err == nil && f.network != nil {
+		b.joined = true
+		f.network.join(b.c, ref)
+	}
+	return b, err
+}
+
+// open opens a blob without telling the network that somebody wants it.
+func (f *Fetcher) open(ref Ref) (*Blob, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ctx.Err() != nil {
@@ -142,6 +210,9 @@ func (f *Fetcher) host(name string) *limiter {
 	l := f.hosts[name]
 	if l == nil {
 		l = newLimiter(f.cfg.Slots)
+		if name == "" { // peers count for themselves how many they serve
+			l = newLimiter(peerSlots)
+		}
 		f.hosts[name] = l
 	}
 	return l

@@ -48,3 +48,36 @@ func newMetrics(r prometheus.Registerer, f *Fetcher) (*metrics, error) {
 	}
 	return m, nil
 }
+
+// networkMetrics are those of the piece network.
+type networkMetrics struct {
+	pieces *prometheus.CounterVec // result
+}
+
+func newNetworkMetrics(r prometheus.Registerer, n *network) (*networkMetrics, error) {
+	m := &networkMetrics{pieces: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "dfsnapshotter_network_pieces_total",
+		Help: "Pieces by what became of them: kept (right as far as is known), refused (wrong), unkept (the disk took none).",
+	}, []string{"result"})}
+	gauge := func(name, help string, value func() int) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return float64(value())
+		})
+	}
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{
+		m.pieces,
+		gauge("dfsnapshotter_network_swarms", "Blobs that this host wants from others, or gives them.", func() int { return len(n.shares) }),
+		gauge("dfsnapshotter_network_requests_in_flight", "Requests for pieces under way, to peers and origins.", func() int { return len(n.running) }),
+		gauge("dfsnapshotter_network_watched", "Have-maps of peers that are kept up to date.", func() int { return len(n.watches) }),
+	} {
+		if err := r.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return m, nil
+}

@@ -45,7 +45,11 @@ func (c *content) cut(off, end int64, ranges int64) int64 {
 func (c *content) plan(r *reader) {
 	c.readers[r] = struct{}{}
 	r.from, r.to = r.pos, r.end
+	r.pieces = c.byPieces(r)
 	switch {
+	case r.pieces:
+		r.next = r.end
+		return
 	case c.f.store.Full():
 		r.to = min(r.end, r.pos+fullAhead)
 	case r.long:
@@ -60,6 +64,13 @@ func (c *content) plan(r *reader) {
 			c.order(part, r)
 		}
 	}
+}
+
+// byPieces has the network bring all of the blob if r reads all of it, or
+// nobody waits for what r reads. The caller holds c.mu.
+func (c *content) byPieces(r *reader) bool {
+	all := r.prio == Background || r.prio == Prefetch && r.all
+	return c.f.network != nil && r.only == (only{}) && all && !c.f.store.Full() && c.f.network.whole(c, r.prio)
 }
 
 // missing returns what of [off, end) is neither in the store nor in memory.
@@ -150,13 +161,13 @@ func (c *content) order(part store.Range, r *reader) {
 	}
 	for _, f := range c.fetches { // one that waits for its slot may take it along
 		lo, hi := min(f.pos, off), max(f.end, end)
-		if !f.sent && f.prio == r.prio && off <= f.end+bridge && f.pos <= end+bridge && hi-lo <= most {
+		if !f.sent && f.prio == r.prio && f.only == r.only && off <= f.end+bridge && f.pos <= end+bridge && hi-lo <= most {
 			f.pos, f.end = lo, hi
 			return
 		}
 	}
 	if c.unranged && c.stream == nil {
-		c.stream = c.launch(off, c.size, r.prio)
+		c.stream = c.launch(off, c.size, r.prio, r.only)
 		return
 	}
 	for off < end {
@@ -164,14 +175,14 @@ func (c *content) order(part store.Range, r *reader) {
 		if r.long {
 			to = min(end, c.cut(off, end, 1))
 		}
-		c.launch(off, to, r.prio)
+		c.launch(off, to, r.prio, r.only)
 		off = to
 	}
 }
 
 // launch starts a fetch of [off, end).
-func (c *content) launch(off, end int64, p Priority) *fetch {
-	f := &fetch{c: c, pos: off, end: end, prio: p, kick: make(chan struct{}, 1), done: make(chan struct{})}
+func (c *content) launch(off, end int64, p Priority, o only) *fetch {
+	f := &fetch{c: c, pos: off, end: end, prio: p, only: o, kick: make(chan struct{}, 1), done: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancelCause(c.f.ctx)
 	if !c.f.start(f.run) {
 		f.cancel(ErrClosed)

@@ -16,15 +16,18 @@ type reader struct {
 	c    *content
 	ctx  context.Context // io.Reader has no other way to it
 	prio Priority
+	only only
 	pos  int64
 	end  int64
 	long bool   // more than one request is needed for it
+	all  bool   // it is a read of the whole blob
 	data []byte // bytes from pos on that are not in the store
 
 	next    int64 // where to plan again
 	planned bool
 	broken  bool // a read from the store failed once
 	closed  bool
+	pieces  bool // the network brings all of the blob, piece by piece; guarded by c.mu
 	waited  time.Duration
 	source  string // who gave the last bytes waited for
 
@@ -166,6 +169,12 @@ func (r *reader) spent(w *waiter, start time.Time) (time.Duration, error) {
 	most := budget(r.prio)
 	f := c.covering(w.pos)
 	switch {
+	case f == nil && r.pieces:
+		moved, err := c.f.network.progress(c)
+		if left := most - time.Since(latest(moved, start)); left > 0 {
+			return left, nil
+		}
+		return 0, r.unavailable(err)
 	case f == nil:
 		if _, still := c.waiters[w]; still {
 			c.wake(w)
@@ -177,11 +186,15 @@ func (r *reader) spent(w *waiter, start time.Time) (time.Duration, error) {
 	if left := most - time.Since(latest(f.trouble, start)); left > 0 {
 		return left, nil
 	}
-	err := f.failed
+	return 0, r.unavailable(f.failed)
+}
+
+// unavailable says that the budget is spent, and how the last attempt failed.
+func (r *reader) unavailable(err error) error {
 	if err == nil {
 		err = errStalled
 	}
-	return 0, fmt.Errorf("read %s bytes %d-%d: %w: %w", c.digest, r.pos, r.end-1, ErrUnavailable, err)
+	return fmt.Errorf("read %s bytes %d-%d: %w: %w", r.c.digest, r.pos, r.end-1, ErrUnavailable, err)
 }
 
 // Close ends the read. What it still wanted is given up if nobody else does.

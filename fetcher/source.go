@@ -9,24 +9,22 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/store"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
 // Priority orders requests; a smaller one goes first.
-type Priority int
+type Priority = p2p.Priority
 
 const (
 	// OnDemand is for bytes that a process waits for.
-	OnDemand Priority = iota
+	OnDemand = p2p.OnDemand
 	// Prefetch is for bytes that will be wanted in a moment.
-	Prefetch
+	Prefetch = p2p.Prefetch
 	// Background is for bytes that nobody waits for.
-	Background
-	priorities
-)
+	Background = p2p.Background
 
-func (p Priority) String() string {
-	return [...]string{"on_demand", "prefetch", "background"}[p]
-}
+	priorities = Background + 1
+)
 
 // Ref says which blob is meant and where it may be had.
 type Ref struct {

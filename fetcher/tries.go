@@ -49,7 +49,7 @@ func (t *tries) next(f *fetch) (p place, ready time.Time, err error) {
 	now := time.Now()
 	var finals []error
 	found := false
-	for _, candidate := range f.c.places() {
+	for _, candidate := range f.places(pos, end) {
 		try := t.of[candidate]
 		if try == nil {
 			try = &try0

@@ -25,6 +25,14 @@ const (
 	Background                 // nobody waits
 )
 
+func (p Priority) String() string {
+	names := [...]string{"on_demand", "prefetch", "background"}
+	if p < 0 || int(p) >= len(names) {
+		return fmt.Sprintf("priority %d", int(p))
+	}
+	return names[p]
+}
+
 // A Failure is how a transfer, or the check of one, went wrong.
 type Failure int
 

@@ -1,0 +1,314 @@
+package fetcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/peer"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/swarm"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
+)
+
+// Network says how this host takes part in the piece network.
+type Network struct {
+	Self       p2p.Host
+	Schedulers []string       // "host:port"
+	Identity   *wire.Identity // nil: plain text
+	Listener   net.Listener   // where pieces are given; nil: none are
+	Upload     peer.Limiter   // nil: no limit
+}
+
+// answerAfter is how long a first read of a blob waits for the scheduler to say
+// who has it, rather than ask the origin for what a neighbour is just fetching.
+const answerAfter = 150 * time.Millisecond
+
+// network runs the host's decisions: it tells a swarm.Host what happens and
+// does what that says. Pieces are judged before they get into the store; ranges
+// that somebody waits for go through as they come, as from any other source.
+type network struct {
+	f       *Fetcher
+	log     *slog.Logger
+	metrics *networkMetrics
+	client  *peer.Client
+	server  *peer.Server // nil: gives nothing
+	kick    chan struct{}
+
+	mu      sync.Mutex // guards what follows and what shares say; nobody waits while it is held
+	links   *peer.Links
+	host    *swarm.Host
+	armed   time.Time // when loop wakes up
+	up      map[string]bool
+	shares  map[digest.Digest]*share
+	running map[uint64]context.CancelCauseFunc
+	watches map[watched]context.CancelCauseFunc
+}
+
+// watched is a peer whose pieces of a blob this host hears of.
+type watched struct {
+	peer   p2p.HostID
+	digest digest.Digest
+}
+
+func openNetwork(f *Fetcher, c *Network) (*network, error) {
+	schedulers := slices.Compact(slices.Sorted(slices.Values(c.Schedulers)))
+	n := &network{
+		f: f, log: f.log, kick: make(chan struct{}, 1),
+		host: swarm.New(swarm.Config{Self: c.Self, Schedulers: schedulers, OriginRun: originRun}),
+		up:   map[string]bool{}, shares: map[digest.Digest]*share{},
+		running: map[uint64]context.CancelCauseFunc{}, watches: map[watched]context.CancelCauseFunc{},
+	}
+	var err error
+	if n.metrics, err = newNetworkMetrics(f.cfg.Registerer, n); err != nil {
+		return nil, err
+	}
+	if n.client, err = peer.NewClient(peer.ClientConfig{Identity: c.Identity, Stall: peerStall, Registerer: f.cfg.Registerer}); err != nil {
+		return nil, err
+	}
+	for d, size := range f.store.Kept() {
+		b := p2p.Blob{Digest: d, Size: size}
+		if b.Validate() != nil { // larger than the network carries
+			continue
+		}
+		n.share(b).own(true)
+		n.host.Present(time.Now(), b, p2p.FullHave(b.Pieces()), true) // nobody is there yet to be told
+	}
+	if c.Listener != nil {
+		n.server, err = peer.Serve(c.Listener, peer.ServerConfig{
+			Blobs: serving{n}, Identity: c.Identity, Slots: c.Self.Slots, Upload: c.Upload, Log: f.log, Registerer: f.cfg.Registerer,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	f.start(n.loop)
+	n.mu.Lock() // until links is set, what the listener hears has to wait
+	defer n.mu.Unlock()
+	n.links, err = peer.OpenLinks(peer.LinksConfig{
+		Schedulers: schedulers, Identity: c.Identity, Listener: listener{n}, Log: f.log, Registerer: f.cfg.Registerer,
+	})
+	return n, err
+}
+
+// close ends all that calls the fetcher from outside.
+func (n *network) close() error {
+	var errs []error
+	if n.links != nil {
+		errs = append(errs, n.links.Close())
+	}
+	if n.server != nil {
+		errs = append(errs, n.server.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// loop wakes the host when it wants to be.
+func (n *network) loop() {
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			n.tell(func(h *swarm.Host, now time.Time) []swarm.Action { return h.Tick(now) })
+		case <-n.kick:
+		case <-n.f.ctx.Done():
+			return
+		}
+		n.mu.Lock()
+		n.armed = n.host.Next()
+		if n.armed.IsZero() {
+			t.Stop()
+		} else {
+			t.Reset(max(0, time.Until(n.armed)))
+		}
+		n.mu.Unlock()
+	}
+}
+
+// tell tells the host of something that happened, and does what it decides.
+func (n *network) tell(event func(h *swarm.Host, now time.Time) []swarm.Action) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.do(event(n.host, time.Now()))
+}
+
+// do carries out decisions: nothing that takes time, but its beginning. The
+// caller holds n.mu.
+func (n *network) do(actions []swarm.Action) {
+	for _, a := range actions {
+		switch a := a.(type) {
+		case swarm.Send:
+			n.links.Send(a.Scheduler, a.Message)
+		case swarm.Request:
+			n.run(a.ID, func(ctx context.Context) { n.request(ctx, a) })
+		case swarm.Origin:
+			n.run(a.ID, func(ctx context.Context) { n.fromOrigin(ctx, a) })
+		case swarm.Cancel:
+			n.end(a.ID)
+		case swarm.Subscribe:
+			n.subscribe(a)
+		case swarm.Unsubscribe:
+			n.unsubscribe(watched{a.Peer, a.Digest})
+		default:
+			n.judge(a)
+		}
+	}
+	if next := n.host.Next(); !next.IsZero() && (n.armed.IsZero() || next.Before(n.armed)) {
+		n.armed = next
+		select {
+		case n.kick <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// judge carries out what was decided about pieces and blobs here. The caller
+// holds n.mu.
+func (n *network) judge(a swarm.Action) {
+	switch a := a.(type) {
+	case swarm.Store:
+		if s := n.shares[a.Digest]; s != nil {
+			s.keep.Add(a.Piece)
+			s.soil(a.Piece)
+		}
+	case swarm.Drop:
+		if s := n.shares[a.Digest]; s != nil {
+			s.refuse(a.Piece)
+		}
+	case swarm.Match:
+		if s := n.shares[a.Digest]; s != nil {
+			n.f.start(s.match)
+		}
+	case swarm.Data:
+		s := n.share(a.Blob)
+		n.f.start(func() { s.take(a.Data) })
+	case swarm.Renew:
+		if s := n.shares[a.Digest]; s != nil {
+			n.f.start(s.want)
+		}
+	case swarm.Corrupt:
+		n.log.Error("the origin's blob does not match its digest", "blob", a.Digest)
+		if s := n.shares[a.Digest]; s != nil {
+			s.trouble = fmt.Errorf("from the origin: %w", ErrDigest)
+		}
+	case swarm.Ignore: // whoever brought the piece has seen it
+	}
+}
+
+// run starts a request. The caller holds n.mu.
+func (n *network) run(id uint64, request func(ctx context.Context)) {
+	ctx, cancel := context.WithCancelCause(n.f.ctx)
+	n.running[id] = cancel
+	started := n.f.start(func() {
+		request(ctx)
+		n.mu.Lock()
+		n.end(id)
+		n.mu.Unlock()
+	})
+	if !started {
+		n.end(id)
+	}
+}
+
+// end ends a request, if it has not ended. The caller holds n.mu.
+func (n *network) end(id uint64) {
+	if cancel := n.running[id]; cancel != nil {
+		cancel(errAlone)
+		delete(n.running, id)
+	}
+}
+
+func (n *network) subscribe(a swarm.Subscribe) {
+	key := watched{a.Peer.ID, a.Blob.Digest}
+	n.unsubscribe(key)
+	ctx, cancel := context.WithCancelCause(n.f.ctx)
+	n.watches[key] = cancel
+	n.f.start(func() {
+		err := n.client.Watch(ctx, a.Peer, a.Blob, func(c peer.Change) {
+			if c.Added == nil {
+				return
+			}
+			n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
+				if ctx.Err() != nil {
+					return nil
+				}
+				return h.PeerHave(now, key.peer, key.digest, c.Added)
+			})
+		})
+		n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
+			if ctx.Err() != nil { // nobody wants to hear it
+				return nil
+			}
+			n.log.Debug("peer tells no more what it has", "blob", key.digest, "peer", key.peer, "err", err)
+			n.unsubscribe(key)
+			return h.PeerGone(now, key.peer, key.digest)
+		})
+	})
+}
+
+// unsubscribe ends a subscription, if there is one. The caller holds n.mu.
+func (n *network) unsubscribe(key watched) {
+	if cancel := n.watches[key]; cancel != nil {
+		cancel(errAlone)
+		delete(n.watches, key)
+	}
+}
+
+// listener hears of the schedulers.
+type listener struct{ n *network }
+
+func (l listener) SchedulerUp(name string) {
+	l.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
+		l.n.up[name] = true
+		return h.SchedulerUp(now, name)
+	})
+}
+
+func (l listener) SchedulerDown(name string) {
+	l.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
+		delete(l.n.up, name)
+		return h.SchedulerDown(now, name)
+	})
+}
+
+func (l listener) SchedulerSays(name string, m p2p.Message) {
+	l.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
+		switch m := m.(type) {
+		case p2p.Fetch:
+			if m.Blob.Validate() == nil && m.Blob.Scope() != p2p.Empty {
+				s := l.n.share(m.Blob)
+				s.ordered, s.origin = true, m.Origin
+			}
+		case p2p.Parents:
+			l.n.answered(m.Digest)
+		case p2p.Lease:
+			l.n.answered(m.Digest)
+		case p2p.Source:
+			l.n.answered(m.Digest)
+		case p2p.Content:
+			l.n.answered(m.Digest)
+		}
+		return h.FromScheduler(now, name, m)
+	})
+}
+
+// answered notes that the scheduler has said something of a blob. The caller
+// holds n.mu.
+func (n *network) answered(d digest.Digest) {
+	if s := n.shares[d]; s != nil && !s.heard {
+		s.heard = true
+		close(s.answer)
+	}
+}
+
+// repo is where an origin is for a client of registries.
+func repo(o p2p.Origin) origin.Repo { return origin.Repo{Host: o.Registry, Path: o.Repository} }

@@ -1,0 +1,223 @@
+package fetcher_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+// binary builds dfscheduler, once.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "dfscheduler")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "dfscheduler")
+	out, err := exec.Command("go", "build", "-o", path, "../cmd/dfscheduler").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return path, err
+})
+
+// scheduler is a dfscheduler process.
+type scheduler struct {
+	addr, debug string
+	config      string
+	cmd         *exec.Cmd
+}
+
+func startScheduler(t testing.TB) *scheduler {
+	t.Helper()
+	s := &scheduler{addr: freeAddr(t), debug: freeAddr(t)}
+	s.config = filepath.Join(t.TempDir(), "dfscheduler.toml")
+	text := fmt.Sprintf("listen = %q\n[debug]\nlisten = %q\n", s.addr, s.debug)
+	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.start(t)
+	t.Cleanup(s.kill)
+	return s
+}
+
+func (s *scheduler) start(t testing.TB) {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cmd = exec.Command(path, "--config", s.config)
+	s.cmd.Stderr = &bytes.Buffer{}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		resp, err := http.Get("http://" + s.debug + "/readyz")
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, s.cmd.Stderr)
+		}
+		return resp.Body.Close()
+	})
+}
+
+func (s *scheduler) kill() {
+	_ = s.cmd.Process.Kill() // it may have ended
+	_ = s.cmd.Wait()
+}
+
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// eventually waits until f returns nil.
+func eventually(t testing.TB, f func() error) {
+	t.Helper()
+	var err error
+	for range 400 {
+		if err = f(); err == nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatal(err)
+}
+
+// host is a fetcher in a piece network.
+type host struct {
+	*fetcher.Fetcher
+	id  p2p.HostID
+	dir string
+}
+
+func startHost(t testing.TB, id p2p.HostID, seed bool, s *scheduler, sources ...fetcher.Source) *host {
+	t.Helper()
+	h := &host{id: id, dir: tempDir(t)}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("host", id)
+	}
+	h.Fetcher = open(t, fetcher.Config{Dir: h.dir, Sources: sources, Log: log, Network: &fetcher.Network{
+		Self:       p2p.Host{ID: id, Addr: ln.Addr().String(), Seed: seed, Share: true},
+		Schedulers: []string{s.addr}, Listener: ln,
+	}})
+	return h
+}
+
+// TestNetworkWhole holds that hosts which want all of a blob at once get it of
+// each other, with a seed and without one.
+func TestNetworkWhole(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		seed bool
+		size int
+		most float64 // bytes from the origin, in blobs
+	}{
+		{"with a seed", true, 20*mib + 1234, 1},
+		{"without a seed", false, 20*mib + 1234, 1.1},
+		{"of one piece", true, 700 * kib, 1},
+		{"tiny", true, 100, 1},
+		{"tiny without a seed", false, 100, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			data := content(tt.size, 7)
+			registry := newFake(nil, data)
+			s := startScheduler(t)
+			if tt.seed {
+				startHost(t, "seed", true, s, registry)
+			}
+			hosts := make([]*host, 5)
+			for i := range hosts {
+				hosts[i] = startHost(t, p2p.HostID(fmt.Sprint("host", i)), false, s, registry)
+			}
+			connected(t, s, len(hosts))
+			var wg sync.WaitGroup
+			for _, h := range hosts {
+				b := openBlob(t, h.Fetcher, ref(data))
+				wg.Go(func() { want(t, b, data, 0, int64(len(data)), fetcher.Prefetch) })
+			}
+			wg.Wait()
+			if most := int64(tt.most * float64(len(data))); registry.bytesSent() > most {
+				t.Errorf("%d bytes from the origin, want at most %d; requests %v", registry.bytesSent(), most, registry.seen())
+			}
+		})
+	}
+}
+
+// connected waits until the scheduler knows n hosts that are no seeds.
+func connected(t testing.TB, s *scheduler, n int) {
+	t.Helper()
+	eventually(t, func() error {
+		resp, err := http.Get("http://" + s.debug + "/debug")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		var text bytes.Buffer
+		if _, err := text.ReadFrom(resp.Body); err != nil {
+			return err
+		}
+		for i := range n {
+			if !bytes.Contains(text.Bytes(), fmt.Appendf(nil, "host%d", i)) {
+				return errors.New("not all hosts are known: " + text.String())
+			}
+		}
+		return nil
+	})
+}
+
+// TestNetworkLazy holds that ranges which several hosts read leave the origin
+// about once.
+func TestNetworkLazy(t *testing.T) {
+	for _, seed := range []bool{true, false} {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			data := content(40*mib, 8)
+			registry := newFake(always(fault{delay: 5 * time.Millisecond}), data)
+			s := startScheduler(t)
+			if seed {
+				startHost(t, "seed", true, s, registry)
+			}
+			hosts := make([]*host, 5)
+			for i := range hosts {
+				hosts[i] = startHost(t, p2p.HostID(fmt.Sprint("host", i)), false, s, registry)
+			}
+			connected(t, s, len(hosts))
+			var wg sync.WaitGroup
+			for _, h := range hosts {
+				b := openBlob(t, h.Fetcher, ref(data))
+				wg.Go(func() {
+					for off := int64(39 * mib); off >= 0; off -= 3*mib + 100*kib {
+						want(t, b, data, off, 200*kib, fetcher.OnDemand)
+					}
+				})
+			}
+			wg.Wait()
+			one := int64(13 * 200 * kib)
+			if registry.bytesSent() > one*13/10 {
+				t.Errorf("%d bytes from the origin, one host alone reads %d; requests %v", registry.bytesSent(), one, registry.seen())
+			}
+		})
+	}
+}
+

@@ -1,0 +1,267 @@
+package fetcher
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/store"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/peer"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/swarm"
+)
+
+const (
+	peerSlots = 64              // requests to peers for ranges at a time
+	peerStall = 4 * time.Second // without a byte of a peer, before another source is asked
+	giftsMax  = 1024
+	doubtsMax = 256
+)
+
+// peers stands for the network among the sources.
+type peers struct{}
+
+func (peers) Name() string { return "peer" }
+
+var errNoPeer = errors.New("no peer has these bytes")
+
+// Open is not what a network is asked with.
+func (peers) Open(context.Context, Ref, int64, int64) (*Body, error) { return nil, errNoPeer }
+
+// ask asks the peers that are best for the range. hops is how often the request
+// that this one serves was passed on, and one more; 0: it serves none.
+func (net *network) ask(ctx context.Context, ref Ref, off, n int64, prio Priority, hops int) (*Body, error) {
+	net.mu.Lock()
+	parts := net.host.Read(time.Now(), ref.Digest, off, n)
+	net.mu.Unlock()
+	if k := slices.IndexFunc(parts, func(t swarm.Part) bool { return t.Sources[0].Origin() }); k >= 0 {
+		parts = parts[:k]
+	}
+	if len(parts) == 0 {
+		return nil, errNoPeer
+	}
+	b := &peerBody{n: net, ctx: ctx, ref: ref, parts: parts, prio: prio, hops: hops}
+	return &Body{ReadCloser: b, Off: off, Size: -1}, nil
+}
+
+// peerBody reads the parts of a plan one after the other.
+type peerBody struct {
+	n     *network
+	ctx   context.Context // io.Reader has no other way to it
+	ref   Ref
+	parts []swarm.Part
+	prio  Priority
+	hops  int
+	cur   *peer.Stream
+}
+
+func (b *peerBody) Read(p []byte) (int, error) {
+	for {
+		if b.cur == nil {
+			if len(b.parts) == 0 {
+				return 0, io.EOF
+			}
+			t := b.parts[0]
+			b.parts = b.parts[1:]
+			b.cur = b.n.client.Range(b.ctx, peer.Plan{
+				Blob: p2p.Blob{Digest: b.ref.Digest, Size: b.ref.Size}, Off: t.Off, N: t.N,
+				Sources: t.Sources, Priority: b.prio, Hops: b.hops, Hedge: t.Hedge,
+			})
+		}
+		m, err := b.cur.Read(p)
+		if !errors.Is(err, io.EOF) {
+			return m, err
+		}
+		b.finish()
+		if m > 0 {
+			return m, nil
+		}
+	}
+}
+
+// finish ends the current part and tells the host how its sources did.
+func (b *peerBody) finish() {
+	if b.cur == nil {
+		return
+	}
+	_ = b.cur.Close() // it was only read
+	parts := b.cur.Parts()
+	b.cur = nil
+	b.n.tell(func(h *swarm.Host, now time.Time) (as []swarm.Action) {
+		s := b.n.shares[b.ref.Digest]
+		for _, t := range parts {
+			from := swarm.Source{Peer: p2p.Host{ID: t.Parent}}
+			as = append(as, h.Served(now, b.ref.Digest, from, t.Bytes, t.First, t.Took, t.Failed)...)
+			if s != nil && t.Bytes > 0 {
+				s.moved = now
+				s.remember(gift{t.Off, t.Off + t.Bytes, t.Parent})
+			}
+		}
+		return as
+	})
+}
+
+func (b *peerBody) Close() error {
+	b.finish()
+	return nil
+}
+
+// remember keeps a bounded memory of who gave what. The caller holds n.mu.
+func (s *share) remember(g gift) {
+	if len(s.gifts) >= giftsMax {
+		s.gifts = slices.Delete(s.gifts, 0, giftsMax/2)
+	}
+	s.gifts = append(s.gifts, g)
+}
+
+// nextRun reports whether peers are to be asked for the byte at off, and for how
+// many bytes that holds.
+func (n *network) nextRun(c *content, off, end int64) (peers bool, length int64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.shares[c.digest]
+	if s == nil {
+		return false, end - off
+	}
+	for _, d := range s.doubt {
+		switch {
+		case d.Off <= off && off < d.End():
+			return false, min(d.End(), end) - off
+		case d.Off > off:
+			end = min(end, d.Off)
+		}
+	}
+	for k, t := range n.host.Read(time.Now(), c.digest, off, end-off) {
+		here := !t.Sources[0].Origin()
+		if k > 0 && here != peers {
+			return peers, length
+		}
+		peers, length = here, length+t.N
+	}
+	return peers, max(length, 1)
+}
+
+// await waits a moment for a scheduler to say who has the blob, once.
+func (n *network) await(ctx context.Context, c *content) {
+	n.mu.Lock()
+	s, up := n.shares[c.digest], len(n.up) > 0
+	n.mu.Unlock()
+	if s == nil || !up {
+		return
+	}
+	select {
+	case <-s.answer:
+		return
+	default:
+	}
+	t := time.NewTimer(answerAfter)
+	defer t.Stop()
+	select {
+	case <-s.answer:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// blame notes that bytes were wrong which peers gave: those are not used for
+// the blob any more, and the origin is asked for what they gave.
+func (n *network) blame(c *content, off, length int64) {
+	n.tell(func(h *swarm.Host, now time.Time) (as []swarm.Action) {
+		s := n.shares[c.digest]
+		if s == nil {
+			return nil
+		}
+		end := off + length
+		given := false
+		s.gifts = slices.DeleteFunc(s.gifts, func(g gift) bool {
+			if g.off >= end || g.end <= off {
+				return false
+			}
+			given = true
+			as = append(as, h.Served(now, c.digest, swarm.Source{Peer: p2p.Host{ID: g.peer}}, 0, 0, 0, p2p.Mismatch)...)
+			return true
+		})
+		if given {
+			if len(s.doubt) >= doubtsMax {
+				s.doubt = []store.Range{{Off: 0, Len: c.size}}
+			} else {
+				s.doubt = append(s.doubt, store.Range{Off: off, Len: length})
+			}
+		}
+		return as
+	})
+}
+
+// lost tells the host that pieces are not in the store any more.
+func (n *network) lost(c *content, off, length int64) {
+	n.tell(func(h *swarm.Host, now time.Time) (as []swarm.Action) {
+		s := n.shares[c.digest]
+		if s == nil || length <= 0 {
+			return nil
+		}
+		size := p2p.PieceSize(s.blob.Size)
+		for i := int(off / size); i <= int((off+length-1)/size) && i < s.blob.Pieces(); i++ {
+			if s.keep.Remove(i) {
+				if s.have.Remove(i) {
+					s.notify()
+				}
+				as = append(as, h.Lost(now, c.digest, i)...)
+			}
+		}
+		return as
+	})
+}
+
+// inspect has the pieces between off and end that are whole by now hashed, so
+// that they can be given to others. The caller may hold c.mu.
+func (n *network) inspect(c *content, off, end int64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.shares[c.digest]
+	if s == nil || s.keep.Full() {
+		return
+	}
+	size := p2p.PieceSize(s.blob.Size)
+	for i := int(off / size); int64(i)*size < end; i++ {
+		at, length := s.blob.Piece(i)
+		if s.keep.Has(i) || s.adding[i] || s.landed[i] != nil || c.stored.Present(at, length) < length {
+			continue
+		}
+		s.adding[i] = true
+		if !n.f.start(func() { s.add(i) }) {
+			return
+		}
+	}
+}
+
+// add hashes a piece that reads have put together.
+func (s *share) add(i int) {
+	sum, own, err := s.sum(i)
+	s.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
+		delete(s.adding, i)
+		if err != nil {
+			return nil // taken away meanwhile
+		}
+		return h.Filled(now, s.blob.Digest, i, sum, own)
+	})
+}
+
+// sum returns the hash of a piece in the store, and whether all of it came from
+// the origin.
+func (s *share) sum(i int) (sum p2p.Sum, own bool, err error) {
+	b, err := s.n.open(s.blob, s.n.repoOf(s))
+	if err != nil {
+		return sum, false, err
+	}
+	defer b.Close()
+	off, size := s.blob.Piece(i)
+	data := getBuffer(size)
+	defer putBuffer(data)
+	if _, err := b.c.stored.ReadAt(data, off); err != nil {
+		return sum, false, err
+	}
+	return sha256.Sum256(data), b.c.gaveAll(off, size), nil
+}

@@ -1,0 +1,114 @@
+package fetcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/store"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/peer"
+)
+
+// serving is what this host gives to others: pieces that were judged, and for
+// who asks it to, bytes it fetches for them.
+type serving struct{ n *network }
+
+var _ peer.Blobs = serving{}
+
+func (v serving) find(d digest.Digest) (*share, error) {
+	if s := v.n.shares[d]; s != nil {
+		return s, nil
+	}
+	return nil, fmt.Errorf("blob %s: %w", d, peer.ErrNotFound)
+}
+
+func (v serving) Stat(d digest.Digest) (int64, error) {
+	v.n.mu.Lock()
+	defer v.n.mu.Unlock()
+	s, err := v.find(d)
+	if err != nil {
+		return 0, err
+	}
+	return s.blob.Size, nil
+}
+
+func (v serving) Have(d digest.Digest) (*p2p.Have, <-chan struct{}, error) {
+	v.n.mu.Lock()
+	defer v.n.mu.Unlock()
+	s, err := v.find(d)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.have.Clone(), s.changed, nil
+}
+
+func (v serving) Open(ctx context.Context, d digest.Digest, off, n int64, ask peer.Ask) (io.ReadCloser, int64, error) {
+	v.n.mu.Lock()
+	s, err := v.find(d)
+	var here int64
+	if err == nil {
+		here = s.run(off, n)
+	}
+	v.n.mu.Unlock()
+	switch {
+	case err != nil:
+		return nil, 0, err
+	case here > 0 && (here == n || !ask.Through):
+		return v.file(d, off, here)
+	case !ask.Through || ask.Hops >= peer.MaxHops:
+		return nil, 0, fmt.Errorf("bytes %d-%d of %s: %w", off, off+n-1, d, peer.ErrNotFound)
+	}
+	return v.through(ctx, s, off, n, ask)
+}
+
+// run returns how many of the n bytes from off on may be given. The caller
+// holds n.mu.
+func (s *share) run(off, n int64) int64 {
+	size := p2p.PieceSize(s.blob.Size)
+	pos, end := off, off+n
+	for i := int(off / size); pos < end && s.have.Has(i); i++ {
+		at, length := s.blob.Piece(i)
+		pos = min(at+length, end)
+	}
+	return pos - off
+}
+
+func (v serving) file(d digest.Digest, off, n int64) (io.ReadCloser, int64, error) {
+	f, err := v.n.f.store.File(d)
+	if errors.Is(err, store.ErrMissing) {
+		return nil, 0, errors.Join(err, peer.ErrNotFound)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	if _, err := f.Seek(off, io.SeekStart); err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, n, nil
+}
+
+// through reads bytes for another host: from the store, this host's own parents
+// or the origin.
+func (v serving) through(ctx context.Context, s *share, off, n int64, ask peer.Ask) (io.ReadCloser, int64, error) {
+	b, err := v.n.open(s.blob, v.n.repoOf(s))
+	if err != nil {
+		return nil, 0, err
+	}
+	r, err := b.reader(ctx, off, n, ask.Priority, only{hops: ask.Hops + 1})
+	if err != nil {
+		return nil, 0, errors.Join(err, b.Close())
+	}
+	return passing{r, b}, n, nil
+}
+
+// passing is a read for another host.
+type passing struct {
+	io.ReadCloser
+	blob *Blob
+}
+
+func (p passing) Close() error { return errors.Join(p.ReadCloser.Close(), p.blob.Close()) }
