@@ -220,4 +220,3 @@ func TestNetworkLazy(t *testing.T) {
 		})
 	}
 }
-
