@@ -314,7 +314,7 @@ func TestP2P(t *testing.T) {
 			if egress > x.most {
 				t.Errorf("the registry sent %.2f × the image, %.2f are allowed", egress, x.most)
 			}
-			if c.metric(t, "dfsnapshotter_fetched_bytes_total", `source="peer"`, first...) == 0 {
+			if c.metric(t, "dfsnapshotter_fetcher_bytes_total", `source="peer"`, first...) == 0 {
 				t.Error("no host says that it took a byte from another one")
 			}
 			c.complete(t, first...)

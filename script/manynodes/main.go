@@ -3,6 +3,7 @@
 // and not this machine's processors, are the limit.
 //
 //	manynodes [-nodes 8] [-rates 20mbit,200mbit] [-only REGEXP] [-json FILE]
+//	manynodes -soak 10m [-nodes 4] [-rates 200mbit]
 package main
 
 import (
@@ -36,6 +37,7 @@ type options struct {
 	json   string
 	logs   string
 	rounds int
+	soak   time.Duration
 }
 
 func run(ctx context.Context) error {
@@ -47,6 +49,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.json, "json", "", "write the figures to this file, too")
 	flag.StringVar(&o.logs, "logs", "out/many-nodes-logs", "folder for the logs if something fails")
 	flag.IntVar(&o.rounds, "rounds", 1, "repetitions of each way")
+	flag.DurationVar(&o.soak, "soak", 0, "start images again and again for as long, and see whether daemons grow")
 	flag.Parse()
 	if o.list {
 		for _, w := range ways {
@@ -58,9 +61,14 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := openCluster(ctx, o.nodes, func(w way) bool { return only.MatchString(w.name) })
-	if err == nil {
-		err = c.measure(ctx, strings.Split(o.rates, ","), o.rounds)
+	rates := strings.Split(o.rates, ",")
+	c, err := openCluster(ctx, o.nodes, func(w way) bool { return only.MatchString(w.name) && (o.soak == 0 || w.p2p) })
+	switch {
+	case err != nil:
+	case o.soak > 0:
+		err = c.soak(ctx, rates[len(rates)-1], o.soak)
+	default:
+		err = c.measure(ctx, rates, o.rounds)
 	}
 	if err != nil {
 		if c != nil {

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
 
-// table shows rows, one line each.
-func table(rows []row) string {
+// table shows rows, one line for each way, rate and wave: that of the median.
+func table(all []row) string {
+	rows := medians(all)
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "links\tway\twave\thosts\tslowest\t× alone\tmedian\tregistry MiB\t× image\tof layers\twhen whole\tCPU s/host\tcontainerd\tseeds\tseeds sent\tmost sent")
@@ -26,6 +29,25 @@ func table(rows []row) string {
 	}
 	w.Flush()
 	return b.String()
+}
+
+// medians returns, of the rows of each way, rate and wave, the one whose slowest
+// host is the median.
+func medians(all []row) (rows []row) {
+	groups := map[row][]row{}
+	for _, r := range all {
+		k := row{Rate: r.Rate, Way: r.Way, Wave: r.Wave}
+		if groups[k] == nil {
+			rows = append(rows, k)
+		}
+		groups[k] = append(groups[k], r)
+	}
+	for i, k := range rows {
+		g := groups[k]
+		slices.SortFunc(g, func(a, b row) int { return cmp.Compare(a.Slowest, b.Slowest) })
+		rows[i] = g[len(g)/2]
+	}
+	return rows
 }
 
 // alone returns the row of one host alone that r compares with.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -84,6 +85,7 @@ func (c *cluster) try(ctx context.Context, rate string, w way) error {
 func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (row, error) {
 	img := c.images[w.form]
 	c.waves++
+	syscall.Sync() // what earlier waves have written is no cost of this one
 	before, err := c.counts(nodes, w.seeds, img)
 	if err != nil {
 		return row{}, err
