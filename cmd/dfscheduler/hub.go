@@ -21,6 +21,7 @@ type hub struct {
 	limits  LimitsConfig
 	log     *slog.Logger
 	metrics *metrics
+	local   bool          // only this machine can reach the scheduler
 	wake    chan struct{} // holds a token when the clock is to look again
 
 	ctx      context.Context // ends when the scheduler stops

@@ -11,6 +11,7 @@ import (
 type metrics struct {
 	messages  *prometheus.CounterVec // result
 	streams   *prometheus.CounterVec // code
+	conns     *prometheus.CounterVec // result
 	throttled prometheus.Counter
 	decisions prometheus.Histogram
 	ticks     prometheus.Histogram
@@ -25,6 +26,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		streams: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dfscheduler_streams_ended_total", Help: "Streams of hosts that ended, by gRPC code.",
 		}, []string{"code"}),
+		conns: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dfscheduler_connections_ended_total",
+			Help: "Connections that ended: served; without a stream (garbage, or no good certificate); refused for limits.hosts or hosts_per_address.",
+		}, []string{"result"}),
 		throttled: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "dfscheduler_messages_throttled_total", Help: "Messages that waited because their host sent too many.",
 		}),
@@ -35,7 +40,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "dfscheduler_tick_seconds", Help: "Time it took to do what had become due.", Buckets: buckets,
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.messages, m.streams, m.throttled, m.decisions, m.ticks} {
+	for _, c := range []prometheus.Collector{m.messages, m.streams, m.conns, m.throttled, m.decisions, m.ticks} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,7 +34,7 @@ func run(ctx context.Context, c Config, log *slog.Logger) error {
 type server struct {
 	hub    *hub
 	debug  *daemon.Debug
-	ln     net.Listener
+	gate   *gate
 	grpc   *grpc.Server
 	served chan error // how Serve ended
 }
@@ -56,17 +55,21 @@ func open(c Config, log *slog.Logger) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.ln = newGate(ln, c.Limits)
+	s.gate = newGate(ln, c.Limits, m.conns)
 	s.hub = newHub(c, log, m)
+	s.hub.local = loopback(s.addr())
 	reg.MustRegister(newCounts(s.hub.counts))
 	if s.debug, err = daemon.OpenDebug(c.Debug.Listen, reg, s.hub.routes); err != nil {
 		s.hub.close()
-		return nil, errors.Join(err, s.ln.Close())
+		return nil, errors.Join(err, s.gate.Close())
 	}
 	s.grpc = wire.NewServer(id)
-	wire.Register(s.grpc, s.hub.serve)
+	wire.Register(s.grpc, func(stream *wire.HostStream) error {
+		s.gate.speaks(stream.Caller())
+		return s.hub.serve(stream)
+	})
 	go func() {
-		err := s.grpc.Serve(s.ln)
+		err := s.grpc.Serve(s.gate)
 		if errors.Is(err, grpc.ErrServerStopped) { // before it had begun
 			err = nil
 		}
@@ -76,7 +79,7 @@ func open(c Config, log *slog.Logger) (*server, error) {
 	return s, nil
 }
 
-func (s *server) addr() string { return s.ln.Addr().String() }
+func (s *server) addr() string { return s.gate.Addr().String() }
 
 // close lets each host know, and ends the parts in reverse order.
 func (s *server) close() error {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,12 +30,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // start starts a scheduler on loopback until the test ends.
 func start(t testing.TB, change func(*Config)) *server {
 	t.Helper()
+	return startLogged(t, slog.New(slog.DiscardHandler), change)
+}
+
+func startLogged(t testing.TB, log *slog.Logger, change func(*Config)) *server {
+	t.Helper()
 	c := DefaultConfig()
 	c.Listen, c.Debug.Listen = "127.0.0.1:0", "127.0.0.1:0"
 	if change != nil {
 		change(&c)
 	}
-	s, err := open(c, slog.New(slog.DiscardHandler))
+	s, err := open(c, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,29 +56,32 @@ func start(t testing.TB, change func(*Config)) *server {
 type node struct {
 	*wire.SchedulerStream
 	host p2p.Host
+	cut  func() // as if it died
 }
 
-func connect(t testing.TB, s *server, id *wire.Identity) *wire.SchedulerStream {
+func connect(t testing.TB, s *server, id *wire.Identity) node {
 	t.Helper()
 	conn, err := wire.Dial(s.addr(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	t.Cleanup(func() {
+	cut := func() {
 		cancel()
 		_ = conn.Close()
-	})
+	}
+	t.Cleanup(cut)
 	stream, err := conn.Link(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return stream
+	return node{SchedulerStream: stream, cut: cut}
 }
 
 func join(t testing.TB, s *server, id *wire.Identity, h p2p.Host, inventory ...p2p.Inventory) node {
 	t.Helper()
-	n := node{connect(t, s, id), h}
+	n := connect(t, s, id)
+	n.host = h
 	n.say(t, p2p.Announce{Host: h, Inventory: inventory})
 	return n
 }
@@ -166,25 +175,13 @@ func TestLeft(t *testing.T) {
 	s := start(t, nil)
 	child := join(t, s, nil, host("child", false))
 	settle(t, s, 1)
-	conn, err := wire.Dial(s.addr(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	stream, err := conn.Link(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := stream.Send(p2p.Announce{Host: host("parent", false), Inventory: []p2p.Inventory{all}}); err != nil {
-		t.Fatal(err)
-	}
+	parent := join(t, s, nil, host("parent", false), all)
 	settle(t, s, 2)
 	child.say(t, want)
 	if h := child.parents(t); h.ID != "parent" {
 		t.Errorf("the parent is %v", h)
 	}
-	_ = conn.Close() // as if it died
+	parent.cut()
 	settle(t, s, 1)
 	child.await(t, func(m p2p.Message) bool { g, ok := m.(p2p.Gone); return ok && g.Host == "parent" })
 }
@@ -229,7 +226,7 @@ func TestRefused(t *testing.T) {
 			if c.before != nil {
 				c.before(t, s)
 			}
-			n := node{SchedulerStream: connect(t, s, nil)}
+			n := connect(t, s, nil)
 			for _, m := range c.say {
 				if err := n.Send(m); err != nil {
 					break // it has ended already
@@ -278,7 +275,8 @@ func TestIdentity(t *testing.T) {
 		return i
 	}
 	own := files("sched", wire.RoleScheduler)
-	s := start(t, func(c *Config) { c.TLS = daemon.TLS{CA: own.CA, Cert: own.Cert, Key: own.Key} })
+	var text record
+	s := startLogged(t, slog.New(slog.NewJSONHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug})), func(c *Config) { c.TLS = daemon.TLS{CA: own.CA, Cert: own.Cert, Key: own.Key} })
 	seed := join(t, s, identity("seed", wire.RoleSeed), host("seed", true))
 	settle(t, s, 1)
 	child := join(t, s, identity("child", wire.RoleHost), host("child", false))
@@ -287,16 +285,77 @@ func TestIdentity(t *testing.T) {
 	if got := m.(p2p.Fetch).Origin; got != want.Origin {
 		t.Errorf("the seed is to fetch from %v with a token of %d bytes", got, len(got.Token))
 	}
-	for _, path := range []string{"/debug", "/debug.json", "/metrics"} {
-		if text := get(t, s, path); strings.Contains(text, want.Origin.Token) {
-			t.Errorf("%s shows the token:\n%s", path, text)
-		}
+	odd := want
+	odd.Origin.Token += "\n" // which is refused
+	if code := says(t, join(t, s, identity("odd", wire.RoleHost), host("odd", false)), odd); code != codes.InvalidArgument {
+		t.Errorf("an odd token got %v", code)
 	}
+	settle(t, s, 2)
 	for name, h := range map[string]p2p.Host{"somebody else": host("child-2", false), "a seed": host("liar", true)} {
 		n := join(t, s, identity("liar", wire.RoleHost), h)
 		if code := n.ends(t); code != codes.PermissionDenied {
 			t.Errorf("a host that says it is %s got %v", name, code)
 		}
+	}
+	for _, path := range []string{"/debug", "/debug.json", "/metrics"} {
+		if text := get(t, s, path); strings.Contains(text, want.Origin.Token) {
+			t.Errorf("%s shows the token:\n%s", path, text)
+		}
+	}
+	if got := text.String(); strings.Contains(got, want.Origin.Token) || !strings.Contains(got, "host is here") {
+		t.Errorf("the log shows the token, or nothing:\n%s", got)
+	}
+}
+
+// says says m and returns how the stream ends.
+func says(t *testing.T, n node, m p2p.Message) codes.Code {
+	t.Helper()
+	n.say(t, m)
+	return n.ends(t)
+}
+
+// record is a log in memory.
+type record struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (r *record) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.Write(p)
+}
+
+func (r *record) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.String()
+}
+
+// TestLoopback warns of a host that nobody else can dial.
+func TestLoopback(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		listen, addr string
+		warns        bool
+	}{
+		"seen over loopback":      {"0.0.0.0:0", ":65002", true},
+		"says so itself":          {"0.0.0.0:0", "localhost:65002", true},
+		"has another address":     {"0.0.0.0:0", "10.0.0.1:65002", false},
+		"all are on this machine": {"127.0.0.1:0", ":65002", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var text record
+			s := startLogged(t, slog.New(slog.NewTextHandler(&text, nil)), func(c *Config) { c.Listen, c.TLS.Insecure = c.listen, true })
+			h := host("h", false)
+			h.Addr = c.addr
+			join(t, s, nil, h)
+			settle(t, s, 1)
+			if warns := strings.Contains(text.String(), "peer.advertise"); warns != c.warns {
+				t.Errorf("the log says %q", text.String())
+			}
+		})
 	}
 }
 
@@ -364,8 +423,11 @@ func TestGarbage(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	join(t, s, nil, host("h", false))
+	eventually(t, s, "dfscheduler_connections_ended_total{result=\"no_stream\"} 4\n")
+	n := join(t, s, nil, host("h", false))
 	settle(t, s, 1)
+	n.cut()
+	eventually(t, s, "dfscheduler_connections_ended_total{result=\"served\"} 1\n")
 }
 
 // TestConnections opens more connections than there are hosts.
@@ -390,6 +452,7 @@ func TestConnections(t *testing.T) {
 	if n, _ := io.Copy(io.Discard, conn); n > 0 {
 		t.Error("one more is served")
 	}
+	eventually(t, s, "dfscheduler_connections_ended_total{result=\"refused\"} 1\n")
 	for _, c := range append(conns, conn) {
 		_ = c.Close()
 	}
@@ -400,7 +463,7 @@ func TestConnections(t *testing.T) {
 
 func settleConns(t *testing.T, s *server, n int) {
 	t.Helper()
-	for s.ln.(*gate).count() != n {
+	for s.gate.count() != n {
 		select {
 		case <-time.After(time.Millisecond):
 		case <-t.Context().Done():
@@ -445,7 +508,7 @@ func TestStop(t *testing.T) {
 	if code := n.ends(t); code != codes.Unavailable {
 		t.Errorf("the stream ended with %v", code)
 	}
-	again := node{SchedulerStream: connect(t, s, nil)}
+	again := connect(t, s, nil)
 	if code := again.ends(t); code != codes.Unavailable {
 		t.Errorf("a new stream ended with %v", code)
 	}

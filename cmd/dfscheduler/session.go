@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -32,6 +33,7 @@ type session struct {
 	ctx    context.Context // of the session; its cause is how the stream ends
 	end    context.CancelCauseFunc
 	host   p2p.HostID // once it has announced itself; guarded by hub.mu
+	heard  chan error // how receive ended
 
 	faults     int // since faultsFrom; for the receiver only
 	faultsFrom time.Time
@@ -45,13 +47,17 @@ func (h *hub) serve(stream *wire.HostStream) error {
 		return err
 	}
 	defer h.leave(addr)
-	s := &session{hub: h, stream: stream, out: newOutbox()}
+	s := &session{hub: h, stream: stream, out: newOutbox(), heard: make(chan error, 1)}
 	s.ctx, s.end = context.WithCancelCause(stream.Context())
 	stopped := context.AfterFunc(h.ctx, func() { s.end(errStopping) })
 	defer stopped()
 	silent := time.AfterFunc(announceIn, func() { s.end(status.Error(codes.DeadlineExceeded, "no announce")) })
 	defer silent.Stop()
-	if !h.own(func() { s.end(s.receive(silent)) }) {
+	if !h.own(func() {
+		err := s.receive(silent)
+		s.heard <- err
+		s.end(err)
+	}) {
 		return errStopping
 	}
 	err := s.send()
@@ -83,14 +89,18 @@ func (s *session) send() error {
 				}
 			}
 		case <-s.ctx.Done():
-			return reason(context.Cause(s.ctx))
+			err := context.Cause(s.ctx)
+			if s.stream.Context().Err() != nil {
+				err = <-s.heard // gRPC ends the stream itself where it cannot read, and only the receiver hears why
+			}
+			return reason(err)
 		}
 	}
 }
 
 // reason is what a stream ends with that ended because of err.
 func reason(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) {
+	if errors.Is(err, io.EOF) || status.Code(err) == codes.Canceled || errors.Is(err, context.Canceled) {
 		return nil // the host has left
 	}
 	return err
@@ -171,8 +181,18 @@ func (s *session) announce(a p2p.Announce) error {
 	if err != nil {
 		return status.Error(code(err), err.Error())
 	}
+	if loopback(a.Host.Addr) && !s.hub.local {
+		s.hub.log.Warn("other machines cannot reach this host: set peer.advertise there", "peer", a.Host.ID, "dial", a.Host.Addr)
+	}
 	s.hub.log.Debug("host is here", "peer", a.Host.ID, "seed", a.Host.Seed, "dial", a.Host.Addr, "blobs", len(a.Inventory))
 	return nil
+}
+
+// loopback reports whether addr is one that means another machine on each.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
 // tolerate decides whether a host that erred may go on.

@@ -72,7 +72,7 @@ func (c *Conn) Close() error { return c.cc.Close() }
 // NewServer makes a gRPC server for [Register] with the limits of this protocol:
 // one stream to a connection, small buffers, and hosts that no longer answer
 // are gone within ten seconds. With id nil it is plain text.
-func NewServer(id *Identity, more ...grpc.ServerOption) *grpc.Server {
+func NewServer(id *Identity) *grpc.Server {
 	var config *tls.Config
 	if id != nil {
 		config = id.Server(RoleHost, RoleSeed)
@@ -89,5 +89,5 @@ func NewServer(id *Identity, more ...grpc.ServerOption) *grpc.Server {
 	if config != nil {
 		opts = append(opts, grpc.Creds(credentials.NewTLS(config)))
 	}
-	return grpc.NewServer(append(opts, more...)...)
+	return grpc.NewServer(opts...)
 }

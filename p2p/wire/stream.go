@@ -21,6 +21,7 @@ import (
 // Caller is who is at the other end of a host's stream.
 type Caller struct {
 	Addr netip.Addr // as this side sees it; invalid if it is none
+	Port uint16     // of the connection
 	Name Name       // of its certificate; zero over plain text
 }
 
@@ -50,7 +51,7 @@ func (s *service) Link(stream grpc.BidiStreamingServer[pb.ToScheduler, pb.ToHost
 	}
 	var c Caller
 	if tcp, ok := p.Addr.(*net.TCPAddr); ok {
-		c.Addr = tcp.AddrPort().Addr().Unmap().WithZone("")
+		c.Addr, c.Port = tcp.AddrPort().Addr().Unmap().WithZone(""), tcp.AddrPort().Port()
 	}
 	info, secure := p.AuthInfo.(credentials.TLSInfo)
 	if secure {
