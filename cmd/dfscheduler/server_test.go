@@ -347,7 +347,7 @@ func TestLoopback(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var text record
-			s := startLogged(t, slog.New(slog.NewTextHandler(&text, nil)), func(c *Config) { c.Listen, c.TLS.Insecure = c.listen, true })
+			s := startLogged(t, slog.New(slog.NewTextHandler(&text, nil)), func(cfg *Config) { cfg.Listen, cfg.TLS.Insecure = c.listen, true })
 			h := host("h", false)
 			h.Addr = c.addr
 			join(t, s, nil, h)
