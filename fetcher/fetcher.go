@@ -79,7 +79,7 @@ func New(c Config) (*Fetcher, error) {
 		return f, nil
 	}
 	f.cfg.Sources = append(f.cfg.Sources[:len(f.cfg.Sources):len(f.cfg.Sources)], peers{})
-	if f.network, err = openNetwork(f, c.Network); err != nil {
+	if err := openNetwork(f, c.Network); err != nil {
 		return nil, fmt.Errorf("fetcher: %w", errors.Join(err, f.Close()))
 	}
 	return f, nil
@@ -96,7 +96,7 @@ func (f *Fetcher) Close() error {
 	f.life.Unlock()
 	f.cancel(ErrClosed)
 	f.wg.Wait()
-	if f.network != nil {
+	if f.network != nil && f.network.client != nil {
 		f.network.client.Close()
 	}
 	return errors.Join(err, f.store.Close())

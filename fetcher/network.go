@@ -41,6 +41,7 @@ type network struct {
 	metrics *networkMetrics
 	client  *peer.Client
 	server  *peer.Server // nil: gives nothing
+	pieces  net.Listener // until server has it
 	kick    chan struct{}
 
 	mu      sync.Mutex // guards what follows and what shares say; nobody waits while it is held
@@ -59,20 +60,23 @@ type watched struct {
 	digest digest.Digest
 }
 
-func openNetwork(f *Fetcher, c *Network) (*network, error) {
+// openNetwork sets f.network, of which the caller closes what there is if an
+// error is returned.
+func openNetwork(f *Fetcher, c *Network) error {
 	schedulers := slices.Compact(slices.Sorted(slices.Values(c.Schedulers)))
 	n := &network{
-		f: f, log: f.log, kick: make(chan struct{}, 1),
+		f: f, log: f.log, pieces: c.Listener, kick: make(chan struct{}, 1),
 		host: swarm.New(swarm.Config{Self: c.Self, Schedulers: schedulers, OriginRun: originRun}),
 		up:   map[string]bool{}, shares: map[digest.Digest]*share{},
 		running: map[uint64]context.CancelCauseFunc{}, watches: map[watched]context.CancelCauseFunc{},
 	}
+	f.network = n
 	var err error
 	if n.metrics, err = newNetworkMetrics(f.cfg.Registerer, n); err != nil {
-		return nil, err
+		return err
 	}
 	if n.client, err = peer.NewClient(peer.ClientConfig{Identity: c.Identity, Stall: peerStall, Registerer: f.cfg.Registerer}); err != nil {
-		return nil, err
+		return err
 	}
 	for d, size := range f.store.Kept() {
 		b := p2p.Blob{Digest: d, Size: size}
@@ -83,11 +87,12 @@ func openNetwork(f *Fetcher, c *Network) (*network, error) {
 		n.host.Present(time.Now(), b, p2p.FullHave(b.Pieces()), true) // nobody is there yet to be told
 	}
 	if c.Listener != nil {
+		n.pieces = nil
 		n.server, err = peer.Serve(c.Listener, peer.ServerConfig{
 			Blobs: serving{n}, Identity: c.Identity, Slots: c.Self.Slots, Upload: c.Upload, Log: f.log, Registerer: f.cfg.Registerer,
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 	f.start(n.loop)
@@ -96,7 +101,7 @@ func openNetwork(f *Fetcher, c *Network) (*network, error) {
 	n.links, err = peer.OpenLinks(peer.LinksConfig{
 		Schedulers: schedulers, Identity: c.Identity, Listener: listener{n}, Log: f.log, Registerer: f.cfg.Registerer,
 	})
-	return n, err
+	return err
 }
 
 // close ends all that calls the fetcher from outside.
@@ -107,6 +112,9 @@ func (n *network) close() error {
 	}
 	if n.server != nil {
 		errs = append(errs, n.server.Close())
+	}
+	if n.pieces != nil {
+		errs = append(errs, n.pieces.Close())
 	}
 	return errors.Join(errs...)
 }

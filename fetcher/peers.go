@@ -33,17 +33,17 @@ func (peers) Open(context.Context, Ref, int64, int64) (*Body, error) { return ni
 
 // ask asks the peers that are best for the range. hops is how often the request
 // that this one serves was passed on, and one more; 0: it serves none.
-func (net *network) ask(ctx context.Context, ref Ref, off, n int64, prio Priority, hops int) (*Body, error) {
-	net.mu.Lock()
-	parts := net.host.Read(time.Now(), ref.Digest, off, n)
-	net.mu.Unlock()
+func (n *network) ask(ctx context.Context, ref Ref, off, size int64, prio Priority, hops int) (*Body, error) {
+	n.mu.Lock()
+	parts := n.host.Read(time.Now(), ref.Digest, off, size)
+	n.mu.Unlock()
 	if k := slices.IndexFunc(parts, func(t swarm.Part) bool { return t.Sources[0].Origin() }); k >= 0 {
 		parts = parts[:k]
 	}
 	if len(parts) == 0 {
 		return nil, errNoPeer
 	}
-	b := &peerBody{n: net, ctx: ctx, ref: ref, parts: parts, prio: prio, hops: hops}
+	b := &peerBody{n: n, ctx: ctx, ref: ref, parts: parts, prio: prio, hops: hops}
 	return &Body{ReadCloser: b, Off: off, Size: -1}, nil
 }
 

@@ -197,7 +197,7 @@ func (n *network) whole(c *content, p Priority) bool {
 			s.moved = time.Now()
 		}
 		s.lazy, s.prio = false, p
-		n.do(n.host.Want(time.Now(), s.blob, s.origin, false, p2p.Priority(p)))
+		n.do(n.host.Want(time.Now(), s.blob, s.origin, false, p))
 	}
 	return true
 }
@@ -208,7 +208,7 @@ func (s *share) want() {
 		if !s.wanted {
 			return nil
 		}
-		return h.Want(now, s.blob, s.origin, s.lazy, p2p.Priority(s.prio))
+		return h.Want(now, s.blob, s.origin, s.lazy, s.prio)
 	})
 }
 

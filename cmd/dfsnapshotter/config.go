@@ -125,6 +125,9 @@ func (c Config) Validate() error {
 // maxSocket is how long the kernel lets a unix socket's path be.
 const maxSocket = 107
 
+// mounts reports whether containerd uses this daemon: it may be only a seed.
+func (c Config) mounts() bool { return c.Address != "" }
+
 func (c Config) keeperSocket() string { return filepath.Join(filepath.Dir(c.Address), "keeper.sock") }
 
 func (c Config) statusSocket() string {

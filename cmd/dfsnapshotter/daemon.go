@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -65,23 +64,58 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 	if n.debug, err = daemon.OpenDebug(c.Debug.Listen, n.reg, nil); err != nil {
 		return err
 	}
-	if n.keeper, err = n.openKeeper(ctx, configFile); err != nil {
-		return err
+	if c.mounts() {
+		if n.keeper, err = n.openKeeper(ctx, configFile); err != nil {
+			return err
+		}
 	}
 	if n.origin, err = n.openOrigin(); err != nil {
 		return err
 	}
-	limit, err := cacheLimit(c)
-	if err != nil {
+	if n.fetcher, err = n.openFetcher(); err != nil {
 		return err
 	}
-	n.fetcher, err = fetcher.New(fetcher.Config{
-		Dir: c.Root, Max: limit, Sources: []fetcher.Source{fetcher.Origin(n.origin)}, Documents: n.origin,
-		Log: n.log, Registerer: n.reg,
-	})
-	if err != nil {
-		return err
+	if c.mounts() {
+		if err := n.openMounts(ctx); err != nil {
+			return err
+		}
 	}
+	n.status, err = n.openStatus()
+	return err
+}
+
+// openFetcher opens where bytes come from, and with schedulers the way to
+// other hosts.
+func (n *node) openFetcher() (*fetcher.Fetcher, error) {
+	c := n.cfg
+	most, err := cacheLimit(c)
+	if err != nil {
+		return nil, err
+	}
+	limits, err := c.Limits.buckets()
+	if err != nil {
+		return nil, err
+	}
+	config := fetcher.Config{
+		Dir: c.Root, Max: most, Sources: []fetcher.Source{fetcher.Origin(n.origin)}, Documents: n.origin,
+		Download: limits.download, Origin: limits.origin, Log: n.log, Registerer: n.reg,
+	}
+	m, err := c.join(n.log)
+	if err != nil {
+		return nil, err
+	}
+	if m != nil {
+		config.Network = &fetcher.Network{
+			Self: m.host, Schedulers: c.Peer.Schedulers, Identity: m.identity, Listener: m.pieces, Upload: limits.upload,
+		}
+		n.log.Info("part of a cluster", "host", m.host.ID, "pieces", m.host.Addr, "seed", m.host.Seed, "schedulers", c.Peer.Schedulers)
+	}
+	return fetcher.New(config)
+}
+
+// openMounts opens what makes layers of blobs.
+func (n *node) openMounts(ctx context.Context) (err error) {
+	c := n.cfg
 	n.fs, err = fs.Open(ctx, fs.Config{
 		Root: c.Root, Fetcher: n.fetcher, Keeper: n.keeper, Relay: c.Relay, Unproven: c.Lazy.Unproven,
 		Quiet: quiet, Log: n.log, Metrics: n.reg,
@@ -92,10 +126,6 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 	n.sn, err = snapshot.New(snapshot.Config{
 		Root: c.Root, Layers: layers{n.fs}, Images: n.fetcher, Log: n.log, Registerer: n.reg,
 	})
-	if err != nil {
-		return err
-	}
-	n.status, err = n.openStatus()
 	return err
 }
 
@@ -106,7 +136,7 @@ func (n *node) own() error {
 	if os.Geteuid() != 0 {
 		return errors.New("dfsnapshotter mounts file systems: it must be run as root")
 	}
-	if _, err := os.Stat("/dev/fuse"); err != nil {
+	if _, err := os.Stat("/dev/fuse"); err != nil && c.mounts() {
 		return fmt.Errorf("%w: load the kernel's module with modprobe fuse; a container needs the device passed in", err)
 	}
 	if err := os.MkdirAll(c.Root, 0o700); err != nil {
@@ -121,6 +151,9 @@ func (n *node) own() error {
 		return fmt.Errorf("root %s is in use by another dfsnapshotter: stop it, or set another root", c.Root)
 	}
 	n.lock = f
+	if !c.mounts() {
+		return daemon.FreeSocket(c.statusSocket())
+	}
 	dir := filepath.Dir(c.Address)
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("address: %w", err)
@@ -190,18 +223,16 @@ func cacheLimit(c Config) (int64, error) {
 
 // serve answers containerd until ctx ends.
 func (n *node) serve(ctx context.Context) error {
-	ln, err := net.Listen("unix", n.cfg.Address)
-	if err != nil {
-		return err
-	}
-	if err := os.Chmod(n.cfg.Address, 0o600); err != nil {
-		_ = ln.Close()
-		return err
-	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(16<<20), grpc.MaxSendMsgSize(16<<20))
-	snapshot.Register(server, n.sn)
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(ln) }()
+	if n.cfg.mounts() {
+		ln, err := daemon.ListenUnix(n.cfg.Address)
+		if err != nil {
+			return err
+		}
+		snapshot.Register(server, n.sn)
+		go func() { failed <- server.Serve(ln) }()
+	}
 	n.debug.SetReady(true)
 	n.log.Info("ready", "address", n.cfg.Address, "root", n.cfg.Root, "version", version)
 	if _, err := systemd.SdNotify(false, systemd.SdNotifyReady); err != nil {
@@ -213,8 +244,12 @@ func (n *node) serve(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
-	n.log.Info("stopping; the keeper holds the mounts")
 	n.debug.SetReady(false)
+	if !n.cfg.mounts() {
+		n.log.Info("stopping")
+		return nil
+	}
+	n.log.Info("stopping; the keeper holds the mounts")
 	stopServer(server)
 	return <-failed // nil: it was stopped
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/fs"
 )
 
 // openStatus serves what `dfsnapshotter status` shows.
@@ -16,9 +17,16 @@ func (n *node) openStatus() (*daemon.Server, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/layers", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(n.fs.Status()); err != nil {
+		if err := json.NewEncoder(w).Encode(n.layers()); err != nil {
 			n.log.Debug("write status", "err", err)
 		}
 	})
 	return daemon.Serve(ln, mux), nil
+}
+
+func (n *node) layers() []fs.Status {
+	if n.fs == nil {
+		return []fs.Status{}
+	}
+	return n.fs.Status()
 }
