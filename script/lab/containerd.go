@@ -70,7 +70,7 @@ func (h *Host) Containerd(ctx context.Context, cfg ContainerdConfig) (*Container
 // Start starts containerd again after it was stopped or killed.
 func (c *Containerd) Start(ctx context.Context) (err error) {
 	env := []string{"PATH=" + c.bin + ":" + c.at.lab.Tool("") + ":" + os.Getenv("PATH")}
-	if c.Process, err = c.at.start(filepath.Base(filepath.Dir(c.Socket)), env, c.argv...); err != nil {
+	if c.Process, err = c.at.Start(filepath.Base(filepath.Dir(c.Socket)), env, c.argv...); err != nil {
 		return err
 	}
 	return c.ready(ctx, 30*time.Second, func() error {

@@ -128,7 +128,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		return err
 	}
 	argv := append([]string{bin, "--config", d.config}, d.flags...)
-	if d.Process, err = d.at.start("df", nil, argv...); err != nil {
+	if d.Process, err = d.at.Start("df", nil, argv...); err != nil {
 		return err
 	}
 	return d.ready(ctx, 60*time.Second, func() error { return d.at.isReady(ctx, d.Debug) })

@@ -47,9 +47,9 @@ func (h *Host) write(name, text string) (string, error) {
 	return h.lab.write(rel, text)
 }
 
-// start starts a program on the host. Its output goes to NAME.log in the
+// Start starts a program on the host. Its output goes to NAME.log in the
 // host's folder.
-func (h *Host) start(name string, env []string, argv ...string) (p *Process, err error) {
+func (h *Host) Start(name string, env []string, argv ...string) (p *Process, err error) {
 	err = h.within(func() (err error) {
 		p, err = h.lab.Start(filepath.Join(h.Name, name), env, argv...)
 		return err

@@ -87,7 +87,7 @@ func (l *Lab) HostsDir() string { return l.Path("certs.d") }
 
 // Start starts the registry again after it was stopped.
 func (r *Registry) Start(ctx context.Context) (err error) {
-	if r.Process, err = r.at.start("registry", []string{"OTEL_TRACES_EXPORTER=none"}, r.argv...); err != nil {
+	if r.Process, err = r.at.Start("registry", []string{"OTEL_TRACES_EXPORTER=none"}, r.argv...); err != nil {
 		return err
 	}
 	return r.ready(ctx, 20*time.Second, func() error {

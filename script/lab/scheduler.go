@@ -39,7 +39,7 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.Process, err = s.at.start("scheduler", nil, append([]string{bin, "--config", s.config}, s.flags...)...); err != nil {
+	if s.Process, err = s.at.Start("scheduler", nil, append([]string{bin, "--config", s.config}, s.flags...)...); err != nil {
 		return err
 	}
 	return s.ready(ctx, 30*time.Second, func() error { return s.at.isReady(ctx, s.Debug) })
