@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
@@ -51,7 +52,13 @@ func (e *ear) expect(t *testing.T, want ...any) {
 // openLinks opens links to schedulers until the test ends.
 func openLinks(t *testing.T, e *ear, id *wire.Identity, schedulers ...string) *peer.Links {
 	t.Helper()
-	l, err := peer.OpenLinks(peer.LinksConfig{Schedulers: schedulers, Identity: id, Listener: e})
+	return openLinksTo(t, e, peer.LinksConfig{Schedulers: schedulers, Identity: id})
+}
+
+func openLinksTo(t *testing.T, e *ear, c peer.LinksConfig) *peer.Links {
+	t.Helper()
+	c.Listener = e
+	l, err := peer.OpenLinks(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,11 +76,16 @@ func openLinks(t *testing.T, e *ear, id *wire.Identity, schedulers ...string) *p
 // message with a Renew.
 func scheduler(t *testing.T, addr string, got chan<- p2p.Message) (string, *grpc.Server) {
 	t.Helper()
+	return schedulerAs(t, nil, addr, got)
+}
+
+func schedulerAs(t *testing.T, id *wire.Identity, addr string, got chan<- p2p.Message) (string, *grpc.Server) {
+	t.Helper()
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := wire.NewServer(nil)
+	s := wire.NewServer(id)
 	wire.Register(s, func(s *wire.HostStream) error {
 		for {
 			m, err := s.Recv()
@@ -168,4 +180,31 @@ func TestLinksAlone(t *testing.T) {
 	e := newEar()
 	l := openLinks(t, e, nil, nobody(t).Addr)
 	l.Send(l.Names()[0], p2p.Verified{Digest: some})
+}
+
+// TestLinksRole listens to nobody but schedulers: a host or a seed must not
+// command others.
+func TestLinksRole(t *testing.T) {
+	t.Parallel()
+	issue := cluster(t)
+	got := make(chan p2p.Message, 100)
+	good, _ := schedulerAs(t, issue("sched", wire.RoleScheduler), "127.0.0.1:0", got)
+	reg := prometheus.NewRegistry()
+	e := newEar()
+	var names []string
+	for _, role := range []wire.Role{wire.RoleHost, wire.RoleSeed} {
+		name, _ := schedulerAs(t, issue(p2p.HostID("a-"+role), role), "127.0.0.1:0", got)
+		names = append(names, name)
+	}
+	foreign, _ := schedulerAs(t, cluster(t)("sched", wire.RoleScheduler), "127.0.0.1:0", got)
+	plain, _ := scheduler(t, "127.0.0.1:0", got)
+	openLinksTo(t, e, peer.LinksConfig{Identity: issue("me", wire.RoleHost), Schedulers: append(names, foreign, plain, good), Registerer: reg})
+	e.expect(t, "up", renew)
+	counted(t, reg, `dfsnapshotter_peer_scheduler_streams_ended_total{result="refused"}`, 8) // each of the others was tried, some more than once
+	counted(t, reg, "dfsnapshotter_peer_schedulers_reachable", 1)
+	select {
+	case h := <-e.heard:
+		t.Errorf("it heard %v", h)
+	default:
+	}
 }

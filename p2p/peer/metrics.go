@@ -22,6 +22,7 @@ func register(r prometheus.Registerer, all ...prometheus.Collector) error {
 type serverMetrics struct {
 	bytes    *prometheus.CounterVec // priority
 	requests *prometheus.CounterVec // result
+	conns    *prometheus.CounterVec // result
 }
 
 func newServerMetrics(r prometheus.Registerer, s *Server) (*serverMetrics, error) {
@@ -34,6 +35,10 @@ func newServerMetrics(r prometheus.Registerer, s *Server) (*serverMetrics, error
 			Name: "dfsnapshotter_peer_served_total",
 			Help: "Requests of other hosts, by how they ended.",
 		}, []string{"result"}),
+		conns: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dfsnapshotter_peer_connections_ended_total",
+			Help: "Connections of other hosts that ended: served; without a request (garbage, or no good certificate); refused, being too many.",
+		}, []string{"result"}),
 	}
 	busy := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "dfsnapshotter_peer_upload_slots_busy",
@@ -43,7 +48,7 @@ func newServerMetrics(r prometheus.Registerer, s *Server) (*serverMetrics, error
 		Name: "dfsnapshotter_peer_watchers",
 		Help: "Have-maps that other hosts follow.",
 	}, func() float64 { return float64(s.watchers.taken()) })
-	return m, register(r, m.bytes, m.requests, busy, watchers)
+	return m, register(r, m.bytes, m.requests, m.conns, busy, watchers)
 }
 
 type clientMetrics struct {

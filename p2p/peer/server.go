@@ -44,6 +44,7 @@ type Server struct {
 	watchers slots
 	conns    atomic.Int64
 	maxConns int64
+	silent   sync.Map // connections from which no request has come, net.Conn
 	log      *slog.Logger
 	metrics  *serverMetrics
 	http     *http.Server
@@ -105,27 +106,41 @@ func (s *Server) newHTTP() *http.Server {
 		Handler: mux, Protocols: protocols,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 8 << 10,
 		BaseContext: func(net.Listener) context.Context { return s.ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		ConnState:   s.count,
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
 
-// count closes connections that are too many. It does not wrap the listener:
-// only a bare TCP connection can send files.
+// connKey is where a request's context has its connection.
+type connKey struct{}
+
+// count counts connections, and closes those that are too many. It does not
+// wrap the listener: only a bare TCP connection can send files.
 func (s *Server) count(c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
+		s.silent.Store(c, true)
 		if s.conns.Add(1) > s.maxConns {
+			s.silent.Store(c, false)
 			_ = c.Close()
 		}
 	case http.StateClosed:
 		s.conns.Add(-1)
+		result := "served"
+		if welcome, silent := s.silent.LoadAndDelete(c); silent && welcome.(bool) {
+			result = "no_request"
+		} else if silent {
+			result = "refused"
+		}
+		s.metrics.conns.WithLabelValues(result).Inc()
 	}
 }
 
 // owned makes Close wait for the request.
 func (s *Server) owned(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		s.silent.Delete(r.Context().Value(connKey{}))
 		s.mu.Lock()
 		closed := s.closed
 		if !closed {

@@ -10,7 +10,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
@@ -330,7 +333,8 @@ func TestGarbage(t *testing.T) {
 	t.Parallel()
 	s := newShelf()
 	it := s.put(100)
-	h := serve(t, peer.ServerConfig{Blobs: s})
+	reg := prometheus.NewRegistry()
+	h := serve(t, peer.ServerConfig{Blobs: s, Registerer: reg})
 	texts := map[string]string{
 		"noise":      string(content(5000)),
 		"tls":        "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -356,6 +360,25 @@ func TestGarbage(t *testing.T) {
 	if got, _ := curl(t, "GET", "http://"+h.Addr+"/blobs/"+it.blob.Digest.String(), nil); got.Status != 200 {
 		t.Errorf("afterwards a good request got %d", got.Status)
 	}
+	counted(t, reg, `dfsnapshotter_peer_connections_ended_total{result="no_request"}`, 7)
+}
+
+// counted waits until a metric has that value, or more.
+func counted(t *testing.T, reg *prometheus.Registry, series string, least int) {
+	t.Helper()
+	for {
+		w := httptest.NewRecorder()
+		promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+		_, after, _ := strings.Cut(w.Body.String(), "\n"+series+" ")
+		if n, err := strconv.Atoi(strings.SplitN(after, "\n", 2)[0]); err == nil && n >= least {
+			return
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatalf("%s is not %d in\n%s", series, least, w.Body)
+		}
+	}
 }
 
 // TestConns opens more connections than the server takes.
@@ -363,7 +386,8 @@ func TestConns(t *testing.T) {
 	t.Parallel()
 	s := newShelf()
 	it := s.put(100)
-	h := serve(t, peer.ServerConfig{Blobs: s, Conns: 1})
+	reg := prometheus.NewRegistry()
+	h := serve(t, peer.ServerConfig{Blobs: s, Conns: 1, Registerer: reg})
 	cl := client(t, peer.ClientConfig{})
 	get := func(c *peer.Client) error {
 		b, err := c.Get(t.Context(), h, it.blob, 0, 100, peer.Ask{})
@@ -384,6 +408,9 @@ func TestConns(t *testing.T) {
 	if err := get(cl); err != nil {
 		t.Errorf("the first one afterwards: %v", err)
 	}
+	counted(t, reg, `dfsnapshotter_peer_connections_ended_total{result="refused"}`, 1)
+	cl.Close()
+	counted(t, reg, `dfsnapshotter_peer_connections_ended_total{result="served"}`, 1)
 }
 
 // TestStress has many clients read ranges from peers of which some are bad.
