@@ -49,7 +49,7 @@ func (b *Blob) reader(ctx context.Context, off, n int64, p Priority, o only) (*r
 	if off < 0 || n < 0 || off > c.size || p < OnDemand || p >= priorities {
 		return nil, fmt.Errorf("fetcher: read %s: no range of %d bytes at %d", c.digest, n, off)
 	}
-	r := &reader{c: c, ctx: ctx, prio: p, only: o, pos: off, end: off + min(n, c.size-off)}
+	r := &reader{c: c, ctx: ctx, prio: p, only: o, over: make(chan struct{}), pos: off, end: off + min(n, c.size-off)}
 	r.long = r.end-r.pos > c.span()
 	r.all = r.end-r.pos == c.size
 	stored := r.end - r.pos

@@ -45,6 +45,8 @@ type Fetcher struct {
 	ctx    context.Context // the Fetcher's own life, ended by Close
 	cancel context.CancelCauseFunc
 
+	closing sync.Once
+
 	life   sync.RWMutex // guards closed, so that wg does not grow once it is waited for
 	closed bool
 	wg     sync.WaitGroup
@@ -86,7 +88,12 @@ func New(c Config) (*Fetcher, error) {
 }
 
 // Close ends all requests and reads and writes down what is kept.
-func (f *Fetcher) Close() error {
+func (f *Fetcher) Close() (err error) {
+	f.closing.Do(func() { err = f.close() })
+	return err
+}
+
+func (f *Fetcher) close() error {
 	var err error
 	if f.network != nil {
 		err = f.network.close()

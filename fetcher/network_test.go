@@ -59,14 +59,16 @@ func (s *scheduler) start(t testing.TB) {
 		t.Fatal(err)
 	}
 	s.cmd = exec.Command(path, "--config", s.config)
-	s.cmd.Stderr = &bytes.Buffer{}
+	if testing.Verbose() {
+		s.cmd.Stderr = os.Stderr
+	}
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() error {
 		resp, err := http.Get("http://" + s.debug + "/readyz")
 		if err != nil {
-			return fmt.Errorf("%w: %s", err, s.cmd.Stderr)
+			return err
 		}
 		return resp.Body.Close()
 	})
@@ -219,4 +221,188 @@ func TestNetworkLazy(t *testing.T) {
 			}
 		})
 	}
+}
+
+// cluster starts a scheduler, and hosts that read from a source each.
+func cluster(t testing.TB, sources ...fetcher.Source) (*scheduler, []*host) {
+	t.Helper()
+	s := startScheduler(t)
+	hosts := make([]*host, len(sources))
+	for i, source := range sources {
+		hosts[i] = startHost(t, p2p.HostID(fmt.Sprint("host", i)), false, s, source)
+	}
+	connected(t, s, len(hosts))
+	return s, hosts
+}
+
+// all has hosts read a whole blob at once.
+func all(t testing.TB, data []byte, hosts ...*host) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for _, h := range hosts {
+		b := openBlob(t, h.Fetcher, ref(data))
+		wg.Go(func() {
+			want(t, b, data, 0, int64(len(data)), fetcher.Prefetch)
+			if err := b.Verify(t.Context(), fetcher.Background); err != nil {
+				t.Errorf("%s: %v", h.id, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestNetworkSpoiledDisk holds that a host whose disk has changed what it keeps
+// spoils no other host's bytes.
+func TestNetworkSpoiledDisk(t *testing.T) {
+	data := content(20*mib, 9)
+	registry := newFake(nil, data)
+	_, hosts := cluster(t, registry, registry, registry)
+	all(t, data, hosts[:2]...)
+	spoil(t, hosts[0], data)
+	all(t, data, hosts[2])
+}
+
+// spoil changes a byte of each piece that a host keeps.
+func spoil(t testing.TB, h *host, data []byte) {
+	t.Helper()
+	d := ref(data).Digest
+	f, err := os.OpenFile(filepath.Join(h.dir, "blobs", d.Algorithm().String(), d.Encoded(), "data"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for off := int64(1000); off < int64(len(data)); off += mib {
+		if _, err := f.WriteAt([]byte{data[off] ^ 1}, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestNetworkLyingMirror holds that hosts get right bytes though one of them
+// has wrong ones of its origin, and tells their sums.
+func TestNetworkLyingMirror(t *testing.T) {
+	data := content(20*mib, 10)
+	registry := newFake(nil, data)
+	_, hosts := cluster(t, newFake(func(i int, _ request) fault { return fault{lie: i < 8} }, data), registry, registry)
+	readRight(t, data, hosts...)
+}
+
+// readRight has hosts read a blob as a caller does that knows its digest.
+func readRight(t testing.TB, data []byte, hosts ...*host) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for _, h := range hosts {
+		b := openBlob(t, h.Fetcher, ref(data))
+		wg.Go(func() {
+			for try := 0; ; try++ {
+				got, err := read(t.Context(), b, 0, int64(len(data)), fetcher.Prefetch)
+				if err == nil && bytes.Equal(got, data) {
+					return
+				}
+				if try == 3 {
+					t.Errorf("%s: wrong bytes after %d tries: %v", h.id, try, err)
+					return
+				}
+				if err := b.Discard(0, int64(len(data))); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestNetworkWithoutScheduler holds that hosts finish when the scheduler goes
+// while they download, and that it knows everything again when it is back.
+func TestNetworkWithoutScheduler(t *testing.T) {
+	data := content(30*mib, 11)
+	registry := newFake(always(fault{delay: 2 * time.Millisecond}), data)
+	s, hosts := cluster(t, registry, registry, registry, registry)
+	blobs := make([]*fetcher.Blob, len(hosts))
+	var wg sync.WaitGroup
+	for i, h := range hosts[:3] {
+		blobs[i] = openBlob(t, h.Fetcher, ref(data))
+		wg.Go(func() { want(t, blobs[i], data, 0, int64(len(data)), fetcher.Prefetch) })
+	}
+	eventually(t, func() error {
+		if registry.bytesSent() < 5*mib {
+			return errors.New("the download has not begun")
+		}
+		return nil
+	})
+	s.kill()
+	wg.Wait()
+	s.start(t)
+	connected(t, s, 4)
+	sent := registry.bytesSent()
+	all(t, data, hosts[3])
+	if more := registry.bytesSent() - sent; more > 0 {
+		t.Errorf("%d bytes from the origin though three hosts have the blob", more)
+	}
+}
+
+// TestNetworkSilentParent holds that a parent that takes requests and answers
+// none delays nobody for long.
+func TestNetworkSilentParent(t *testing.T) {
+	data := content(20*mib, 12)
+	registry := newFake(nil, data)
+	s, hosts := cluster(t, registry, registry)
+	all(t, data, hosts[0])
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	liar := &host{id: "mute", dir: hosts[0].dir}
+	copyOf := tempDir(t)
+	if err := os.CopyFS(copyOf, os.DirFS(hosts[0].dir)); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	liar.Fetcher = open(t, fetcher.Config{Dir: copyOf, Network: &fetcher.Network{
+		Self:       p2p.Host{ID: "mute", Addr: mute.Addr().String(), Share: true},
+		Schedulers: []string{s.addr}, Listener: ln,
+	}})
+	eventually(t, func() error {
+		resp, err := http.Get("http://" + s.debug + "/debug")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		var text bytes.Buffer
+		_, err = text.ReadFrom(resp.Body)
+		if err == nil && !bytes.Contains(text.Bytes(), []byte("mute")) {
+			err = errors.New("the mute host is not known")
+		}
+		return err
+	})
+	all(t, data, hosts[1])
+}
+
+// TestNetworkKept holds that what is on disk is given to others after a
+// restart, and no more once it is evicted.
+func TestNetworkKept(t *testing.T) {
+	data := content(3*mib, 13)
+	registry := newFake(nil, data)
+	s, hosts := cluster(t, registry, newFake(nil))
+	b := openBlob(t, hosts[0].Fetcher, ref(data))
+	if err := b.Verify(t.Context(), fetcher.Background); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(b.Close(), hosts[0].Close()); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open(t, fetcher.Config{Dir: hosts[0].dir, Network: &fetcher.Network{
+		Self:       p2p.Host{ID: "host0", Addr: ln.Addr().String(), Share: true},
+		Schedulers: []string{s.addr}, Listener: ln,
+	}})
+	connected(t, s, 2)
+	all(t, data, hosts[1]) // its origin has nothing
 }

@@ -185,17 +185,23 @@ func (n *network) blame(c *content, off, length int64) {
 			return true
 		})
 		if given {
-			if len(s.doubt) >= doubtsMax {
-				s.doubt = []store.Range{{Off: 0, Len: c.size}}
-			} else {
-				s.doubt = append(s.doubt, store.Range{Off: off, Len: length})
-			}
+			s.suspect(off, length)
 		}
 		return as
 	})
 }
 
-// lost tells the host that pieces are not in the store any more.
+// suspect leaves a range to the origin. The caller holds n.mu.
+func (s *share) suspect(off, length int64) {
+	if len(s.doubt) >= doubtsMax {
+		off, length, s.doubt = 0, s.blob.Size, nil
+	}
+	s.doubt = append(s.doubt, store.Range{Off: off, Len: length})
+}
+
+// lost tells the host that pieces are not in the store any more. Their sums were
+// no good, so from now on the blob is read only as it is needed, and what was
+// wrong from the origin.
 func (n *network) lost(c *content, off, length int64) {
 	n.tell(func(h *swarm.Host, now time.Time) (as []swarm.Action) {
 		s := n.shares[c.digest]
@@ -209,7 +215,13 @@ func (n *network) lost(c *content, off, length int64) {
 					s.notify()
 				}
 				as = append(as, h.Lost(now, c.digest, i)...)
+				s.unsure = true
 			}
+		}
+		if s.unsure && s.users > 0 {
+			s.suspect(off, length)
+			s.lazy = true
+			as = append(as, h.Want(now, s.blob, s.origin, true, s.prio)...)
 		}
 		return as
 	})

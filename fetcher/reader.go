@@ -27,7 +27,8 @@ type reader struct {
 	planned bool
 	broken  bool // a read from the store failed once
 	closed  bool
-	pieces  bool // the network brings all of the blob, piece by piece; guarded by c.mu
+	over    chan struct{} // closed by Close
+	pieces  bool          // the network brings all of the blob, piece by piece; guarded by c.mu
 	waited  time.Duration
 	source  string // who gave the last bytes waited for
 
@@ -203,6 +204,7 @@ func (r *reader) Close() error {
 		return nil
 	}
 	r.closed = true
+	defer close(r.over)
 	c := r.c
 	if r.prio == OnDemand {
 		source := cmp.Or(r.source, "store")

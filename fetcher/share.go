@@ -49,6 +49,7 @@ type share struct {
 	trouble error            // how the origin last failed
 	gifts   []gift
 	doubt   []store.Range // peers gave wrong bytes here: the origin's turn
+	unsure  bool          // pieces that passed their sums were wrong
 
 	held *os.File // pieces that nobody can judge yet; only settle and match use it
 }
@@ -189,7 +190,7 @@ func (n *network) whole(c *content, p Priority) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.shares[c.digest]
-	if s == nil || !s.wanted || s.have.Full() {
+	if s == nil || !s.wanted || s.unsure || s.have.Full() {
 		return false
 	}
 	if s.lazy || p < s.prio {
@@ -253,6 +254,7 @@ func (s *share) refuse(i int) {
 		l.close()
 		delete(s.landed, i)
 	}
+	s.n.metrics.pieces.WithLabelValues("refused").Inc()
 	s.keep.Remove(i)
 	s.refused[i] = true
 	s.soil(i)
@@ -337,14 +339,14 @@ func (s *share) put(c *content, i int, l *landing) {
 	if s.landed[i] == l {
 		delete(s.landed, i)
 	}
-	kept := err == nil && s.keep.Has(i)
-	if kept && s.have.Add(i) {
+	if err == nil && s.keep.Has(i) && s.have.Add(i) {
+		s.n.metrics.pieces.WithLabelValues("kept").Inc()
 		s.notify()
 	}
 	s.n.mu.Unlock()
 	if err != nil {
-		s.unkept(i, err)
 		c.came(off, int64(len(data)), slices.Clone(data))
+		s.unkept(c, i, err)
 	} else {
 		c.came(off, int64(len(data)), nil)
 	}
@@ -356,8 +358,10 @@ func (s *share) put(c *content, i int, l *landing) {
 
 // unkept takes back that a piece is here. Where the disk is full the blob is
 // read as it is needed from now on, or left alone if nobody here reads it.
-func (s *share) unkept(i int, err error) {
-	s.n.log.Warn("piece not kept", "blob", s.blob.Digest, "piece", i, "err", err)
+func (s *share) unkept(c *content, i int, err error) {
+	s.n.log.Debug("piece not kept", "blob", s.blob.Digest, "piece", i, "err", err)
+	s.n.metrics.pieces.WithLabelValues("unkept").Inc()
+	defer c.replan()
 	s.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
 		s.keep.Remove(i)
 		if s.users == 0 {
@@ -405,17 +409,16 @@ func unnamed(dir string) (*os.File, error) {
 // show gives others a piece whose bytes are in the store already.
 func (s *share) show(c *content, i int) {
 	off, size := s.blob.Piece(i)
-	here := c.stored.Present(off, size) == size
-	s.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
-		if !here {
-			s.keep.Remove(i)
-			return h.Lost(now, s.blob.Digest, i)
-		}
-		if s.keep.Has(i) && s.have.Add(i) {
-			s.notify()
-		}
-		return nil
-	})
+	if c.stored.Present(off, size) < size {
+		s.unkept(c, i, store.ErrMissing)
+		return
+	}
+	s.n.mu.Lock()
+	defer s.n.mu.Unlock()
+	if s.keep.Has(i) && s.have.Add(i) {
+		s.n.metrics.pieces.WithLabelValues("kept").Inc()
+		s.notify()
+	}
 }
 
 // take stores all of a tiny blob.
@@ -479,11 +482,19 @@ func (s *share) hash() (bool, error) {
 		return false, err
 	}
 	defer b.Close()
-	if b.Verified() {
-		return true, nil
+	s.n.mu.Lock()
+	held := len(s.landed) > 0
+	s.n.mu.Unlock()
+	if !held { // or a reader may wait for them
+		if err := b.c.readOut(); err != nil {
+			return false, err
+		}
 	}
 	v := s.blob.Digest.Verifier()
 	for i := range s.blob.Pieces() {
+		if b.Verified() {
+			return true, nil
+		}
 		data, err := s.read(b.c, i)
 		if err != nil {
 			return false, err
@@ -516,6 +527,38 @@ func (s *share) read(c *content, i int) ([]byte, error) {
 		_, err = c.stored.ReadAt(buf, off)
 	}
 	return buf, err
+}
+
+// readOut returns when nobody reads the whole blob any more: whoever does hashes
+// it, and will say what came of that.
+func (c *content) readOut() error {
+	for {
+		c.mu.Lock()
+		var all *reader
+		for r := range c.readers {
+			if r.all {
+				all = r
+			}
+		}
+		c.mu.Unlock()
+		if all == nil {
+			return nil
+		}
+		select {
+		case <-all.over:
+		case <-c.f.ctx.Done():
+			return context.Cause(c.f.ctx)
+		}
+	}
+}
+
+// replan has all who wait look again who brings their bytes.
+func (c *content) replan() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for w := range c.waiters {
+		c.wake(w)
+	}
 }
 
 // adopt stores bytes that are known to be right, also in place of others that

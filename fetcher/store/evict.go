@@ -72,11 +72,12 @@ func (s *Store) evict(b *Blob) error {
 	}
 	delete(s.blobs, b.digest)
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.gone = true
 	b.settled()
-	s.used.Add(-b.bytes)
-	if b.bytes > 0 {
+	lost := b.bytes
+	b.mu.Unlock()
+	s.used.Add(-lost)
+	if lost > 0 {
 		s.evicted(b.digest)
 	}
 	return nil
