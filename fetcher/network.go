@@ -26,6 +26,18 @@ type Network struct {
 	Identity   *wire.Identity // nil: plain text
 	Listener   net.Listener   // where pieces are given; nil: none are
 	Upload     peer.Limiter   // nil: no limit
+	Tokens     Tokens         // nil: this host lends none, and uses none of others
+}
+
+// Tokens are short-lived leaves to read private repositories.
+type Tokens interface {
+	// Token returns one of this host's own, "" if there is none. It asks nobody.
+	Token(r origin.Repo) string
+	// NewToken returns one that the registry accepts now, for a repository that
+	// has d.
+	NewToken(ctx context.Context, r origin.Repo, d digest.Digest) (string, error)
+	// Learn takes one that another host lent.
+	Learn(r origin.Repo, token string)
 }
 
 // answerAfter is how long a first read of a blob waits for the scheduler to say
@@ -39,6 +51,7 @@ type network struct {
 	f       *Fetcher
 	log     *slog.Logger
 	metrics *networkMetrics
+	tokens  Tokens
 	client  *peer.Client
 	server  *peer.Server // nil: gives nothing
 	pieces  net.Listener // until server has it
@@ -65,7 +78,7 @@ type watched struct {
 func openNetwork(f *Fetcher, c *Network) error {
 	schedulers := slices.Compact(slices.Sorted(slices.Values(c.Schedulers)))
 	n := &network{
-		f: f, log: f.log, pieces: c.Listener, kick: make(chan struct{}, 1),
+		f: f, log: f.log, pieces: c.Listener, tokens: c.Tokens, kick: make(chan struct{}, 1),
 		host: swarm.New(swarm.Config{Self: c.Self, Schedulers: schedulers, OriginRun: originRun}),
 		up:   map[string]bool{}, shares: map[digest.Digest]*share{},
 		running: map[uint64]context.CancelCauseFunc{}, watches: map[watched]context.CancelCauseFunc{},
@@ -201,7 +214,7 @@ func (n *network) judge(a swarm.Action) {
 		n.f.start(func() { s.take(a.Data) })
 	case swarm.Renew:
 		if s := n.shares[a.Digest]; s != nil {
-			n.f.start(s.want)
+			n.f.start(s.renew)
 		}
 	case swarm.Corrupt:
 		n.log.Error("the origin's blob does not match its digest", "blob", a.Digest)
@@ -295,6 +308,9 @@ func (l listener) SchedulerSays(name string, m p2p.Message) {
 			if m.Blob.Validate() == nil && m.Blob.Scope() != p2p.Empty {
 				s := l.n.share(m.Blob)
 				s.ordered, s.origin = true, m.Origin
+				if m.Origin.Token != "" && l.n.tokens != nil {
+					l.n.tokens.Learn(repo(m.Origin), m.Origin.Token)
+				}
 			}
 		case p2p.Parents:
 			l.n.answered(m.Digest)

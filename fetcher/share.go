@@ -16,6 +16,9 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/swarm"
 )
 
+// tokenWithin is how long a registry may take to give a new token.
+const tokenWithin = 20 * time.Second
+
 // A share is what the network knows of one blob on this host: from the first
 // time somebody here opens it, or a scheduler orders it, until it is evicted or
 // closed half done.
@@ -124,11 +127,15 @@ func (n *network) join(c *content, r Ref) {
 		return
 	}
 	verified := c.stored.Verified()
+	where := p2p.Origin{Registry: r.Repo.Host, Repository: r.Repo.Path}
+	if n.tokens != nil && !verified {
+		where.Token = n.tokens.Token(r.Repo)
+	}
 	n.mu.Lock()
 	s := n.share(b)
 	s.users++
 	if r.Repo.Host != "" {
-		s.origin.Registry, s.origin.Repository = r.Repo.Host, r.Repo.Path
+		s.origin = where
 	}
 	first := s.users == 1
 	switch {
@@ -203,12 +210,22 @@ func (n *network) whole(c *content, p Priority) bool {
 	return true
 }
 
-// want says the last want again, with a new token.
-func (s *share) want() {
+// renew says the last want again, with a new token.
+func (s *share) renew() {
+	o := s.n.repoOf(s)
+	if s.n.tokens != nil {
+		ctx, cancel := context.WithTimeout(s.n.f.ctx, tokenWithin)
+		defer cancel()
+		var err error
+		if o.Token, err = s.n.tokens.NewToken(ctx, repo(o), s.blob.Digest); err != nil {
+			s.n.log.Debug("no new token to lend", "repo", repo(o).String(), "err", err)
+		}
+	}
 	s.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
 		if !s.wanted {
 			return nil
 		}
+		s.origin = o
 		return h.Want(now, s.blob, s.origin, s.lazy, s.prio)
 	})
 }

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
 	"github.com/dfsnapshotter/dfsnapshotter/snapshot"
 )
@@ -79,3 +81,17 @@ func (s layers) Layer(id uint32) (snapshot.Layer, bool) {
 func (s layers) List() []uint32 { return s.fs.IDs() }
 
 func (s layers) Remove(ctx context.Context, id uint32) error { return s.fs.Remove(ctx, id) }
+
+// tokens makes a client of registries what package fetcher asks for.
+type tokens struct {
+	*origin.Client
+	learned *origin.Learned
+}
+
+// tokenLife is how long a token of another host is tried. Its own life is not
+// known; most count for five minutes.
+const tokenLife = time.Hour
+
+func (t tokens) Learn(r origin.Repo, token string) {
+	t.learned.Add(r, origin.Credential{RegistryToken: token, Source: "a token that another host lent"}, time.Now().Add(tokenLife))
+}

@@ -39,6 +39,7 @@ type node struct {
 	debug   *daemon.Debug
 	keeper  *keeper.Client
 	origin  *origin.Client
+	learned origin.Learned // tokens that other hosts lent
 	fetcher *fetcher.Fetcher
 	fs      *fs.FS
 	sn      *snapshot.Snapshotter
@@ -107,6 +108,9 @@ func (n *node) openFetcher() (*fetcher.Fetcher, error) {
 	if m != nil {
 		config.Network = &fetcher.Network{
 			Self: m.host, Schedulers: c.Peer.Schedulers, Identity: m.identity, Listener: m.pieces, Upload: limits.upload,
+		}
+		if m.identity != nil { // in plain text no token is sent
+			config.Network.Tokens = tokens{n.origin, &n.learned}
 		}
 		n.log.Info("part of a cluster", "host", m.host.ID, "pieces", m.host.Addr, "seed", m.host.Seed, "schedulers", c.Peer.Schedulers)
 	}
@@ -192,6 +196,7 @@ func (n *node) openOrigin() (*origin.Client, error) {
 	if c.CredentialProvider != "" {
 		sources = append(sources, origin.NewKubeletPlugins(c.CredentialProvider, c.CredentialBin))
 	}
+	sources = append(sources, &n.learned)
 	return origin.New(origin.Config{
 		HostsDir: c.HostsDir, Proxy: proxy(c.Proxy), Credentials: origin.Chain(n.log, sources...),
 		Log: n.log, Registerer: n.reg, UserAgent: "dfsnapshotter/" + version,

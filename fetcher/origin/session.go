@@ -24,6 +24,7 @@ type grant struct {
 	header  string
 	expires time.Time   // zero: unknown
 	worked  atomic.Bool // the registry has accepted it
+	earned  bool        // a token server made it for a credential
 	left    []candidate // what to try if it does not
 	tried   []string    // names of what was tried before it, and of what made it
 	refused []error     // what token servers said to those
@@ -181,6 +182,7 @@ func (s *session) next(ctx context.Context, after *grant, challenges []auth.Chal
 		header, expires, err := s.host.answer(ctx, s.client, s.repo, cand)
 		if err == nil {
 			g.header, g.expires = header, expires
+			g.earned = cand.challenge.Scheme == auth.BearerAuth && cand.credential != (Credential{}) && cand.credential.RegistryToken == ""
 			return g, nil
 		}
 		if !errors.Is(err, ErrUnauthorized) {
