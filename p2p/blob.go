@@ -22,7 +22,7 @@ const (
 	MaxPieces = MaxSize / maxPiece
 
 	stripes      = 8
-	minStriped   = 16  // pieces; below, one stripe
+	minStriped   = 8   // pieces; below, one stripe
 	tinySize     = 128 // bytes
 	maxDigestLen = 200
 )
@@ -88,7 +88,7 @@ func (b Blob) Piece(i int) (off, n int64) {
 	return off, min(size, b.Size-off)
 }
 
-// Stripes returns the number of stripes: 8, or 1 of a blob of fewer than 16
+// Stripes returns the number of stripes: 8, or 1 of a blob of fewer than 8
 // pieces.
 func (b Blob) Stripes() int {
 	return stripesOf(b.Pieces())

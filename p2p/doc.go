@@ -17,7 +17,7 @@
 // read from a host that has the piece.
 //
 // A stripe is every eighth piece of a blob: piece number modulo 8. Blobs of
-// fewer than 16 pieces have one stripe. Within a swarm each stripe has a graph
+// fewer than 8 pieces have one stripe. Within a swarm each stripe has a graph
 // of its own of who serves whom, so that two hosts can feed each other
 // different stripes.
 //

@@ -29,10 +29,13 @@ type node struct {
 	armed   int64   // step for which Tick is set; 0: none
 
 	wants   bool
-	done    time.Duration // when the blob was whole and right; 0: not yet
-	parents p2p.Parents
-	told    int
-	gave    int64 // bytes it sent to others
+	came    time.Time
+	whole   int                    // blobs that are whole and right
+	reads   int                    // of the start, begun
+	waiting int                    // of those, not done
+	done    time.Duration          // when all blobs were whole and right, or all reads done; 0: not yet
+	heard   map[digest.Digest]bool // a scheduler said who has it
+	gave    int64                  // bytes it sent to others
 }
 
 // A content is one blob on a node.
@@ -41,6 +44,8 @@ type content struct {
 	state   []state
 	arrived map[int]p2p.Sum // not yet stored or dropped
 	whole   int
+	match   bool // the whole was right
+	blocks  *blocks
 	subs    []*node // who hears of new pieces
 	fresh   []int   // that they have not heard of
 	flushed int64
@@ -128,7 +133,7 @@ func (n *node) act(a swarm.Action) {
 	case swarm.Data:
 		c := n.blob(a.Blob)
 		c.state[0], c.whole = right, 1
-		n.finished()
+		n.matched(c)
 	}
 }
 
@@ -145,6 +150,7 @@ func (n *node) store(a swarm.Store) {
 		c.state[a.Piece] = wrong
 	}
 	n.show(c, a.Piece)
+	c.wake(a.Piece)
 	waiting := c.waiting[a.Piece]
 	delete(c.waiting, a.Piece)
 	for _, p := range waiting {
@@ -174,10 +180,20 @@ func (n *node) match(d digest.Digest) {
 			ok = ok && (s == right || held && sum == truth(i))
 		}
 		if ok {
-			n.finished()
+			n.matched(c)
 		}
 		n.do(n.swarm.Matched(n.now(), d, ok))
 	})
+}
+
+func (n *node) matched(c *content) {
+	if c.match {
+		return
+	}
+	c.match = true
+	if n.whole++; n.whole == len(n.sim.blobs) {
+		n.finished()
+	}
 }
 
 func (n *node) finished() {

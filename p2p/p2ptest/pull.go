@@ -25,6 +25,9 @@ type pull struct {
 	idle    int
 	started time.Time // of the piece on its way
 	lastAt  int64     // when what was sent last arrives
+	lost    bool      // the request never arrived
+	of      *reading  // what it is part of; nil: it brings pieces
+	passing bool      // the parent fetches what it lacks
 }
 
 func (n *node) request(a swarm.Request) {
@@ -32,7 +35,7 @@ func (n *node) request(a swarm.Request) {
 	n.pulls[a.ID] = p
 	n.sim.watch(p)
 	n.sim.requests++
-	n.sim.packet(n, p.parent, p.accept, nil)
+	n.sim.packet(n, p.parent, p.accept, func() { p.lost = true })
 }
 
 func (n *node) fetch(a swarm.Origin) {
@@ -67,6 +70,10 @@ func (p *pull) accept() {
 func (p *pull) admit() {
 	p.parent.serving++
 	p.slot = true
+	if p.of != nil {
+		p.of.serve()
+		return
+	}
 	p.serve()
 }
 
@@ -116,6 +123,10 @@ func (p *pull) send() {
 
 // sent is called when all bytes of a piece have left the parent.
 func (p *pull) sent() {
+	if p.of != nil {
+		p.of.sent()
+		return
+	}
 	sim := p.child.sim
 	piece, sum := p.next, truth(p.next)
 	_, size := p.blob.Piece(piece)
@@ -162,6 +173,10 @@ func (p *pull) arrive(piece int, sum p2p.Sum, took time.Duration) {
 func (p *pull) fail(f p2p.Failure) {
 	p.release()
 	p.ended = true
+	if p.of != nil {
+		p.of.failed(f)
+		return
+	}
 	n := p.child
 	n.sim.clock.set(max(p.lastAt, n.sim.clock.in(n.sim.delay())), func() {
 		if !n.dead && n.pulls[p.id] == p {
@@ -199,7 +214,7 @@ func (s *Sim) lookForStalls() {
 			continue
 		}
 		live = append(live, p)
-		if p.moved || p.parent != nil && p.flow < 0 && !p.parent.dead {
+		if p.moved || p.parent != nil && p.flow < 0 && !p.parent.dead && !p.lost {
 			p.moved, p.idle = false, 0
 			continue
 		}

@@ -21,6 +21,7 @@ type Config struct {
 	Hosts int    // that want the blob
 	Seeds int
 	Size  int64         // of the blob; 1 GiB
+	Sizes []int64       // of several blobs, all of which each host wants; Size is their sum
 	Join  time.Duration // the hosts come spread over it, in random order
 
 	Up, Down         float64 // bytes per second of a host; 125 MB
@@ -38,6 +39,11 @@ type Config struct {
 	StallAfter  time.Duration // 2 s
 	Limit       time.Duration // of simulated time; 20 times the bound and a minute
 
+	// Lazy is the share of the blobs that each host reads, all of them the same
+	// ranges in the same order; then it is ready. 0: it wants all, and at once.
+	Lazy    float64
+	Readers int // reads that a host waits for at a time; 4
+
 	Dying, Slow, Lying float64 // shares of the hosts
 	SlowBy             float64 // 20
 
@@ -48,6 +54,13 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	c.Size = cmp.Or(c.Size, 1<<30)
+	if len(c.Sizes) == 0 {
+		c.Sizes = []int64{c.Size}
+	}
+	c.Size = 0
+	for _, n := range c.Sizes {
+		c.Size += n
+	}
 	c.Up = cmp.Or(c.Up, 125e6)
 	c.Down = cmp.Or(c.Down, 125e6)
 	c.SeedUp = cmp.Or(c.SeedUp, c.Up)
@@ -60,6 +73,7 @@ func (c Config) withDefaults() Config {
 	c.OriginDelay = cmp.Or(c.OriginDelay, 20*time.Millisecond)
 	c.PushEvery = cmp.Or(c.PushEvery, 10*time.Millisecond)
 	c.StallAfter = cmp.Or(c.StallAfter, 2*time.Second)
+	c.Readers = cmp.Or(c.Readers, 4)
 	c.SlowBy = cmp.Or(c.SlowBy, 20)
 	c.Schedulers = max(cmp.Or(c.Schedulers, 1), 0)
 	return c
@@ -71,8 +85,9 @@ type Sim struct {
 	rand     *rand.Rand
 	clock    *clock
 	links    *links
-	blob     p2p.Blob
-	nodes    []*node // seeds first
+	blobs    []p2p.Blob
+	reads    []ranged // that each host does, if it is lazy
+	nodes    []*node  // seeds first
 	byID     map[p2p.HostID]*node
 	controls []*control
 	origin   int32 // its machine
@@ -91,10 +106,14 @@ func New(cfg Config) *Sim {
 	cfg = cfg.withDefaults()
 	s := &Sim{
 		cfg: cfg, rand: rand.New(rand.NewPCG(cfg.Seed, 3)), clock: newClock(cfg.Step),
-		blob:     p2p.Blob{Digest: digest.FromString(fmt.Sprint("blob of simulation ", cfg.Seed)), Size: cfg.Size},
 		byID:     map[p2p.HostID]*node{},
 		failures: map[p2p.Failure]int{},
 	}
+	for i, size := range cfg.Sizes {
+		d := digest.FromString(fmt.Sprint("blob ", i, " of simulation ", cfg.Seed))
+		s.blobs = append(s.blobs, p2p.Blob{Digest: d, Size: size})
+	}
+	s.profile()
 	n := cfg.Seeds + cfg.Hosts
 	s.origin = int32(n + cfg.Schedulers)
 	s.links = newLinks(n + cfg.Schedulers + 1)
@@ -131,7 +150,7 @@ func (s *Sim) add(i int) {
 	n := &node{
 		sim: s, machine: int32(i),
 		host:    p2p.Host{ID: p2p.HostID(name), Addr: name + ":65002", Seed: seed, Slots: s.cfg.Slots, Share: true},
-		streams: map[string]*stream{}, content: map[digest.Digest]*content{}, pulls: map[uint64]*pull{},
+		streams: map[string]*stream{}, content: map[digest.Digest]*content{}, pulls: map[uint64]*pull{}, heard: map[digest.Digest]bool{},
 	}
 	cfg := s.cfg.Swarm
 	cfg.Self, cfg.Schedulers = n.host, nil
@@ -159,7 +178,12 @@ func (n *node) join() {
 		return
 	}
 	n.connect()
-	n.do(n.swarm.Want(n.now(), n.sim.blob, p2p.Origin{Registry: "registry", Repository: "image"}, false, p2p.Background))
+	n.came = n.now()
+	for _, b := range n.sim.blobs {
+		n.blob(b)
+		n.do(n.swarm.Want(n.now(), b, p2p.Origin{Registry: "registry", Repository: "image"}, n.sim.cfg.Lazy > 0, p2p.Background))
+	}
+	n.sim.clock.after(patience, n.startUp)
 }
 
 // delay is that of one packet.
@@ -218,13 +242,14 @@ func (s *Sim) Kill(id p2p.HostID, silent bool) {
 			n.streams[c.name].lose()
 		}
 	}
-	for d, c := range n.content {
+	for _, b := range s.blobs {
+		c := n.blob(b)
 		for _, child := range c.subs {
 			wait := s.delay()
 			if silent {
 				wait = keepAlive
 			}
-			s.clock.after(wait, func() { child.gone(n, d) })
+			s.clock.after(wait, func() { child.gone(n, b.Digest) })
 		}
 		c.subs = nil
 	}

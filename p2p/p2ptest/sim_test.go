@@ -88,7 +88,7 @@ func TestSchedulerGone(t *testing.T) {
 	t.Parallel()
 	s := p2ptest.New(p2ptest.Config{Seed: *seed, Hosts: 100, Seeds: 1, Size: 512 << 20})
 	s.At(1500*time.Millisecond, func() { s.StopScheduler(0) })
-	within(t, run(t, s), 16, 6.5)
+	within(t, run(t, s), 25, 6.5)
 }
 
 func TestSeedKilled(t *testing.T) {

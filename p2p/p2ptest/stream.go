@@ -112,10 +112,8 @@ func (s *stream) down(m p2p.Message) {
 			s.breaks()
 		}
 		if s.life == life && s.open && !s.broken && !s.node.dead {
-			if pm, ok := m.(p2p.Parents); ok {
-				s.node.parents, s.node.told = pm, s.node.told+1
-			}
 			s.node.do(s.node.swarm.FromScheduler(s.node.now(), s.control.name, m))
+			s.node.hear(m)
 		}
 	})
 }

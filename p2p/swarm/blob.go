@@ -92,6 +92,7 @@ func (h *Host) Want(now time.Time, pb p2p.Blob, o p2p.Origin, lazy bool, p p2p.P
 	}
 	b := h.blob(pb)
 	b.wanted, b.lazy, b.origin, b.priority = true, lazy, o, p
+	h.requeue = true
 	if b.source.since.IsZero() {
 		b.source.since = now
 	}
@@ -183,7 +184,7 @@ func (h *Host) Lost(now time.Time, d digest.Digest, piece int) []Action {
 	if b == nil || piece < 0 || piece >= b.n || !b.have.has(piece) {
 		return h.end()
 	}
-	b.lose(piece)
+	h.lose(b, piece)
 	b.mine.remove(piece)
 	b.verified = false
 	for _, p := range b.parents {
@@ -199,7 +200,8 @@ func (b *blob) keep(i int) {
 	b.count++
 }
 
-func (b *blob) lose(i int) {
+func (h *Host) lose(b *blob, i int) {
+	h.requeue = true
 	b.have.remove(i)
 	b.count--
 }
@@ -239,6 +241,7 @@ func (h *Host) complete(b *blob) {
 
 // retire ends what only a host that still lacks pieces needs.
 func (h *Host) retire(b *blob) {
+	h.requeue = true
 	for _, r := range slices.Clone(b.under) {
 		if !r.check {
 			h.cancel(r)

@@ -17,7 +17,7 @@ type Config struct {
 	Schedulers     []string // names of all there are, reachable or not
 	MaxInFlight    int64    // bytes asked of peers and not yet here; 32 MiB
 	PerPeer        int      // requests under way to one peer and blob, where the way is long; 2
-	OriginRequests int      // requests under way to the origin, per blob; 4
+	OriginRequests int      // requests under way to the origin for what nobody waits for; 4
 	Run            int64    // bytes of several pieces in one request; 4 MiB
 	OriginRun      int64    // and in one to the origin; 16 MiB
 }
@@ -50,6 +50,11 @@ type Host struct {
 	flight   int64 // bytes asked of peers and not here
 	meter    meter
 	latency  latency
+	queue    []*blob // that want all, the most urgent and oldest first
+	requeue  bool    // queue may be wrong
+	origins  int     // requests to the origin under way
+	originAt time.Time
+	proven   bool // the origin has sent a piece since then
 }
 
 // New returns a host that knows nothing yet.
@@ -95,7 +100,12 @@ func (h *Host) Tick(now time.Time) []Action {
 	}
 	for _, b := range h.order {
 		h.report(b)
-		h.fill(b)
+	}
+	h.refill(nil)
+	for _, b := range h.order {
+		if !b.filling() {
+			h.fill(b)
+		}
 		if b.busy() {
 			h.wake(now.Add(beat))
 		}
@@ -148,7 +158,7 @@ func (h *Host) blob(pb p2p.Blob) *blob {
 
 func (h *Host) forget(b *blob) {
 	delete(h.blobs, b.Digest)
-	h.last = nil
+	h.last, h.requeue = nil, true
 	h.order = slices.DeleteFunc(h.order, func(o *blob) bool { return o == b })
 }
 

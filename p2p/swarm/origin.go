@@ -15,7 +15,8 @@ const (
 	silentAfter  = 10 * time.Second // the scheduler said nothing
 	lostAfter    = 3 * time.Second  // no scheduler can be reached
 	originPause  = 500 * time.Millisecond
-	aloneRun     = 1 // requests of a host that goes by itself: others may do so, too
+	originAfter  = 250 * time.Millisecond // the next request begins while the one before has not brought anything
+	aloneRun     = 1                      // requests of a host that goes by itself: others may do so, too
 )
 
 // sourcing is what a host may and does fetch of a blob from the origin.
@@ -23,6 +24,7 @@ type sourcing struct {
 	owner    bool // the scheduler made this seed the owner
 	whole    bool // and wants all of the blob
 	leased   int  // pieces of the lease that are not here
+	width    int  // stripes of it
 	until    time.Time
 	allowed  bool // to go by itself
 	answered bool // the scheduler said whether
@@ -40,6 +42,10 @@ func (h *Host) fetch(m p2p.Fetch) {
 	b := h.blob(m.Blob)
 	b.origin = m.Origin
 	b.source.owner, b.source.whole = true, m.Whole
+	if b.source.since.IsZero() {
+		b.source.since = h.now
+	}
+	h.requeue = true
 	b.source.blocked = time.Time{}
 	h.fill(b)
 	h.wake(h.now.Add(beat))
@@ -63,6 +69,13 @@ func (h *Host) leaseOf(b *blob, m p2p.Lease) {
 		}
 	}
 	b.source.until = h.now.Add(m.For)
+	b.source.width = 0
+	for s := range b.stripes {
+		if b.lease.meets(stripeMask(b.stripes, 1<<s)) {
+			b.source.width++
+		}
+	}
+	h.yield(b)
 	h.fill(b)
 	h.wake(h.now.Add(beat))
 }
@@ -74,7 +87,7 @@ func (h *Host) again(b *blob, i int) {
 	case b.mine.has(i):
 		b.notes.sums = append(b.notes.sums, i)
 	case !b.verified:
-		b.lose(i)
+		h.lose(b, i)
 		b.spoiled = time.Time{}
 		h.do(Drop{b.Digest, i})
 	}
@@ -86,8 +99,9 @@ func (h *Host) fillOrigin(b *blob) {
 	if h.now.Before(s.blocked) || b.count == b.n && s.leased == 0 {
 		return
 	}
-	if s.leased > 0 {
-		h.drainOrigin(b, h.leased(b), h.cfg.OriginRequests)
+	if s.leased > 0 && b.filling() {
+		// Other hosts fetch the other stripes, on the same way.
+		h.drainOrigin(b, h.leased(b), max(1, h.cfg.OriginRequests*s.width/b.stripes))
 	}
 	if s.owner {
 		h.needOrigin(b, h.cfg.OriginRequests+1)
@@ -119,6 +133,22 @@ func (h *Host) leased(b *blob) func(int) bool {
 // peersHave reports whether a parent that can be asked has the piece.
 func (b *blob) peersHave(i int) bool { return b.rarity[i] > 0 && !b.doubt.has(i) }
 
+// yield ends requests to the origin that were made a moment ago for what
+// somebody else is to fetch now.
+func (h *Host) yield(b *blob) {
+	for _, r := range slices.Clone(b.under) {
+		if r.from == nil && r.next == r.first && h.now.Sub(r.heard) < originPause && !h.ours(b, r.next) {
+			h.cancel(r)
+		}
+	}
+}
+
+// ours reports whether a piece is still this host's to take from the origin.
+func (h *Host) ours(b *blob, i int) bool {
+	s := &b.source
+	return s.owner || s.alone || b.lease.has(i) || slices.Contains(b.needed, i)
+}
+
 // needOrigin asks the origin for needed pieces, in order.
 func (h *Host) needOrigin(b *blob, most int) {
 	for k, i := range b.needed {
@@ -139,7 +169,7 @@ func (h *Host) drainOrigin(b *blob, ours func(int) bool, most int) {
 	if b.source.alone && !b.source.owner && len(h.links) > 0 {
 		start = int(h.salt % uint64(b.n))
 	}
-	for k := 0; k < b.n && b.source.requests < most; k++ {
+	for k := 0; k < b.n && b.source.requests < most && h.originOpen(); k++ {
 		i := (start + k) % b.n
 		if ours(i) && !b.have.has(i) && b.requests[i] == 0 {
 			h.askOrigin(b, i, ours)
@@ -161,6 +191,8 @@ func (h *Host) askOrigin(b *blob, first int, ours func(int) bool) {
 		b.requests[i]++
 	}
 	b.source.requests++
+	h.origins++
+	h.originAt, h.proven = h.now, false
 	h.do(Origin{r.id, b.Blob, b.origin, first, last, b.urgency(first)})
 }
 
@@ -175,6 +207,24 @@ func (h *Host) originRun(b *blob) int {
 		n -= (n - 5) % b.stripes
 	}
 	return max(1, n*(b.source.requests+1)/h.cfg.OriginRequests)
+}
+
+// originOpen reports whether another request may be made for what nobody waits
+// for. They begin one after the other, each when the one before has shown what the
+// line is worth: on a thin one, several at once would all take long.
+func (h *Host) originOpen() bool {
+	if h.origins >= h.cfg.OriginRequests {
+		return false
+	}
+	if h.origins == 0 || h.proven {
+		return true
+	}
+	next := h.originAt.Add(originAfter)
+	if h.now.Before(next) {
+		h.wake(next)
+		return false
+	}
+	return true
 }
 
 // originFailed makes the origin rest.

@@ -1,7 +1,9 @@
 package swarm
 
 import (
+	"cmp"
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
@@ -12,7 +14,7 @@ const (
 	lateFor     = 2 * time.Second        // that backups have had what first parents lack, at least
 	endingBelow = 8                      // one part of so many is missing: the end is near
 	eagerBelow  = 8                      // pieces on their way near the end: anyone is asked for anything
-	leastSize   = 4                      // pieces that may be on their way however slow the host is
+	leastSize   = 8                      // pieces that may be on their way however slow the host is
 	starveFor   = time.Second            // with hardly anything on its way: seeds are asked for what peers should have; peers after a quarter of it
 	maxNeeded   = 64                     // needed pieces looked at in one go
 	maxHeld     = 64                     // pieces held without a sum while a scheduler could tell it
@@ -27,6 +29,29 @@ func (h *Host) fill(b *blob) {
 		h.fillRare(b)
 	}
 	h.fillOrigin(b)
+}
+
+// refill asks for all that may be asked for now, of b and of other blobs: what was
+// wanted first goes first, so that hosts that want several work on the same one.
+func (h *Host) refill(b *blob) {
+	if h.requeue {
+		h.requeue = false
+		h.queue = h.queue[:0]
+		for _, o := range h.order {
+			if o.filling() {
+				h.queue = append(h.queue, o)
+			}
+		}
+		slices.SortStableFunc(h.queue, func(x, y *blob) int {
+			return cmp.Or(cmp.Compare(x.priority, y.priority), x.source.since.Compare(y.source.since))
+		})
+	}
+	for _, o := range h.queue {
+		h.fill(o)
+	}
+	if b != nil && !b.filling() {
+		h.fill(b)
+	}
 }
 
 // fillNeeded asks for the needed pieces, in order, of the best parent that has
@@ -120,13 +145,7 @@ func (h *Host) fillRare(b *blob) {
 	if h.full(b) {
 		return
 	}
-	led := uint8(0)
-	for _, p := range b.parents {
-		if p.leads(h.now) {
-			h.drain(b, p, nil, p.first, h.depth(p))
-			led |= p.first
-		}
-	}
+	led := h.fillFirst(b)
 	eager := b.flight < eagerBelow*b.size(0) && b.ending()
 	for _, p := range b.parents {
 		if p.host.Seed || p.slow {
@@ -140,14 +159,43 @@ func (h *Host) fillRare(b *blob) {
 			h.drain(b, p, nil, ^uint8(0), 1)
 		}
 	}
-	if !b.starving(h.now, starveFor/4) {
+	if !h.starving(b, starveFor/4) {
 		return
 	}
 	for _, p := range b.parents {
-		if !p.host.Seed || b.starving(h.now, starveFor) {
+		if !p.host.Seed || h.starving(b, starveFor) {
 			h.drain(b, p, nil, ^uint8(0), 1)
 		}
 	}
+}
+
+// fillFirst asks first parents for their stripes, and returns which stripes have
+// one. Where not all can be asked, the rarest pieces go first: others wait for
+// this host to pass them on.
+func (h *Host) fillFirst(b *blob) (led uint8) {
+	for _, p := range b.parents {
+		if p.leads(h.now) {
+			led |= p.first
+		}
+	}
+	for !h.full(b) {
+		var best *parent
+		var first, last int
+		for _, p := range b.parents {
+			if !p.leads(h.now) || p.requests >= h.depth(p) || p.count == 0 {
+				continue
+			}
+			f, l := h.pick(b, p, nil, stripeMask(b.stripes, p.first))
+			if f >= 0 && (best == nil || b.rarity[f] < b.rarity[first]) {
+				best, first, last = p, f, l
+			}
+		}
+		if best == nil {
+			break
+		}
+		h.ask(b, best, first, last, false)
+	}
+	return led
 }
 
 // leads reports whether p can be asked for the stripes it is first for.
@@ -204,20 +252,27 @@ func (h *Host) fillSmall(b *blob) {
 // passes it on: all that counts is to have it.
 func (b *blob) ending() bool { return (b.n-b.count)*endingBelow <= b.n }
 
-// starving reports whether so little is on its way that any source will do.
-func (b *blob) starving(now time.Time, wait time.Duration) bool {
+// starving reports whether so little has been on its way to this host for so long
+// that any source will do. On a thin line a piece takes its time.
+func (h *Host) starving(b *blob, wait time.Duration) bool {
 	last := b.source.moved
 	if b.source.since.After(last) {
 		last = b.source.since
 	}
-	return b.flight < leastSize*b.size(0)/2 && now.Sub(last) >= wait
+	if rate := h.meter.rate(h.now); rate > 0 {
+		wait = max(wait, time.Duration(2*float64(b.size(0))/rate*float64(time.Second)))
+	}
+	return h.flight < leastSize*b.size(0)/4 && h.now.Sub(last) >= min(wait, longestWait)
 }
 
 // full reports whether as much is on its way as should be.
 func (h *Host) full(b *blob) bool {
 	least := leastSize * b.size(0)
-	if b.flight < least {
-		return b.link != nil && len(b.arrived) >= maxHeld
+	if b.flight < least && b.link != nil && len(b.arrived) >= maxHeld {
+		return true
+	}
+	if b.flight == 0 {
+		return false // of several blobs, none stands still
 	}
 	limit := min(h.cfg.MaxInFlight, max(least, int64(h.meter.rate(h.now)*ahead.Seconds())))
 	return h.flight >= limit

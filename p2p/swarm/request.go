@@ -86,6 +86,7 @@ func (h *Host) advance(r *request, next int) {
 		switch {
 		case r.from == nil:
 			b.source.requests--
+			h.origins--
 		case !r.check:
 			r.from.requests--
 		}
@@ -118,6 +119,7 @@ func (h *Host) Piece(now time.Time, id uint64, piece int, sum p2p.Sum, took time
 		h.meter.add(now, size)
 	} else {
 		b.source.failures = 0
+		h.proven = true
 		b.notes.transfer("", size, took, p2p.None)
 	}
 	if r.check {
@@ -125,8 +127,11 @@ func (h *Host) Piece(now time.Time, id uint64, piece int, sum p2p.Sum, took time
 		return h.end()
 	}
 	h.arrive(r, piece, sum)
+	if r.from == nil && r.next <= r.last && !h.ours(b, r.next) {
+		h.cancel(r)
+	}
 	h.report(b)
-	h.fill(b)
+	h.refill(b)
 	return h.end()
 }
 
@@ -154,7 +159,7 @@ func (h *Host) Failed(now time.Time, id uint64, f p2p.Failure) []Action {
 		}
 	}
 	h.report(b)
-	h.fill(b)
+	h.refill(b)
 	h.wake(now.Add(beat))
 	return h.end()
 }

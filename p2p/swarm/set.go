@@ -3,6 +3,7 @@ package swarm
 import (
 	"iter"
 	"math/bits"
+	"slices"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
@@ -23,6 +24,12 @@ func (s set) count() int {
 		n += bits.OnesCount64(w)
 	}
 	return n
+}
+
+// meets reports whether there is a piece in the set of which any word's mask has
+// the bit.
+func (s set) meets(mask uint64) bool {
+	return slices.ContainsFunc(s, func(w uint64) bool { return w&mask != 0 })
 }
 
 // all yields the pieces in the set, in order; the set may change meanwhile.

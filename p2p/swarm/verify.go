@@ -198,7 +198,7 @@ func (h *Host) revise(b *blob, i int, sum p2p.Sum) {
 	h.forgive(b, i, sum)
 	b.spoiled = time.Time{}
 	if b.have.has(i) {
-		b.lose(i)
+		h.lose(b, i)
 		h.do(Drop{b.Digest, i})
 		for _, p := range b.parents {
 			h.resubscribe(b, p)
@@ -293,7 +293,7 @@ func (h *Host) corrupt(b *blob) {
 func (h *Host) discard(b *blob) {
 	for i := range b.n {
 		if b.have.has(i) && !b.mine.has(i) {
-			b.lose(i)
+			h.lose(b, i)
 			b.doubt.add(i)
 			b.known.remove(i)
 			h.do(Drop{b.Digest, i})
