@@ -32,7 +32,7 @@ func scaled() scale {
 	if full() {
 		return scale{nodes: 8, rate: "20mbit", layers: []int{16, 48, 32}}
 	}
-	return scale{nodes: 4, rate: "50mbit", layers: []int{6, 14}}
+	return scale{nodes: 4, rate: "40mbit", layers: []int{5, 8}}
 }
 
 func full() bool { return *p2pScale == "full" }
@@ -46,6 +46,7 @@ type cloud struct {
 	lab  *lab.Lab
 	user string // "name:password" for containerd's pulls
 	runs int
+	lost map[*lab.Node]bool // their containerds were left in the middle of something
 
 	refs map[imagetest.Form]string
 	size map[imagetest.Form]int64 // of the layers
@@ -62,7 +63,7 @@ func openCloud(t *testing.T, cfg lab.ClusterConfig, forms ...imagetest.Form) *cl
 		t.Skip("only with -p2p small or -p2p full")
 	}
 	l := must(lab.Open(root))(t)
-	c := &cloud{T: t, ctx: t.Context(), lab: l, refs: map[imagetest.Form]string{}, size: map[imagetest.Form]int64{}}
+	c := &cloud{T: t, ctx: t.Context(), lab: l, lost: map[*lab.Node]bool{}, refs: map[imagetest.Form]string{}, size: map[imagetest.Form]int64{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			to := filepath.Join(root, "out", "logs", strings.ReplaceAll(t.Name(), "/", "-"))
@@ -112,14 +113,20 @@ func content(t *testing.T) (tars [][]byte, want string) {
 // fresh starts scheduler, seeds and nodes anew with nothing on their disks.
 func (c *cloud) fresh(t *testing.T, seeds int) {
 	t.Helper()
-	for _, refs := range c.refs {
+	for _, ref := range c.refs {
 		for _, n := range c.Nodes {
 			// Not all nodes have all images.
-			_ = n.Containerd.Collect(c.ctx, ns, refs)
+			_ = n.Containerd.Collect(c.ctx, ns, ref)
 		}
 	}
 	if err := errors.Join(c.Heal(c.hosts()...), c.SetLinks(scaled().rate), c.Use(c.ctx, true, seeds)); err != nil {
 		t.Fatal(err)
+	}
+	for n := range c.lost {
+		delete(c.lost, n)
+		if err := n.Containerd.Reset(c.ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -132,16 +139,19 @@ func (c *cloud) hosts() (all []*lab.Host) {
 
 // wave is a container of one image on each of some nodes.
 type wave struct {
-	c      *cloud
-	nodes  []*lab.Node
-	began  time.Time
-	egress int64
-	start  []int64 // received by each node before
-	size   int64
-	group  sync.WaitGroup
+	c     *cloud
+	nodes []*lab.Node
+	began time.Time
+	size  int64
+	group sync.WaitGroup
+
+	// as they were before
+	egress   int64
+	requests int     // to the registry
+	start    []int64 // received by each node
 
 	mu   sync.Mutex // guards the rest
-	lost map[*lab.Node]context.CancelFunc
+	end  map[*lab.Node]context.CancelFunc
 	errs []error
 	took []time.Duration
 }
@@ -173,15 +183,15 @@ func (c *cloud) launch(t *testing.T, form imagetest.Form, nodes []*lab.Node, f f
 	t.Helper()
 	c.runs++
 	w := &wave{
-		c: c, nodes: nodes, began: time.Now(), size: c.size[form], lost: map[*lab.Node]context.CancelFunc{},
-		egress: must(c.Registry.Received())(t),
+		c: c, nodes: nodes, began: time.Now(), size: c.size[form], end: map[*lab.Node]context.CancelFunc{},
+		egress: must(c.Registry.Received())(t), requests: len(must(c.Registry.Requests())(t)),
 	}
 	for _, n := range nodes {
 		w.start = append(w.start, must(n.Traffic())(t).Received)
 	}
 	for _, n := range nodes {
 		ctx, cancel := context.WithCancel(c.ctx)
-		w.lost[n] = cancel
+		w.end[n] = cancel
 		id := fmt.Sprintf("r%d-%s", c.runs, n.Name) // cgroups are named by it
 		w.group.Go(func() {
 			out, err := f(ctx, n, id)
@@ -206,7 +216,8 @@ func (c *cloud) launch(t *testing.T, form imagetest.Form, nodes []*lab.Node, f f
 // lose makes the wave not care for what becomes of nodes.
 func (w *wave) lose(nodes ...*lab.Node) {
 	for _, n := range nodes {
-		w.lost[n]()
+		w.c.lost[n] = true
+		w.end[n]()
 	}
 }
 
@@ -243,7 +254,7 @@ func (w *wave) reach(t *testing.T, part float64) {
 func (w *wave) wait(t *testing.T) (egress float64) {
 	t.Helper()
 	w.group.Wait()
-	for _, cancel := range w.lost {
+	for _, cancel := range w.end {
 		cancel()
 	}
 	if err := errors.Join(w.errs...); err != nil {
@@ -254,8 +265,25 @@ func (w *wave) wait(t *testing.T) (egress float64) {
 	for _, d := range w.took {
 		slowest = max(slowest, d)
 	}
-	t.Logf("%d of %d hosts, the slowest after %.1f s; the registry sent %.2f × the image", len(w.took), len(w.nodes), slowest.Seconds(), egress)
+	t.Logf("%d of %d hosts, the slowest after %.1f s; the registry sent %.2f × the image: %s",
+		len(w.took), len(w.nodes), slowest.Seconds(), egress, w.c.sources(t, w.requests))
 	return egress
+}
+
+// sources says to whom the registry has sent layers, according to its log after
+// so many requests.
+func (c *cloud) sources(t *testing.T, skip int) string {
+	t.Helper()
+	names, sum := map[string]string{}, map[string]int64{}
+	for _, h := range c.hosts() {
+		names[h.IP] = h.Name
+	}
+	for _, q := range must(c.Registry.Requests())(t)[skip:] {
+		if strings.Contains(q.Path, "/blobs/") {
+			sum[names[q.From]] += q.Bytes >> 10
+		}
+	}
+	return fmt.Sprintf("%v KiB", sum)
 }
 
 // layerBytes returns what the registry's log says that it has sent of blobs.

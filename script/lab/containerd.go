@@ -79,6 +79,21 @@ func (c *Containerd) Start(ctx context.Context) (err error) {
 	})
 }
 
+// Reset ends all containers, stops containerd, removes what it had on disk, and
+// starts it anew.
+func (c *Containerd) Reset(ctx context.Context) error {
+	dir := filepath.Dir(c.Socket)
+	endTasks(filepath.Join(c.bin, "ctr"), dir)
+	err := errors.Join(c.Stop(), unmount(dir))
+	for _, d := range []string{"root", "state"} {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, d)))
+	}
+	if err != nil {
+		return err
+	}
+	return c.Start(ctx)
+}
+
 // command returns ctr with args. No namespace among args means "default".
 func (c *Containerd) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "ctr"), append([]string{"-a", c.Socket}, args...)...)

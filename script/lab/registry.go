@@ -135,6 +135,7 @@ func (r *Registry) Received() (int64, error) {
 
 // Request is one finished request.
 type Request struct {
+	From         string // address of the client
 	Method, Path string
 	Status       int
 	Bytes        int64 // of the body sent
@@ -160,7 +161,7 @@ func (r *Registry) Requests() ([]Request, error) {
 		if len(what) < 2 || len(how) < 2 {
 			continue
 		}
-		q := Request{Method: what[0], Path: what[1]}
+		q := Request{From: strings.Fields(line)[0], Method: what[0], Path: what[1]}
 		q.Status, _ = strconv.Atoi(how[0])
 		q.Bytes, _ = strconv.ParseInt(how[1], 10, 64)
 		all = append(all, q)

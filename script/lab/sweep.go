@@ -107,8 +107,7 @@ func descendants(pid int, to []int) []int {
 	return to
 }
 
-// removeTasks ends containers in the orderly way if the lab's containerds still
-// answer: shims then remove their sockets, which are outside of the lab.
+// removeTasks ends the containers of all of the lab's containerds.
 func removeTasks(dir string) {
 	root, err := os.ReadFile(filepath.Join(dir, "root"))
 	if err != nil {
@@ -118,15 +117,23 @@ func removeTasks(dir string) {
 		{".tools/bin/ctr", "c"}, {".tools/bin/ctr", "*/c"},
 		{".tools/debian/usr/bin/ctr", "c16"},
 	} {
-		tasks, _ := filepath.Glob(filepath.Join(dir, c.folder, "state/io.containerd.runtime.v2.task/*/*"))
-		for _, t := range tasks {
-			ns, id := filepath.Base(filepath.Dir(t)), filepath.Base(t)
-			socket := filepath.Join(t, "../../../..", "containerd.sock")
-			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-			// What does not end so is killed.
-			_ = exec.CommandContext(ctx, filepath.Join(string(root), c.ctr), "-a", socket, "--timeout", "5s", "-n", ns, "tasks", "rm", "-f", id).Run()
-			cancel()
+		containerds, _ := filepath.Glob(filepath.Join(dir, c.folder))
+		for _, d := range containerds {
+			endTasks(filepath.Join(string(root), c.ctr), d)
 		}
+	}
+}
+
+// endTasks ends the containers of the containerd in dir in the orderly way if it
+// still answers: shims then remove their sockets, which are outside of the lab.
+func endTasks(ctr, dir string) {
+	tasks, _ := filepath.Glob(filepath.Join(dir, "state/io.containerd.runtime.v2.task/*/*"))
+	for _, t := range tasks {
+		ns, id := filepath.Base(filepath.Dir(t)), filepath.Base(t)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		// What does not end so is killed.
+		_ = exec.CommandContext(ctx, ctr, "-a", filepath.Join(dir, "containerd.sock"), "--timeout", "5s", "-n", ns, "tasks", "rm", "-f", id).Run()
+		cancel()
 	}
 }
 
