@@ -21,10 +21,12 @@ func run(ctx context.Context, c Config, log *slog.Logger) error {
 		return err
 	}
 	log.Info("ready", "address", s.addr(), "debug", s.debug.Addr(), "version", version)
+	daemon.Ready(log)
 	select {
 	case err = <-s.served:
 		s.served <- nil
 	case <-ctx.Done():
+		daemon.Stopping()
 		log.Info("stopping; hosts go on with the peers they know")
 	}
 	return errors.Join(err, s.close())

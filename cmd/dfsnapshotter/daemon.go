@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"time"
 
-	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/net/http/httpproxy"
@@ -137,7 +136,7 @@ func (n *node) openMounts(ctx context.Context) (err error) {
 // this one can.
 func (n *node) own() error {
 	c := n.cfg
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 && c.mounts() {
 		return errors.New("dfsnapshotter mounts file systems: it must be run as root")
 	}
 	if _, err := os.Stat("/dev/fuse"); err != nil && c.mounts() {
@@ -240,15 +239,13 @@ func (n *node) serve(ctx context.Context) error {
 	}
 	n.debug.SetReady(true)
 	n.log.Info("ready", "address", n.cfg.Address, "root", n.cfg.Root, "version", version)
-	if _, err := systemd.SdNotify(false, systemd.SdNotifyReady); err != nil {
-		n.log.Warn("tell systemd", "err", err)
-	}
+	daemon.Ready(n.log)
 	select {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
 	}
-	_, _ = systemd.SdNotify(false, systemd.SdNotifyStopping)
+	daemon.Stopping()
 	n.debug.SetReady(false)
 	if !n.cfg.mounts() {
 		n.log.Info("stopping")
