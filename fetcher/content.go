@@ -142,11 +142,6 @@ func (c *content) places() []place {
 	return all
 }
 
-// here reports whether the byte at pos can be read now.
-func (c *content) here(pos int64) bool {
-	return c.stored.Present(pos, 1) > 0 || c.f.memory.at(c, pos) != nil
-}
-
 // arriving notes who gives the next bytes of fetch f, at most n, before anyone
 // can read them. It returns where they go, how many count, and f's priority.
 func (c *content) arriving(f *fetch, n int) (pos, count int64, p Priority) {
@@ -198,6 +193,17 @@ func (c *content) came(off, n int64, data []byte) {
 				w.data = data[w.pos-off:]
 			}
 			w.from = "peer"
+			c.wake(w)
+		}
+	}
+}
+
+// wakeAt wakes those who wait for one of n bytes at off.
+func (c *content) wakeAt(off, n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for w := range c.waiters {
+		if off <= w.pos && w.pos < off+n {
 			c.wake(w)
 		}
 	}

@@ -197,6 +197,13 @@ func (f *Fetcher) open(ref Ref) (*Blob, error) {
 	return &Blob{c: c}, nil
 }
 
+// opened returns the content of a blob that is open, or nil.
+func (f *Fetcher) opened(d digest.Digest) *content {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.blobs[d]
+}
+
 // forget takes c, which nothing refers to any more, out of the table.
 func (f *Fetcher) forget(c *content) {
 	f.mu.Lock()

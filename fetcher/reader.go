@@ -28,7 +28,7 @@ type reader struct {
 	broken  bool // a read from the store failed once
 	closed  bool
 	over    chan struct{} // closed by Close
-	pieces  bool          // the network brings all of the blob, piece by piece; guarded by c.mu
+	pieces  bool          // the network brings all of the blob; what it has not judged is not read
 	waited  time.Duration
 	source  string // who gave the last bytes waited for
 
@@ -72,7 +72,7 @@ func (r *reader) take(p []byte) (int, error) {
 		r.data = r.data[n:]
 		return n, nil
 	}
-	n := r.c.stored.Present(r.pos, int64(len(p)))
+	n := r.present(int64(len(p)))
 	if n == 0 {
 		return copy(p, r.c.f.memory.at(r.c, r.pos)), nil
 	}
@@ -89,6 +89,14 @@ func (r *reader) take(p []byte) (int, error) {
 	r.broken = true
 	r.c.f.log.Warn("stored bytes not readable", "blob", r.c.digest, "err", err)
 	return 0, r.c.stored.Discard(r.pos, n)
+}
+
+// present returns how many of the next n bytes can be read from the store.
+func (r *reader) present(n int64) int64 {
+	if r.pieces {
+		n = r.c.f.network.judged(r.c, r.pos, n)
+	}
+	return r.c.stored.Present(r.pos, n)
 }
 
 func (r *reader) plan() {
@@ -109,12 +117,12 @@ func (r *reader) wait() error {
 	}
 	w := &waiter{pos: r.pos, done: make(chan struct{})}
 	c.mu.Lock()
-	if c.here(r.pos) {
+	r.planned = true
+	c.plan(r)
+	if r.present(1) > 0 || c.f.memory.at(c, r.pos) != nil {
 		c.mu.Unlock()
 		return nil
 	}
-	r.planned = true
-	c.plan(r)
 	c.waiters[w] = struct{}{}
 	c.mu.Unlock()
 	defer r.since(time.Now())

@@ -79,7 +79,7 @@ func (s *share) receive(ctx context.Context, a swarm.Request) error {
 			return err
 		}
 		before = l
-		if !s.land(a.ID, i, l, took) {
+		if !s.land(a, i, l, took) {
 			break
 		}
 	}
@@ -124,10 +124,7 @@ func (n *network) fill(ctx context.Context, r io.Reader, data []byte, p Priority
 // count accounts for bytes of a peer.
 func (s *share) count(n int64) {
 	s.n.f.metrics.bytes.WithLabelValues("peer").Add(float64(n))
-	s.n.f.mu.Lock()
-	c := s.n.f.blobs[s.blob.Digest]
-	s.n.f.mu.Unlock()
-	if c != nil {
+	if c := s.n.f.opened(s.blob.Digest); c != nil {
 		c.mu.Lock()
 		c.stats.Fetched["peer"] += n
 		c.mu.Unlock()
@@ -193,9 +190,7 @@ func (n *network) fromOrigin(ctx context.Context, a swarm.Origin) {
 // hopeless fails the readers of a blob that the origin does not give, unless
 // peers may.
 func (n *network) hopeless(s *share, err error) {
-	n.f.mu.Lock()
-	c := n.f.blobs[s.blob.Digest]
-	n.f.mu.Unlock()
+	c := n.f.opened(s.blob.Digest)
 	if c == nil {
 		return
 	}

@@ -77,6 +77,17 @@ func (s *share) run(off, n int64) int64 {
 	return pos - off
 }
 
+// judged returns how many of the n bytes from off on are in pieces that were
+// judged. The caller may hold content.mu.
+func (n *network) judged(c *content, off, size int64) int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s := n.shares[c.digest]; s != nil {
+		return s.run(off, min(size, c.size-off))
+	}
+	return 0
+}
+
 func (v serving) file(d digest.Digest, off, n int64) (io.ReadCloser, int64, error) {
 	f, err := v.n.f.store.File(d)
 	if errors.Is(err, store.ErrMissing) {

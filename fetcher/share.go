@@ -30,9 +30,10 @@ type share struct {
 	blob p2p.Blob
 
 	// guarded by network.mu
-	users   int  // handles of it that others than the network have
-	ordered bool // by a scheduler, to this seed
-	lazy    bool // what was said in the last Want
+	users   int   // handles of it that others than the network have
+	ordered bool  // by a scheduler, to this seed
+	pinned  *Blob // keeps what is known of the bytes of an ordered blob until all are here
+	lazy    bool  // what was said in the last Want
 	wanted  bool
 	origin  p2p.Origin
 	prio    Priority
@@ -170,8 +171,39 @@ func (n *network) leave(c *content) {
 	}
 }
 
+// pin keeps the content of an ordered blob open.
+func (s *share) pin() {
+	b, err := s.n.open(s.blob, s.n.repoOf(s))
+	if err != nil {
+		s.n.log.Warn("an ordered blob cannot be kept", "blob", s.blob.Digest, "err", err)
+		return
+	}
+	s.n.mu.Lock()
+	if s.pinned == nil && s.n.shares[s.blob.Digest] == s && !s.have.Full() {
+		s.pinned, b = b, nil
+	}
+	s.n.mu.Unlock()
+	if b != nil {
+		_ = b.Close() // it returns nil
+	}
+}
+
+// unpin ends that. The caller holds n.mu.
+func (s *share) unpin() {
+	if b := s.pinned; b != nil {
+		s.pinned = nil
+		s.n.f.start(func() { _ = b.Close() })
+	}
+}
+
 // forget leaves the swarm. The caller holds n.mu.
 func (n *network) forget(s *share) {
+	s.unpin()
+	n.f.start(func() {
+		if c := n.f.opened(s.blob.Digest); c != nil {
+			c.replan()
+		}
+	})
 	n.do(n.host.Unwant(time.Now(), s.blob.Digest))
 	delete(n.shares, s.blob.Digest)
 	for _, l := range s.landed {
@@ -242,19 +274,23 @@ func (n *network) progress(c *content) (moved time.Time, err error) {
 
 // land hands a piece that arrived to the host. It reports whether the request
 // goes on.
-func (s *share) land(id uint64, i int, l *landing, took time.Duration) bool {
+func (s *share) land(a swarm.Request, i int, l *landing, took time.Duration) bool {
 	n := s.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.running[id] == nil {
+	if n.running[a.ID] == nil {
 		l.close()
 		return false
 	}
 	s.moved = time.Now()
-	actions := n.host.Piece(s.moved, id, i, l.sum, took)
-	if slices.Contains(actions, swarm.Action(swarm.Ignore{ID: id, Piece: i})) {
+	actions := n.host.Piece(s.moved, a.ID, i, l.sum, took)
+	switch {
+	case slices.Contains(actions, swarm.Action(swarm.Ignore{ID: a.ID, Piece: i})):
 		l.close()
-	} else {
+	case slices.Contains(actions, swarm.Action(swarm.Drop{Digest: s.blob.Digest, Piece: i})):
+		l.close()
+		n.log.Warn("a peer gave a wrong piece", "blob", s.blob.Digest, "piece", i, "peer", a.Peer.ID)
+	default:
 		if old := s.landed[i]; old != nil {
 			old.close()
 		}
@@ -431,11 +467,12 @@ func (s *share) show(c *content, i int) {
 		return
 	}
 	s.n.mu.Lock()
-	defer s.n.mu.Unlock()
 	if s.keep.Has(i) && s.have.Add(i) {
 		s.n.metrics.pieces.WithLabelValues("kept").Inc()
 		s.notify()
 	}
+	s.n.mu.Unlock()
+	c.wakeAt(off, size)
 }
 
 // take stores all of a tiny blob.
@@ -470,6 +507,9 @@ func (s *share) match() {
 		return
 	}
 	s.rest()
+	s.n.mu.Lock()
+	s.unpin()
+	s.n.mu.Unlock()
 	if b, err := s.n.open(s.blob, s.n.repoOf(s)); err == nil {
 		defer b.Close()
 		if err := b.MarkVerified(); err != nil && !errors.Is(err, store.ErrMissing) {

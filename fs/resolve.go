@@ -84,7 +84,7 @@ func (f *FS) find(key layerKey) (found *Layer) {
 
 func (f *FS) resolve(key layerKey, w Want, r *resolution) {
 	start := time.Now()
-	how, l, err := f.build(w)
+	how, l, err := f.tryBuild(w)
 	f.mu.Lock()
 	if err == nil {
 		f.layers[l.id] = l
@@ -103,6 +103,25 @@ func (f *FS) resolve(key layerKey, w Want, r *resolution) {
 	if n := l.index.Info().Prefetch; n > 0 {
 		f.start(func() { l.prefetch(n) })
 	}
+}
+
+// errPeers goes with the error of a blob that was wrong, if bytes of it came from
+// peers: others may give the right ones.
+var errPeers = errors.New("some bytes came from peers")
+
+// tryBuild makes the layer, a second time if peers gave wrong bytes.
+func (f *FS) tryBuild(w Want) (how string, l *Layer, err error) {
+	blob, err := f.fetcher.Blob(w.Ref) // remembers who gave them
+	if err != nil {
+		return "", nil, err
+	}
+	defer func() { _ = blob.Close() }() // it returns nil
+	how, l, err = f.build(w)
+	if errors.Is(err, errPeers) {
+		f.log.Warn("peers gave wrong bytes of a layer; it is fetched again", "blob", w.Desc.Digest, "err", err)
+		return f.build(w)
+	}
+	return how, l, err
 }
 
 // build makes the layer, and removes what it has made if it cannot.
@@ -281,6 +300,9 @@ func (l *Layer) download(ctx context.Context, path string, w index.Sink, prio fe
 	info, err := index.Build(ctx, path, r, index.Options{Blob: l.rec.Blob, Size: l.rec.Size, DiffID: l.rec.DiffID, Sink: w})
 	switch {
 	case errors.Is(err, index.ErrDigest), errors.Is(err, index.ErrCorrupt):
+		if blob.Stats().Fetched["peer"] > 0 {
+			err = errors.Join(err, errPeers)
+		}
 		err = errors.Join(err, blob.Discard(0, l.rec.Size))
 	case err == nil && len(blob.Missing(0, l.rec.Size)) == 0:
 		if err := blob.MarkVerified(); err != nil {
