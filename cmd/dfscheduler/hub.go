@@ -31,13 +31,15 @@ type hub struct {
 	state    *sched.State
 	sessions map[p2p.HostID]*session
 	streams  map[netip.Addr]int
+	bans     map[p2p.HostID]sched.Ban // that are known to the log
+	noticed  time.Time                // when bans was brought up to date
 	closed   bool
 }
 
 func newHub(c Config, log *slog.Logger, m *metrics) *hub {
 	h := &hub{
 		limits: c.Limits, log: log, metrics: m, wake: make(chan struct{}, 1),
-		state: sched.New(c.scheduling()), sessions: map[p2p.HostID]*session{}, streams: map[netip.Addr]int{},
+		state: sched.New(c.scheduling()), sessions: map[p2p.HostID]*session{}, streams: map[netip.Addr]int{}, bans: map[p2p.HostID]sched.Ban{},
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	h.wg.Go(h.clock)
@@ -177,6 +179,9 @@ func (h *hub) rest() bool {
 	}
 }
 
+// noticeEvery is how often the log hears of bans.
+const noticeEvery = time.Second
+
 // tick does what is due and returns how long it is until more is.
 func (h *hub) tick() time.Duration {
 	h.mu.Lock()
@@ -188,8 +193,42 @@ func (h *hub) tick() time.Duration {
 		h.metrics.ticks.Observe(time.Since(now).Seconds())
 		next = h.state.Next()
 	}
-	if next.IsZero() {
-		return time.Hour
+	most := time.Hour
+	if h.state.Counts().Bans > 0 || len(h.bans) > 0 {
+		h.notice(now)
+		most = noticeEvery
 	}
-	return max(time.Until(next), beat)
+	if next.IsZero() {
+		return most
+	}
+	return min(max(time.Until(next), beat), most)
+}
+
+// notice logs and counts who was banned or demoted, and whose time is over. The
+// caller holds h.mu.
+func (h *hub) notice(now time.Time) {
+	if now.Sub(h.noticed) < noticeEvery {
+		return
+	}
+	h.noticed = now
+	bans := map[p2p.HostID]sched.Ban{}
+	for _, b := range h.state.Bans(now) {
+		bans[b.Host] = b
+		if old, known := h.bans[b.Host]; known && old.Banned == b.Banned && old.Times == b.Times {
+			continue
+		}
+		if b.Banned {
+			h.metrics.bans.WithLabelValues("banned").Inc()
+			h.log.Warn("host is banned: it serves nobody", "peer", b.Host, "reason", b.Reason, "until", b.Until.UTC(), "times", b.Times)
+		} else {
+			h.metrics.bans.WithLabelValues("demoted").Inc()
+			h.log.Info("host is demoted: it serves where nobody else does", "peer", b.Host, "reason", b.Reason, "until", b.Until.UTC(), "times", b.Times)
+		}
+	}
+	for id, b := range h.bans {
+		if _, still := bans[id]; !still {
+			h.log.Info("host may serve again", "peer", id, "banned", b.Banned)
+		}
+	}
+	h.bans = bans
 }

@@ -12,6 +12,7 @@ type metrics struct {
 	messages  *prometheus.CounterVec // result
 	streams   *prometheus.CounterVec // code
 	conns     *prometheus.CounterVec // result
+	bans      *prometheus.CounterVec // what
 	throttled prometheus.Counter
 	decisions prometheus.Histogram
 	ticks     prometheus.Histogram
@@ -30,6 +31,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "dfscheduler_connections_ended_total",
 			Help: "Connections that ended: served; without a stream (garbage, or no good certificate); refused for limits.hosts or hosts_per_address.",
 		}, []string{"result"}),
+		bans: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dfscheduler_bans_total", Help: "Hosts that were banned or demoted; the log and /debug say why.",
+		}, []string{"what"}),
 		throttled: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "dfscheduler_messages_throttled_total", Help: "Messages that waited because their host sent too many.",
 		}),
@@ -40,7 +44,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "dfscheduler_tick_seconds", Help: "Time it took to do what had become due.", Buckets: buckets,
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.messages, m.streams, m.conns, m.throttled, m.decisions, m.ticks} {
+	for _, c := range []prometheus.Collector{m.messages, m.streams, m.conns, m.bans, m.throttled, m.decisions, m.ticks} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

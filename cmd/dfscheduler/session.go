@@ -35,8 +35,10 @@ type session struct {
 	host   p2p.HostID // once it has announced itself; guarded by hub.mu
 	heard  chan error // how receive ended
 
-	faults     int // since faultsFrom; for the receiver only
+	// for the receiver only
+	faults     int // since faultsFrom
 	faultsFrom time.Time
+	complained time.Time // last, as the log knows
 }
 
 // serve has a stream from beginning to end.
@@ -133,6 +135,7 @@ func (s *session) receive(silent *time.Timer) error {
 			err = s.announce(a)
 		default:
 			err = s.tolerate(m, s.hub.says(s, m))
+			s.complaint(m)
 		}
 		if err != nil {
 			return err
@@ -186,6 +189,15 @@ func (s *session) announce(a p2p.Announce) error {
 	}
 	s.hub.log.Debug("host is here", "peer", a.Host.ID, "seed", a.Host.Seed, "dial", a.Host.Addr, "blobs", len(a.Inventory))
 	return nil
+}
+
+// complaint logs that the host got a wrong piece, once a second at most.
+func (s *session) complaint(m p2p.Message) {
+	w, is := m.(p2p.Wrong)
+	if now := time.Now(); is && now.Sub(s.complained) > time.Second {
+		s.complained = now
+		s.hub.log.Info("a host complains of a wrong piece", "accuser", s.host, "peer", w.Parent, "blob", w.Digest, "piece", w.Piece)
+	}
 }
 
 // loopback reports whether addr is one that means another machine on each.
