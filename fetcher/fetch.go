@@ -105,7 +105,7 @@ func (c *content) covering(pos int64) *fetch {
 // bytes have come, nobody wants them, or no place has them.
 func (f *fetch) bring() error {
 	var tries tries
-	if n := f.c.f.network; n != nil && f.only == (only{}) {
+	if n := f.c.f.network; n != nil && !f.only.origin {
 		n.await(f.ctx, f.c)
 	}
 	for {
