@@ -33,6 +33,7 @@ type row struct {
 	Size      float64 // MiB of the image's layers
 	CPU       float64 // seconds per host, of dfsnapshotter
 	Theirs    float64 // seconds per host, of containerd
+	Received  float64 // MiB that each of the wave's hosts received, on the average
 	SeedCPU   float64 // seconds, of all seeds
 	SeedSent  float64 // MiB
 	PeerSent  float64 // MiB that the wave's host sent that sent most
@@ -146,6 +147,7 @@ type counters struct {
 	seeds          time.Duration
 	seedSent       int64
 	sent           []int64 // by node
+	received       int64
 }
 
 func (c *cluster) counts(nodes []*lab.Node, seeds int, img image) (n counters, err error) {
@@ -189,6 +191,7 @@ func (c *cluster) counts(nodes []*lab.Node, seeds int, img image) (n counters, e
 		n.daemons += ours.CPU
 		n.containerds += theirs.CPU
 		n.sent = append(n.sent, t.Sent)
+		n.received += t.Received
 	}
 	return n, nil
 }
@@ -203,7 +206,8 @@ func (n counters) since(b counters) row {
 	return row{
 		Egress: mib(n.egress - b.egress), Layers: mib(n.layers - b.layers),
 		CPU: (n.daemons - b.daemons).Seconds() / hosts, Theirs: (n.containerds - b.containerds).Seconds() / hosts,
-		SeedCPU: (n.seeds - b.seeds).Seconds(), SeedSent: mib(n.seedSent - b.seedSent), PeerSent: mib(most),
+		Received: mib(n.received-b.received) / hosts,
+		SeedCPU:  (n.seeds - b.seeds).Seconds(), SeedSent: mib(n.seedSent - b.seedSent), PeerSent: mib(most),
 	}
 }
 
