@@ -29,6 +29,7 @@ type row struct {
 	Pull      float64 // seconds, of the slowest
 	Egress    float64 // MiB over the registry's link until all are ready
 	Layers    float64 // MiB of layers that the registry sent until then
+	To        string  // to whom
 	Whole     float64 // MiB over the registry's link until all layers are complete; only with P2P
 	Size      float64 // MiB of the image's layers
 	CPU       float64 // seconds per host, of dfsnapshotter
@@ -76,7 +77,7 @@ func (c *cluster) try(ctx context.Context, rate string, w way) error {
 			return err
 		}
 		r.Rate, r.Way, r.Wave = rate, w.name, i+1
-		progress("%s, %s, wave %d: slowest %.2f s, median %.2f s, registry %.1f MiB", rate, w.name, i+1, r.Slowest, r.Median, r.Egress)
+		progress("%s, %s, wave %d: slowest %.2f s, median %.2f s, registry %.1f MiB: %s", rate, w.name, i+1, r.Slowest, r.Median, r.Egress, r.To)
 		c.rows = append(c.rows, r)
 	}
 	return c.Collect(ctx, c.Nodes[:waves*count], c.images[w.form].ref)
@@ -120,6 +121,11 @@ func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (row, erro
 		return row{}, err
 	}
 	r := after.since(before)
+	for _, h := range append(append([]*lab.Node{}, c.Seeds...), nodes...) {
+		if n := after.to[h.IP] - before.to[h.IP]; n > 0 {
+			r.To += fmt.Sprintf("%s %.1f ", h.Name, mib(n))
+		}
+	}
 	slices.Sort(ready)
 	r.Hosts, r.Slowest, r.Median, r.Pull = len(nodes), ready[len(ready)-1], ready[len(ready)/2], slices.Max(pulled)
 	r.Size = mib(img.size)
@@ -142,6 +148,7 @@ func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (row, erro
 // counters are what has been used so far.
 type counters struct {
 	egress, layers int64
+	to             map[string]int64 // of layers, by address
 	daemons        time.Duration
 	containerds    time.Duration
 	seeds          time.Duration
@@ -151,6 +158,7 @@ type counters struct {
 }
 
 func (c *cluster) counts(nodes []*lab.Node, seeds int, img image) (n counters, err error) {
+	n.to = map[string]int64{}
 	if n.egress, err = c.Registry.Received(); err != nil {
 		return n, err
 	}
@@ -161,6 +169,7 @@ func (c *cluster) counts(nodes []*lab.Node, seeds int, img image) (n counters, e
 	for _, q := range requests {
 		if _, d, ok := strings.Cut(q.Path, "/blobs/"); ok && img.layers[d] {
 			n.layers += q.Bytes
+			n.to[q.From] += q.Bytes
 		}
 	}
 	for _, s := range c.Seeds[:seeds] {
