@@ -42,7 +42,7 @@ type Tokens interface {
 
 // answerAfter is how long a first read of a blob waits for the scheduler to say
 // who has it, rather than ask the origin for what a neighbour is just fetching.
-const answerAfter = 150 * time.Millisecond
+const answerAfter = 500 * time.Millisecond
 
 // network runs the host's decisions: it tells a swarm.Host what happens and
 // does what that says. Pieces are judged before they get into the store; ranges
