@@ -20,6 +20,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/sched"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
 
@@ -265,4 +267,34 @@ func TestNoise(t *testing.T) {
 		}
 	}
 	settle(t, s, 0)
+}
+
+// TestDeaf has a host that lives and takes no messages: what waits for it is
+// bounded, and it is let go.
+func TestDeaf(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	n := join(t, s, nil, host("deaf", false))
+	settle(t, s, 1)
+	s.hub.mu.Lock()
+	out := s.hub.sessions["deaf"].out
+	s.hub.mu.Unlock()
+	stripe := make([]p2p.Host, 30)
+	for i := range stripe {
+		stripe[i] = host(fmt.Sprint(i), false)
+		stripe[i].Addr = "10.0.0.1:65002"
+	}
+	parents := p2p.Parents{Digest: blob.Digest, Stripes: [][]p2p.Host{stripe, stripe, stripe, stripe}}
+	for range 4 * maxOutbox {
+		s.hub.mu.Lock()
+		s.hub.deliver([]sched.Send{{To: "deaf", Message: parents}})
+		s.hub.mu.Unlock()
+	}
+	if got := out.size; got > maxOutboxSize+sizeOf(parents) {
+		t.Errorf("%d bytes wait", got)
+	}
+	settle(t, s, 0)
+	if code := n.ends(t); code != codes.ResourceExhausted {
+		t.Errorf("it ended with %v", code)
+	}
 }

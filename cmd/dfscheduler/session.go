@@ -33,7 +33,7 @@ type session struct {
 	ctx    context.Context // of the session; its cause is how the stream ends
 	end    context.CancelCauseFunc
 	host   p2p.HostID // once it has announced itself; guarded by hub.mu
-	heard  chan error // how receive ended
+	heard  chan error // how receive has ended
 
 	// for the receiver only
 	faults     int // since faultsFrom
@@ -59,12 +59,12 @@ func (h *hub) serve(stream *wire.HostStream) error {
 		err := s.receive(silent)
 		s.heard <- err
 		s.end(err)
-	}) {
+	}) || !h.own(func() { s.end(s.send()) }) {
 		return errStopping
 	}
-	err := s.send()
+	<-s.ctx.Done() // what is being sent then ends with the stream
 	id := h.gone(s)
-	s.end(err)
+	err := s.reason()
 	h.metrics.streams.WithLabelValues(status.Code(err).String()).Inc()
 	h.log.Debug("host left", "peer", id, "address", addr, "err", err)
 	return err
@@ -80,7 +80,7 @@ func (h *hub) own(f func()) bool {
 	return !h.closed
 }
 
-// send sends what is for the host until the session ends, and returns how.
+// send sends what is for the host until the session ends.
 func (s *session) send() error {
 	for {
 		select {
@@ -91,17 +91,17 @@ func (s *session) send() error {
 				}
 			}
 		case <-s.ctx.Done():
-			err := context.Cause(s.ctx)
-			if s.stream.Context().Err() != nil {
-				err = <-s.heard // gRPC ends the stream itself where it cannot read, and only the receiver hears why
-			}
-			return reason(err)
+			return nil
 		}
 	}
 }
 
-// reason is what a stream ends with that ended because of err.
-func reason(err error) error {
+// reason is what the stream of a session ends with that has ended.
+func (s *session) reason() error {
+	err := context.Cause(s.ctx)
+	if s.stream.Context().Err() != nil {
+		err = <-s.heard // gRPC ends the stream itself where it cannot read, and only the receiver hears why
+	}
 	if errors.Is(err, io.EOF) || status.Code(err) == codes.Canceled || errors.Is(err, context.Canceled) {
 		return nil // the host has left
 	}
