@@ -15,6 +15,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/bucket"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/peer"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
 
@@ -68,20 +69,22 @@ func parseLimit(s string) (int64, error) {
 }
 
 // limits are the buckets of this host's traffic; nil: no limit.
-type limits struct{ download, upload, origin *bucket.Bucket }
+type limits struct{ download, upload, origin peer.Limiter }
 
 // buckets makes the limits of a valid configuration.
 func (l LimitsConfig) buckets() (limits, error) {
 	var b limits
 	for _, v := range []struct {
-		to    **bucket.Bucket
+		to    *peer.Limiter
 		value string
 	}{{&b.download, l.Download}, {&b.upload, l.Upload}, {&b.origin, l.Origin}} {
 		n, err := parseLimit(v.value)
 		if err != nil {
 			return limits{}, err
 		}
-		*v.to = bucket.New(n)
+		if n > 0 {
+			*v.to = bucket.New(n)
+		}
 	}
 	return b, nil
 }

@@ -19,6 +19,9 @@ const (
 	retryAfter = time.Second
 	// sendStep is what is sent between two looks at the limit and the clock.
 	sendStep = 256 << 10
+	// limitedStep is the same where there is a limit: the larger a step, the
+	// longer its first byte waits.
+	limitedStep = 64 << 10
 	// sendTimeout is how long a client may take for one step. At the least
 	// speed that makes sense, 32 clients on 2 Mbit/s, a step takes 34 s.
 	sendTimeout = time.Minute
@@ -107,8 +110,12 @@ func (s *Server) sendBlob(w http.ResponseWriter, r *http.Request, d digest.Diges
 func (s *Server) send(ctx context.Context, w http.ResponseWriter, body io.Reader, n int64, p p2p.Priority) (sent int64, err error) {
 	rc := http.NewResponseController(w)
 	_, whole := body.(*os.File)
+	most := int64(sendStep)
+	if s.upload != nil {
+		most = limitedStep
+	}
 	for sent < n && err == nil {
-		step := min(n-sent, sendStep)
+		step := min(n-sent, most)
 		if s.upload != nil {
 			if err := s.upload.Wait(ctx, int(step), p); err != nil {
 				return sent, err

@@ -49,6 +49,7 @@ type Stream struct {
 	rest   []swarm.Source // not asked yet
 	cur    *attempt       // whose bytes are being read
 	part   Part           // of cur
+	race   *race          // the last one
 	parts  []Part
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -110,6 +111,9 @@ func (s *Stream) Close() error {
 	s.finish(nil)
 	s.cancel(ErrClosed)
 	s.wg.Wait()
+	if s.race != nil {
+		s.race.drain()
+	}
 	return nil
 }
 
@@ -136,7 +140,7 @@ func (s *Stream) note(p Part, err error) {
 
 // open finds a source that sends the byte at s.pos.
 func (s *Stream) open() error {
-	race := &race{results: make(chan *attempt, len(s.rest))}
+	s.race = &race{results: make(chan *attempt, len(s.rest))}
 	var errs []error
 	var running []*attempt
 	late := time.NewTimer(max(s.plan.Hedge, 0))
@@ -146,11 +150,11 @@ func (s *Stream) open() error {
 			if len(s.rest) == 0 {
 				return fmt.Errorf("read %s at %d: no source is left: %w", s.plan.Blob.Digest, s.pos, errors.Join(append(errs, ErrNotFound)...))
 			}
-			running = append(running, s.start(race, false))
+			running = append(running, s.start(s.race, false))
 			late.Reset(s.plan.Hedge)
 		}
 		select {
-		case a := <-race.results:
+		case a := <-s.race.results:
 			running = without(running, a)
 			if a.err == nil {
 				s.take(a, running)
@@ -160,7 +164,7 @@ func (s *Stream) open() error {
 			s.note(s.partOf(a), a.err)
 		case <-late.C:
 			if s.plan.Hedge > 0 && len(s.rest) > 0 {
-				running = append(running, s.start(race, true))
+				running = append(running, s.start(s.race, true))
 			}
 		case <-s.ctx.Done():
 			return context.Cause(s.ctx)
@@ -202,6 +206,21 @@ func without(all []*attempt, a *attempt) []*attempt {
 type race struct {
 	won     atomic.Bool
 	results chan *attempt // losers that were not just slower, and the winner
+}
+
+// drain closes the body of a winner that nobody waited for. All attempts have
+// ended.
+func (r *race) drain() {
+	for {
+		select {
+		case a := <-r.results:
+			if a.err == nil {
+				_ = a.close() // it was only read
+			}
+		default:
+			return
+		}
+	}
 }
 
 // attempt is one source, asked for what is left of the range.

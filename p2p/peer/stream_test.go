@@ -271,6 +271,36 @@ func TestStreamClosed(t *testing.T) {
 	}
 }
 
+// TestStreamLate closes a body whose first byte came when nobody waited any more.
+func TestStreamLate(t *testing.T) {
+	t.Parallel()
+	it := newShelf().put(500)
+	cl := client(t, peer.ClientConfig{Stall: time.Hour})
+	ctx, cancel := context.WithCancel(t.Context())
+	body := &late{}
+	s := cl.Range(ctx, peer.Plan{Blob: it.blob, N: 500, Sources: []swarm.Source{{}}, Origin: func(context.Context, int64, int64) (io.ReadCloser, error) {
+		cancel()
+		return body, nil
+	}})
+	_, err := s.Read(make([]byte, 10))
+	if cerr := s.Close(); cerr != nil || !body.closed {
+		t.Errorf("the read ended with %v, closing with %v; the body is closed: %v", err, cerr, body.closed)
+	}
+}
+
+// late is a body that takes no notice of its context's end.
+type late struct{ closed bool }
+
+func (l *late) Read(p []byte) (int, error) {
+	time.Sleep(10 * time.Millisecond) // so that the reader is gone, mostly
+	return len(p), nil
+}
+
+func (l *late) Close() error {
+	l.closed = true
+	return nil
+}
+
 func TestGetOutside(t *testing.T) {
 	t.Parallel()
 	it := newShelf().put(500)
