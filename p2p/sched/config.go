@@ -72,7 +72,6 @@ const (
 	maxTransfers = 256  // transfers in one Progress
 	maxSums      = 4096 // sums in one Digests
 	maxOrigins   = 8    // places known where one blob may be fetched
-	maxLease     = 256  // pieces leased to one host at a time
 	maxSources   = 8    // hosts of one swarm that may go to the origin by themselves
 	maxWitnesses = 16   // distinct hosts remembered that had trouble with one
 	maxChecks    = 3    // witnesses asked in one trial

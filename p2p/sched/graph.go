@@ -249,6 +249,7 @@ func (s *State) rooted(r *peer) {
 			s.back(k, st)
 		}
 	}
+	s.closeBook(w)
 }
 
 func (s *State) noteHungry(w *swarm) {

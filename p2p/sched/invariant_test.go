@@ -56,6 +56,9 @@ func swarmInvariants(s *State, w *swarm) error {
 				*n++
 			}
 		}
+		if held := count(w.book, p); held != p.holds {
+			return fmt.Errorf("peer %s holds %d pieces, and %d in the book", p.host.ID, p.holds, held)
+		}
 		if p.starves != slices.Contains(w.starving, p) {
 			return fmt.Errorf("peer %s starves %v", p.host.ID, p.starves)
 		}
@@ -172,4 +175,14 @@ func acyclic(w *swarm, st int) error {
 		return fmt.Errorf("stripe %d: %d peers in cycles", st, len(above))
 	}
 	return nil
+}
+
+func count(book []*peer, p *peer) int {
+	n := 0
+	for _, q := range book {
+		if q == p {
+			n++
+		}
+	}
+	return n
 }

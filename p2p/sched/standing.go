@@ -129,6 +129,7 @@ func (s *State) isolate(h *host, reason string) {
 				}
 			}
 		}
+		s.release(p)
 		s.orphan(p, reason)
 		s.settle(p)
 	}

@@ -79,7 +79,7 @@ func (p *peer) weight(i int) uint8 {
 	switch {
 	case p.host.Seed:
 		return trusted
-	case p.lease&(1<<(i%p.swarm.stripes)) != 0:
+	case p.lease&(1<<(i%p.swarm.stripes)) != 0, p.swarm.book != nil && p.swarm.book[i] == p:
 		return lessee
 	case p.have.Has(i) || p.alone:
 		return volunteer

@@ -31,8 +31,9 @@ type swarm struct {
 	owner  *peer                    // the seed that fetches
 	failed map[p2p.HostID]time.Time // seeds that could not fetch it, till when
 	places []place
-	whole  bool // somebody wants all of it
-	alone  int  // peers that may go to the origin by themselves
+	whole  bool    // somebody wants all of it
+	alone  int     // peers that may go to the origin by themselves
+	book   []*peer // who holds a lease of each piece; nil: nobody ever did
 
 	sums  sums
 	pace  pace // seconds per MiB of its transfers
@@ -75,10 +76,10 @@ type peer struct {
 	wants, lazy      bool // wants: and is not complete
 	dirty, starves   bool
 	alone, asked     bool // alone: was allowed to go to the origin
-	outstanding      int16
+	holds, batch     int  // pieces leased to it, and how many may be
 	progressAt       time.Time
 	leasedAt         time.Time
-	more             bool // there was more to lease than one lease holds
+	more             bool // there was more to lease than it may hold
 }
 
 type avoided struct {
@@ -161,6 +162,7 @@ func (s *State) unwant(p *peer) {
 		return
 	}
 	p.wants, p.lease, p.more = false, 0, false
+	s.release(p)
 	if w.wanting--; w.wanting == 0 {
 		s.active = without(s.active, w)
 		w.whole = false
@@ -192,7 +194,12 @@ func (s *State) want(h *host, m p2p.Want) error {
 		w.whole = true
 		s.fetch(w)
 	}
+	changed := p.lazy != m.Lazy
 	p.lazy = m.Lazy
+	if changed {
+		p.letGo()
+		s.again(p)
+	}
 	if w.tiny != nil {
 		s.give(p)
 		return nil
@@ -260,11 +267,9 @@ func (s *State) progress(p *peer, m p2p.Progress) error {
 	for _, i := range m.Got {
 		if p.have.Add(i) {
 			p.progressAt = s.now
-			if p.lease&(1<<(i%p.swarm.stripes)) != 0 {
-				p.outstanding--
-			}
 		}
 	}
+	s.brought(p, m.Got)
 	for _, t := range m.From {
 		s.transfer(p, t)
 	}
@@ -279,7 +284,7 @@ func (s *State) gained(p *peer) {
 	if p.have.Full() {
 		s.unwant(p)
 		p.swarm.forgetTokens()
-	} else if p.more && p.outstanding < maxLease/4 {
+	} else if p.more && p.holds <= p.batch/2 {
 		s.renew(p)
 	}
 	s.relist(p)

@@ -16,6 +16,8 @@ const (
 	lostAfter    = 3 * time.Second  // no scheduler can be reached
 	originPause  = 500 * time.Millisecond
 	originAfter  = 250 * time.Millisecond // the next request begins while the one before has not brought anything
+	originHangs  = 5 * time.Second        // without news: blobs of which nothing is under way do not wait any longer
+	hearing      = 2 * time.Second        // until the scheduler knows for sure what it was told
 	aloneRun     = 1                      // requests of a host that goes by itself: others may do so, too
 )
 
@@ -25,6 +27,8 @@ type sourcing struct {
 	whole    bool // and wants all of the blob
 	leased   int  // pieces of the lease that are not here
 	width    int  // stripes of it
+	granted  int  // pieces of it when it came
+	hurry    bool // half of it is done, which the scheduler is to hear at once
 	until    time.Time
 	allowed  bool // to go by itself
 	answered bool // the scheduler said whether
@@ -60,7 +64,7 @@ func (h *Host) leaseOf(b *blob, m p2p.Lease) {
 		if i < 0 || i >= b.n || b.lease.has(i) {
 			continue
 		}
-		if b.have.has(i) && !slices.Contains(b.notes.got, i) {
+		if b.have.has(i) && !slices.Contains(b.notes.got, i) && h.now.Sub(b.notes.toldAt) >= hearing {
 			h.again(b, i)
 		}
 		if !b.have.has(i) {
@@ -69,6 +73,7 @@ func (h *Host) leaseOf(b *blob, m p2p.Lease) {
 		}
 	}
 	b.source.until = h.now.Add(m.For)
+	b.source.granted, b.source.hurry = b.source.leased, false
 	b.source.width = 0
 	for s := range b.stripes {
 		if b.lease.meets(stripeMask(b.stripes, 1<<s)) {
@@ -101,7 +106,8 @@ func (h *Host) fillOrigin(b *blob) {
 	}
 	if s.leased > 0 && b.filling() {
 		// Other hosts fetch the other stripes, on the same way.
-		h.drainOrigin(b, h.leased(b), max(1, h.cfg.OriginRequests*s.width/b.stripes))
+		ours := h.leased(b)
+		h.drainOrigin(b, func(i int) bool { return ours(i) && !b.peersHave(i) }, max(1, h.cfg.OriginRequests*s.width/b.stripes))
 	}
 	if s.owner {
 		h.needOrigin(b, h.cfg.OriginRequests+1)
@@ -162,14 +168,14 @@ func (h *Host) needOrigin(b *blob, most int) {
 }
 
 // drainOrigin asks the origin for the pieces that are this host's, in the blob's
-// order; one that goes by itself begins where its own order says, so that two do
-// not fetch the same.
+// order; one that goes by itself, or took over a part of another's lease, begins
+// where its own order says, so that two do not fetch the same.
 func (h *Host) drainOrigin(b *blob, ours func(int) bool, most int) {
 	start := 0
-	if b.source.alone && !b.source.owner && len(h.links) > 0 {
+	if s := &b.source; !s.owner && len(h.links) > 0 && (s.alone || s.width < b.stripes) {
 		start = int(h.salt % uint64(b.n))
 	}
-	for k := 0; k < b.n && b.source.requests < most && h.originOpen(); k++ {
+	for k := 0; k < b.n && b.source.requests < most && h.originOpen(b, most); k++ {
 		i := (start + k) % b.n
 		if ours(i) && !b.have.has(i) && b.requests[i] == 0 {
 			h.askOrigin(b, i, ours)
@@ -210,10 +216,10 @@ func (h *Host) originRun(b *blob) int {
 }
 
 // originOpen reports whether another request may be made for what nobody waits
-// for. They begin one after the other, each when the one before has shown what the
+// for: at most so many are under way, of all blobs. They begin one after the other, each when the one before has shown what the
 // line is worth: on a thin one, several at once would all take long.
-func (h *Host) originOpen() bool {
-	if h.origins >= h.cfg.OriginRequests {
+func (h *Host) originOpen(b *blob, most int) bool {
+	if h.origins >= most && (b.source.requests > 0 || h.now.Sub(h.originAt) < originHangs) {
 		return false
 	}
 	if h.origins == 0 || h.proven {

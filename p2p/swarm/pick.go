@@ -32,7 +32,8 @@ func (h *Host) fill(b *blob) {
 }
 
 // refill asks for all that may be asked for now, of b and of other blobs: what was
-// wanted first goes first, so that hosts that want several work on the same one.
+// wanted first goes first, so that hosts that want several work on the same one;
+// but before it those of one stripe, which many hosts cannot share the work of.
 func (h *Host) refill(b *blob) {
 	if h.requeue {
 		h.requeue = false
@@ -43,7 +44,7 @@ func (h *Host) refill(b *blob) {
 			}
 		}
 		slices.SortStableFunc(h.queue, func(x, y *blob) int {
-			return cmp.Or(cmp.Compare(x.priority, y.priority), x.source.since.Compare(y.source.since))
+			return cmp.Or(cmp.Compare(x.priority, y.priority), cmp.Compare(min(x.stripes, 2), min(y.stripes, 2)), x.source.since.Compare(y.source.since))
 		})
 	}
 	for _, o := range h.queue {
@@ -151,7 +152,7 @@ func (h *Host) fillRare(b *blob) {
 		if p.host.Seed || p.slow {
 			continue
 		}
-		h.drain(b, p, nil, p.stripes&^led, 1)
+		h.drain(b, p, nil, ^led, 1)
 		if b.anyLate {
 			h.drain(b, p, b.late, p.stripes, 1)
 		}

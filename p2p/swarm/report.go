@@ -15,6 +15,7 @@ type notes struct {
 	verified bool
 
 	progressAt time.Time // not before
+	toldAt     time.Time // of new pieces, last
 	sumsAt     time.Time
 }
 
@@ -42,7 +43,14 @@ func (h *Host) report(b *blob) {
 		h.sendSums(b, n.sums)
 		n.sums = nil
 	}
+	if s := &b.source; s.granted > 0 && !s.hurry && h.leftOfLease(b) <= s.granted/2 {
+		s.hurry = true
+		n.progressAt = h.now
+	}
 	if len(n.got)+len(n.from) > 0 && h.due(&n.progressAt, progressEvery) {
+		if len(n.got) > 0 {
+			n.toldAt = h.now
+		}
 		h.do(Send{b.link.name, p2p.Progress{Digest: b.Digest, Got: n.got, From: n.from}})
 		n.got, n.from = nil, nil
 	}
@@ -50,6 +58,17 @@ func (h *Host) report(b *blob) {
 		n.verified = false
 		h.do(Send{b.link.name, p2p.Verified{Digest: b.Digest}})
 	}
+}
+
+// leftOfLease returns how many pieces of the lease have not come yet.
+func (h *Host) leftOfLease(b *blob) int {
+	n := 0
+	for i := range b.lease.all() {
+		if !b.have.has(i) {
+			n++
+		}
+	}
+	return n
 }
 
 // due reports whether it is time, and if so when next.

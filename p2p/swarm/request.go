@@ -119,7 +119,7 @@ func (h *Host) Piece(now time.Time, id uint64, piece int, sum p2p.Sum, took time
 		h.meter.add(now, size)
 	} else {
 		b.source.failures = 0
-		h.proven = true
+		h.proven, h.originAt = true, now
 		b.notes.transfer("", size, took, p2p.None)
 	}
 	if r.check {
