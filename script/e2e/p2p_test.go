@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,7 +20,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-var p2pScale = flag.String("p2p", "none", "how to test the piece network: none, small, or full (8 hosts, 20 Mbit/s and 96 MiB)")
+var p2pScale = flag.String("p2p", "small", "how to test the piece network: none, small, or full (8 hosts, 20 Mbit/s and 96 MiB)")
 
 // scale is how large the tests of the piece network are.
 type scale struct {
@@ -60,12 +61,13 @@ func openCloud(t *testing.T, cfg lab.ClusterConfig, forms ...imagetest.Form) *cl
 		t.Skip("missing: " + m)
 	}
 	if *p2pScale == "none" {
-		t.Skip("only with -p2p small or -p2p full")
+		t.Skip("-p2p none")
 	}
+	t.Parallel() // most of the time they wait for the network
 	l := must(lab.Open(root))(t)
 	c := &cloud{T: t, ctx: t.Context(), lab: l, lost: map[*lab.Node]bool{}, refs: map[imagetest.Form]string{}, size: map[imagetest.Form]int64{}}
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() || os.Getenv("E2E_LOGS") != "" {
 			to := filepath.Join(root, "out", "logs", strings.ReplaceAll(t.Name(), "/", "-"))
 			t.Logf("logs are in %s: %v", to, l.SaveLogs(to))
 		}
@@ -192,7 +194,7 @@ func (c *cloud) launch(t *testing.T, form imagetest.Form, nodes []*lab.Node, f f
 	for _, n := range nodes {
 		ctx, cancel := context.WithCancel(c.ctx)
 		w.end[n] = cancel
-		id := fmt.Sprintf("r%d-%s", c.runs, n.Name) // cgroups are named by it
+		id := fmt.Sprintf("%s-%d-%s", filepath.Base(c.lab.Dir), c.runs, n.Name) // cgroups are named by it
 		w.group.Go(func() {
 			out, err := f(ctx, n, id)
 			took := time.Since(w.began)

@@ -91,7 +91,7 @@ func (c *cloud) split(t *testing.T) error {
 		hosts = append(hosts, n.Host)
 	}
 	err := c.Split(hosts...)
-	<-time.After(8 * time.Second)
+	<-time.After(5 * time.Second)
 	return errors.Join(err, c.Heal(hosts...))
 }
 
