@@ -60,7 +60,7 @@ type Origin struct {
 	Registry, Repository string
 	// Token is a short-lived bearer token that may read exactly this
 	// repository, or "". It is sent over TLS only, and shown nowhere.
-	Token string
+	Token string `json:"-"`
 }
 
 // String leaves the token out.

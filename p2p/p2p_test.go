@@ -2,6 +2,7 @@ package p2p_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -148,6 +149,9 @@ func TestTokenHidden(t *testing.T) {
 		if strings.Contains(s, "SECRET") || !strings.Contains(s, "docker.io/library/python") {
 			t.Errorf("%s: %s", verb, s)
 		}
+	}
+	if s, err := json.Marshal(w); err != nil || strings.Contains(string(s), "SECRET") || !strings.Contains(string(s), "library/python") {
+		t.Errorf("JSON: %s, %v", s, err)
 	}
 }
 
