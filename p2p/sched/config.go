@@ -63,7 +63,8 @@ func (c Config) withDefaults() Config {
 
 const (
 	backups      = 2    // parents of a stripe besides the first
-	narrow       = 2    // children of a host in a swarm of one stripe
+	chained      = 16   // hosts in a row
+	broad        = 512  // hosts in a swarm that may be narrow
 	window       = 16   // open parents compared with each other
 	beyond       = 64   // parents looked at to find them
 	maxGroups    = 64   // data centres told apart in one swarm

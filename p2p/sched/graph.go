@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
@@ -267,5 +268,23 @@ func (s *State) feed(w *swarm) {
 	}
 	if left := len(w.starving); left > n { // who got nothing waits behind the others
 		w.starving = append(w.starving[n:], w.starving[:n]...)
+	}
+}
+
+// spread makes the graphs of a swarm anew that was narrow, as long as it is small;
+// later, balancing does it bit by bit.
+func (s *State) spread(w *swarm) {
+	if w.stripes == 1 || w.wanting > chained {
+		return
+	}
+	all := slices.Clone(w.peers)
+	slices.SortFunc(all, func(a, b *peer) int { return cmp.Compare(a.seq, b.seq) })
+	for _, p := range all {
+		for st := range p.links {
+			s.detach(p, st)
+		}
+	}
+	for _, p := range all {
+		s.settle(p)
 	}
 }

@@ -20,6 +20,11 @@ import (
 // Within a kind those nearby come first, then by rank. If the parent is found
 // in a child's place, that child is returned, too, and is to become p's.
 func (s *State) choose(p *peer, st int) (parent, displaced *peer) {
+	if p.swarm.narrow() > 0 {
+		if q := s.line(p, st); q != nil {
+			return q, nil
+		}
+	}
 	inner := p.role == node && int(p.home) == st && p.swarm.stripes > 1
 	f := search{s: s, p: p, st: st, fresh: p.have.Count() == 0, far: beyond}
 	if q := f.queues(func(g *group) *queue { return &g.full }, 0); q != nil {
@@ -56,6 +61,35 @@ func (s *State) choose(p *peer, st int) (parent, displaced *peer) {
 		return q, nil
 	}
 	return f.last(), nil
+}
+
+// line finds the first parent of p in a narrow stripe: who has everything, else
+// the node that came first and has a place, else a seed or the origin.
+func (s *State) line(p *peer, st int) *peer {
+	f := search{s: s, p: p, st: st}
+	free := func(q *peer) bool { return s.spare(q, st) > 0 && f.allowed(q) }
+	if q := f.queues(func(g *group) *queue { return &g.full }, 0); q != nil {
+		return q
+	}
+	for _, q := range f.sources() {
+		if free(q) {
+			return q
+		}
+	}
+	var best *peer
+	for _, g := range p.swarm.groups {
+		for l := range g.lanes {
+			for _, q := range g.lanes[l].peers {
+				if best != nil && q.seq > best.seq {
+					break
+				}
+				if (q.root() || q.links != nil && q.links[st].parents[0] != nil) && free(q) {
+					best = q
+				}
+			}
+		}
+	}
+	return best
 }
 
 // A search compares parents for one peer and stripe.

@@ -135,7 +135,7 @@ func (p *peer) root() bool { return p.role == full || p.role == source }
 func (p *peer) budget(cfg *Config) int {
 	n := cfg.Fanout
 	if p.swarm.stripes == 1 {
-		n = min(n, narrow)
+		n = min(n, 2)
 	}
 	limit := 4 * cmp.Or(p.host.Slots, cfg.Fanout)
 	return max(1, min(p.host.up.scale(n), limit))
@@ -148,10 +148,34 @@ func (s *State) spare(p *peer, st int) int {
 		return 1 - p.prims(st)
 	}
 	n := p.budget(&s.cfg)
+	k := p.swarm.narrow()
 	if p.role == source {
-		return max(1, n/p.swarm.stripes) - p.prims(st)
+		n = max(1, n/p.swarm.stripes)
+		if k > 0 {
+			n = min(n, k)
+		}
+		return n - p.prims(st)
+	}
+	if k > 0 {
+		return min(n-int(p.prim), k-p.prims(st))
 	}
 	return n - int(p.prim)
+}
+
+// narrow returns how many children a host has in each stripe, where that is to be
+// less than its slots allow; else 0. A host that serves eight children at once
+// gives each an eighth of its line. That is right where it does so in one of eight
+// stripes, and others in theirs. But what is read lazily is read by all at the
+// same time, a range of one stripe after the other, and passed on as it comes; and
+// a small blob has one stripe only. There few children, or one, are better.
+func (w *swarm) narrow() int {
+	switch {
+	case w.whole && w.stripes > 1 || w.wanting > broad:
+		return 0
+	case w.wanting <= chained:
+		return 1
+	}
+	return 2
 }
 
 func (p *peer) prims(st int) int {

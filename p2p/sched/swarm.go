@@ -193,6 +193,7 @@ func (s *State) want(h *host, m p2p.Want) error {
 	if !m.Lazy && !w.whole {
 		w.whole = true
 		s.fetch(w)
+		s.spread(w)
 	}
 	changed := p.lazy != m.Lazy
 	p.lazy = m.Lazy
