@@ -27,6 +27,7 @@ type peer struct {
 	rate     float64       // bytes per second of one request, as measured; 0 unknown
 	piece    time.Duration // that a piece took
 	idle     time.Duration // of a request in which nothing came
+	under    int           // requests for pieces under way, of all blobs
 	blocked  time.Time     // not asked before
 	failures int           // in a row
 	shunned  time.Time     // it served wrong bytes: not asked before

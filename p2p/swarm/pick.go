@@ -12,12 +12,14 @@ import (
 const (
 	ahead       = 500 * time.Millisecond // of data that should be on its way
 	lateFor     = 2 * time.Second        // that backups have had what first parents lack, at least
-	endingBelow = 8                      // one part of so many is missing: the end is near
-	eagerBelow  = 8                      // pieces on their way near the end: anyone is asked for anything
-	leastSize   = 8                      // pieces that may be on their way however slow the host is
-	starveFor   = time.Second            // with hardly anything on its way: seeds are asked for what peers should have; peers after a quarter of it
-	maxNeeded   = 64                     // needed pieces looked at in one go
-	maxHeld     = 64                     // pieces held without a sum while a scheduler could tell it
+	latePieces  = 24                     // and at least as long as so many pieces take
+	fewPieces   = 4
+	endingBelow = 8           // one part of so many is missing: the end is near
+	eagerBelow  = 8           // pieces on their way near the end: anyone is asked for anything
+	leastSize   = 8           // pieces that may be on their way however slow the host is
+	starveFor   = time.Second // with hardly anything on its way: seeds are asked for what peers should have; peers after a quarter of it
+	maxNeeded   = 64          // needed pieces looked at in one go
+	maxHeld     = 64          // pieces held without a sum while a scheduler could tell it
 )
 
 // fill asks for all that may be asked for now.
@@ -183,7 +185,7 @@ func (h *Host) fillFirst(b *blob) (led uint8) {
 		var best *parent
 		var first, last int
 		for _, p := range b.parents {
-			if !p.leads(h.now) || p.requests >= h.depth(p) || p.count == 0 {
+			if !p.leads(h.now) || p.under >= h.depth(p) || p.count == 0 {
 				continue
 			}
 			f, l := h.pick(b, p, nil, stripeMask(b.stripes, p.first))
@@ -214,7 +216,7 @@ func (h *Host) fillFrom(b *blob, p *parent) {
 // age finds the pieces that backups had some time ago and that the first
 // parents still lack.
 func (h *Host) age(b *blob) {
-	snap := h.now.Sub(b.seenAt) >= lateFor
+	snap := h.now.Sub(b.seenAt) >= max(lateFor, h.pieces(b, latePieces))
 	b.anyLate = false
 	for w := range b.seen {
 		var had, first uint64
@@ -254,16 +256,26 @@ func (h *Host) fillSmall(b *blob) {
 func (b *blob) ending() bool { return (b.n-b.count)*endingBelow <= b.n }
 
 // starving reports whether so little has been on its way to this host for so long
-// that any source will do. On a thin line a piece takes its time.
+// that any source will do.
 func (h *Host) starving(b *blob, wait time.Duration) bool {
 	last := b.source.moved
 	if b.source.since.After(last) {
 		last = b.source.since
 	}
-	if rate := h.meter.rate(h.now); rate > 0 {
-		wait = max(wait, time.Duration(2*float64(b.size(0))/rate*float64(time.Second)))
+	wait = max(wait, h.pieces(b, fewPieces))
+	if h.meter.rate(h.now) == 0 {
+		wait = max(wait, starveFor) // who knows what the line is worth
 	}
-	return h.flight < leastSize*b.size(0)/4 && h.now.Sub(last) >= min(wait, longestWait)
+	return h.flight < leastSize*b.size(0)/4 && h.now.Sub(last) >= wait
+}
+
+// pieces returns how long so many pieces take on this host's line, at most 30 s.
+func (h *Host) pieces(b *blob, n int) time.Duration {
+	rate := h.meter.rate(h.now)
+	if rate < 1 {
+		return 0
+	}
+	return time.Duration(min(30, float64(n)*float64(b.size(0))/rate) * float64(time.Second))
 }
 
 // full reports whether as much is on its way as should be.
@@ -279,10 +291,10 @@ func (h *Host) full(b *blob) bool {
 	return h.flight >= limit
 }
 
-// depth returns how many requests a parent should have at a time: one, unless
-// the way there and back is long beside what a piece takes.
+// depth returns how many requests a parent should have at a time, of all blobs:
+// one, unless the way there and back is known to be long beside what a piece takes.
 func (h *Host) depth(p *parent) int {
-	if p.piece > 0 && p.idle*4 < p.piece {
+	if p.idle*4 <= p.piece {
 		return 1
 	}
 	return h.cfg.PerPeer
@@ -293,7 +305,7 @@ func (h *Host) drain(b *blob, p *parent, of set, stripes uint8, most int) {
 	if p.count == 0 || stripes == 0 {
 		return
 	}
-	for p.requests < most && p.usable(h.now) && !h.full(b) {
+	for p.under < most && p.usable(h.now) && !h.full(b) {
 		first, last := h.pick(b, p, of, stripeMask(b.stripes, stripes))
 		if first < 0 {
 			return

@@ -42,6 +42,7 @@ func (h *Host) ask(b *blob, p *parent, first, last int, through bool) {
 		h.flight += b.size(i)
 	}
 	p.requests++
+	p.under++
 	h.do(Request{r.id, p.host, b.Blob, first, last, through, b.urgency(first)})
 }
 
@@ -89,6 +90,7 @@ func (h *Host) advance(r *request, next int) {
 			h.origins--
 		case !r.check:
 			r.from.requests--
+			r.from.under--
 		}
 	}
 }
@@ -204,13 +206,16 @@ func (h *Host) late(b *blob) {
 func (h *Host) lateness(b *blob, r *request) time.Duration {
 	usual := b.usual(r.from)
 	if usual == 0 {
-		return 2 * lateAfter
+		return 10 * lateAfter
 	}
 	least, factor := lateAfter, lateFactor
 	if b.ending() && b.asked.count() == b.n-b.count-b.held.count() {
 		least, factor = lateAfter/4, lateFactor/2 // nothing is left to do but wait for these
 	}
 	d := time.Duration(float64(factor) * float64(b.size(r.next)) / usual * float64(time.Second))
+	if rate := h.meter.rate(h.now); rate > 0 { // what is under way fills the line for so long
+		d = max(d, time.Duration(2*float64(h.flight)/rate*float64(time.Second)))
+	}
 	return max(d, least)
 }
 
