@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	maxInventory  = 1 << 15  // blobs in an Announce, over all its parts
+	maxInventory  = 1 << 16  // blobs in an Announce, over all its parts
 	maxHave       = 16 << 20 // bytes of have-maps in it
 	maxTransfers  = 1024
 	maxParents    = 1024 // different hosts in a Parents
