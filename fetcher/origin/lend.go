@@ -13,18 +13,41 @@ import (
 // repository was read yet, it is open to all, or the registry wants passwords, or
 // a token that was configured. Token asks nobody.
 func (c *Client) Token(repo Repo) string {
-	s, err := c.serverSession(repo)
+	r, err := c.registry(repo.Host, c.now())
 	if err != nil {
 		return ""
 	}
-	s.mu.Lock()
-	g := s.grant
-	s.mu.Unlock()
-	if g == nil || !g.earned || !g.worked.Load() || !g.expires.IsZero() && c.now().After(g.expires) {
-		return ""
+	for _, h := range r.own() {
+		s := h.session(c, repo.Path)
+		s.mu.Lock()
+		g := s.grant
+		s.mu.Unlock()
+		if g != nil && g.earned && g.worked.Load() && (g.expires.IsZero() || c.now().Before(g.expires)) {
+			return strings.TrimPrefix(g.header, "Bearer ")
+		}
 	}
-	token, _ := strings.CutPrefix(g.header, "Bearer ")
-	return token
+	return ""
+}
+
+// own returns the hosts that are the registry itself, not a mirror: its default
+// one, and entries of hosts.toml for the same host and port.
+func (r *registry) own() []*host {
+	var server *host
+	for _, h := range r.hosts {
+		if h.server {
+			server = h
+		}
+	}
+	if server == nil {
+		return nil
+	}
+	var own []*host
+	for _, h := range r.hosts {
+		if h.base.Host == server.base.Host {
+			own = append(own, h)
+		}
+	}
+	return own
 }
 
 // NewToken returns what Token does after it has read a byte of d, so that the
@@ -35,20 +58,4 @@ func (c *Client) NewToken(ctx context.Context, repo Repo, d digest.Digest) (stri
 		return "", err
 	}
 	return c.Token(repo), body.Close()
-}
-
-// serverSession returns the login state at the registry itself, not at a
-// mirror.
-func (c *Client) serverSession(repo Repo) (*session, error) {
-	r, err := c.registry(repo.Host, c.now())
-	if err != nil {
-		return nil, err
-	}
-	h := r.hosts[len(r.hosts)-1]
-	for _, o := range r.hosts {
-		if o.server {
-			h = o
-		}
-	}
-	return h.session(c, repo.Path), nil
 }

@@ -1,6 +1,8 @@
 package origin_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,6 +40,12 @@ func TestLend(t *testing.T) {
 			}
 			if !tt.lends {
 				return
+			}
+			// An entry of hosts.toml for the registry itself comes before it.
+			dir := hostsDir(t, strings.Replace(reg.Host(), ":", "_", 1)+"_", fmt.Sprintf("[host.%q]\n  capabilities = [\"pull\"]\n", reg.URL()))
+			listed := client(t, origin.Config{Credentials: tt.creds, HostsDir: dir})
+			if _, err := listed.NewToken(t.Context(), repo(reg), d); err != nil || listed.Token(repo(reg)) == "" {
+				t.Error("with an entry in hosts.toml nothing is lent:", err)
 			}
 			var learned origin.Learned
 			learned.Add(repo(reg), origin.Credential{RegistryToken: token}, time.Time{})
