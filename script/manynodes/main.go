@@ -37,6 +37,7 @@ type options struct {
 	json   string
 	logs   string
 	rounds int
+	waves  int
 	soak   time.Duration
 }
 
@@ -49,6 +50,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.json, "json", "", "write the figures to this file, too")
 	flag.StringVar(&o.logs, "logs", "out/many-nodes-logs", "folder for the logs if something fails")
 	flag.IntVar(&o.rounds, "rounds", 1, "repetitions of each way")
+	flag.IntVar(&o.waves, "waves", 2, "2: with P2P, wait until all layers are complete, and start on other hosts; 1: do not")
 	flag.DurationVar(&o.soak, "soak", 0, "start images again and again for as long, and see whether daemons grow")
 	flag.Parse()
 	if o.list {
@@ -68,7 +70,7 @@ func run(ctx context.Context) error {
 	case o.soak > 0:
 		err = c.soak(ctx, rates[len(rates)-1], o.soak)
 	default:
-		err = c.measure(ctx, rates, o.rounds)
+		err = c.measure(ctx, rates, o.rounds, o.waves)
 	}
 	if err != nil {
 		if c != nil {

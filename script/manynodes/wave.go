@@ -41,14 +41,14 @@ type row struct {
 }
 
 // measure measures each way at each rate, and shows the figures at the end.
-func (c *cluster) measure(ctx context.Context, rates []string, rounds int) error {
+func (c *cluster) measure(ctx context.Context, rates []string, rounds, waves int) error {
 	for _, rate := range rates {
 		if err := c.SetLinks(rate); err != nil {
 			return err
 		}
 		for _, w := range c.ways {
 			for range rounds {
-				if err := c.try(ctx, rate, w); err != nil {
+				if err := c.try(ctx, rate, w, waves); err != nil {
 					return fmt.Errorf("%s at %s: %w", w.name, rate, err)
 				}
 			}
@@ -60,37 +60,44 @@ func (c *cluster) measure(ctx context.Context, rates []string, rounds int) error
 
 // try measures a way from nothing: one wave and, with P2P, a second one on other
 // hosts.
-func (c *cluster) try(ctx context.Context, rate string, w way) error {
+func (c *cluster) try(ctx context.Context, rate string, w way, waves int) error {
 	if err := c.Use(ctx, w.p2p, w.seeds); err != nil {
 		return err
 	}
-	count, waves := c.count, 1
+	count := c.count
 	if w.alone {
 		count = 1
-	} else if w.p2p {
-		waves = 2
+	}
+	if w.alone || !w.p2p {
+		waves = 1
 	}
 	for i := range waves {
 		nodes := c.Nodes[i*count : (i+1)*count]
-		r, err := c.wave(ctx, w, nodes)
+		r, whole, err := c.wave(ctx, w, nodes)
 		if err != nil {
 			return err
 		}
 		r.Rate, r.Way, r.Wave = rate, w.name, i+1
 		progress("%s, %s, wave %d: slowest %.2f s, median %.2f s, registry %.1f MiB: %s", rate, w.name, i+1, r.Slowest, r.Median, r.Egress, r.To)
+		if waves > 1 {
+			if r.Whole, err = whole(); err != nil {
+				return err
+			}
+		}
 		c.rows = append(c.rows, r)
 	}
 	return c.Collect(ctx, c.Nodes[:waves*count], c.images[w.form].ref)
 }
 
-// wave starts the image on nodes at once.
-func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (row, error) {
+// wave starts the image on nodes at once. whole waits until all layers are
+// complete, and says how much the registry has sent then.
+func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (_ row, whole func() (float64, error), _ error) {
 	img := c.images[w.form]
 	c.waves++
 	syscall.Sync() // what earlier waves have written is no cost of this one
 	before, err := c.counts(nodes, w.seeds, img)
 	if err != nil {
-		return row{}, err
+		return row{}, nil, err
 	}
 	ready, pulled := make([]float64, len(nodes)), make([]float64, len(nodes))
 	tasks := make([]*lab.Task, len(nodes))
@@ -114,11 +121,11 @@ func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (row, erro
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return row{}, err
+		return row{}, nil, err
 	}
 	after, err := c.counts(nodes, w.seeds, img)
 	if err != nil {
-		return row{}, err
+		return row{}, nil, err
 	}
 	r := after.since(before)
 	for _, h := range append(append([]*lab.Node{}, c.Seeds...), nodes...) {
@@ -132,17 +139,15 @@ func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (row, erro
 	for _, t := range tasks {
 		err = errors.Join(err, t.Stop(ctx, grace))
 	}
-	if err != nil || !w.p2p {
-		return r, err
-	}
-	for _, n := range nodes {
-		if err := n.Daemon.Complete(ctx, 20*time.Minute); err != nil {
-			return r, fmt.Errorf("%s: %w", n.Name, err)
+	return r, func() (float64, error) {
+		for _, n := range nodes {
+			if err := n.Daemon.Complete(ctx, 20*time.Minute); err != nil {
+				return 0, fmt.Errorf("%s: %w", n.Name, err)
+			}
 		}
-	}
-	whole, err := c.counts(nodes, w.seeds, img)
-	r.Whole = whole.since(before).Egress
-	return r, err
+		whole, err := c.counts(nodes, w.seeds, img)
+		return whole.since(before).Egress, err
+	}, err
 }
 
 // counters are what has been used so far.
