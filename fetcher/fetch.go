@@ -32,16 +32,17 @@ type fetch struct {
 	// guarded by c.mu
 	pos, end int64
 	prio     Priority
-	ticket   *ticket     // of the attempt under way
-	sent     bool        // a request is under way; else it may still grow
-	opened   bool        // … and answered
-	began    time.Time   // when the request was sent
-	got      int64       // bytes it brought
-	trouble  time.Time   // since when nothing comes; zero: all is well
-	failed   error       // why the last attempt ended
-	place    place       // asked last
-	stretch  *stretch    // what the attempt under way brought
-	grace    *time.Timer // ends the fetch if nobody wants it then
+	ticket   *ticket                 // of the attempt under way
+	sent     bool                    // a request is under way; else it may still grow
+	opened   bool                    // … and answered
+	began    time.Time               // when the request was sent
+	got      int64                   // bytes it brought
+	trouble  time.Time               // since when nothing comes; zero: all is well
+	failed   error                   // why the last attempt ended
+	place    place                   // asked last
+	stretch  *stretch                // what the attempt under way brought
+	grace    *time.Timer             // ends the fetch if nobody wants it then
+	hurry    context.CancelCauseFunc // ends the wait for a limit; nil: it does not wait
 }
 
 // raise gives f priority p if that is higher. The caller holds c.mu.
@@ -52,6 +53,9 @@ func (f *fetch) raise(p Priority) {
 	f.prio = p
 	if f.ticket != nil {
 		f.ticket.raise(p)
+	}
+	if f.hurry != nil {
+		f.hurry(errRaised)
 	}
 	select {
 	case f.kick <- struct{}{}:
@@ -373,13 +377,31 @@ func (f *fetch) yield(w *watch) {
 	}
 }
 
-// limit waits until what came may have come.
+var errRaised = errors.New("the priority was raised")
+
+// limit waits until what came may have come: anew, if its priority is raised.
 func (f *fetch) limit(ctx context.Context, w *watch, n int) error {
-	f.c.mu.Lock()
-	prio := f.prio
-	f.c.mu.Unlock()
-	defer w.excuse()
-	return f.c.f.limit(ctx, f.place == f.c.f.peers(), n, prio)
+	if c := f.c.f.cfg; c.Download == nil && c.Origin == nil {
+		return nil
+	}
+	w.hold(true)
+	defer w.hold(false)
+	for {
+		ctx, cancel := context.WithCancelCause(ctx)
+		f.c.mu.Lock()
+		prio := f.prio
+		f.trouble = time.Time{} // the source has given the bytes
+		f.hurry = cancel
+		f.c.mu.Unlock()
+		err := f.c.f.limit(ctx, f.place == f.c.f.peers(), n, prio)
+		f.c.mu.Lock()
+		f.hurry = nil
+		f.c.mu.Unlock()
+		cancel(nil)
+		if !errors.Is(err, errRaised) {
+			return err
+		}
+	}
 }
 
 // ask asks a source for a range.

@@ -20,6 +20,7 @@ type watch struct {
 	begin  time.Time
 	last   atomic.Int64 // time of the last byte, since begin
 	parked atomic.Bool
+	held   atomic.Bool // the host itself holds the request back
 	over   atomic.Bool
 	timer  atomic.Pointer[time.Timer]
 }
@@ -54,6 +55,9 @@ func (w *watch) tick() {
 	if w.over.Load() {
 		return
 	}
+	if w.held.Load() {
+		w.excuse()
+	}
 	silent := time.Since(w.begin) - time.Duration(w.last.Load())
 	switch {
 	case silent >= w.stall:
@@ -66,6 +70,12 @@ func (w *watch) tick() {
 	default:
 		w.timer.Load().Reset(parkAfter - silent)
 	}
+}
+
+// hold says whether the host itself holds the request back from now on.
+func (w *watch) hold(held bool) {
+	w.held.Store(held)
+	w.excuse()
 }
 
 func (w *watch) stop() {
