@@ -12,7 +12,7 @@ import (
 var ErrInvalid = errors.New("invalid")
 
 const (
-	minPiece   = 1 << 20
+	minPiece   = 256 << 10
 	maxPiece   = 16 << 20
 	wantPieces = 1024 // pieces grow before there are more of them
 
@@ -28,8 +28,9 @@ const (
 )
 
 // PieceSize returns the length in bytes of every piece but the last of a blob
-// of size bytes: 1 MiB up to 1 GiB, then the power of two that makes at most
-// 1,024 pieces, and at most 16 MiB. The result is part of the peer protocol, so
+// of size bytes: 256 KiB up to 256 MiB, then the power of two that makes at most
+// 1,024 pieces, and at most 16 MiB. A host passes on whole pieces, so that what
+// they take on a thin line is what each step of the way costs. The result is part of the peer protocol, so
 // it never changes for a given size. It panics if size is negative.
 func PieceSize(size int64) int64 {
 	if size < 0 {

@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	mib = 1 << 20
-	gib = 1 << 30
+	small = 256 << 10
+	mib   = 1 << 20
+	gib   = 1 << 30
 )
 
 func blob(size int64) p2p.Blob {
@@ -35,14 +36,16 @@ func TestPieces(t *testing.T) {
 		scope           p2p.Scope
 	}
 	for size, want := range map[int64]shape{
-		0:             {mib, 0, 1, 0, p2p.Empty},
-		1:             {mib, 1, 1, 1, p2p.Tiny},
-		128:           {mib, 1, 1, 128, p2p.Tiny},
-		129:           {mib, 1, 1, 129, p2p.Small},
-		mib:           {mib, 1, 1, mib, p2p.Small},
-		mib + 1:       {mib, 2, 1, 1, p2p.Normal},
-		7 * mib:       {mib, 7, 1, mib, p2p.Normal},
-		7*mib + 1:     {mib, 8, 8, 1, p2p.Normal},
+		0:             {small, 0, 1, 0, p2p.Empty},
+		1:             {small, 1, 1, 1, p2p.Tiny},
+		128:           {small, 1, 1, 128, p2p.Tiny},
+		129:           {small, 1, 1, 129, p2p.Small},
+		small:         {small, 1, 1, small, p2p.Small},
+		small + 1:     {small, 2, 1, 1, p2p.Normal},
+		7 * small:     {small, 7, 1, small, p2p.Normal},
+		7*small + 1:   {small, 8, 8, 1, p2p.Normal},
+		256 * mib:     {small, 1024, 8, small, p2p.Normal},
+		256*mib + 1:   {512 << 10, 513, 8, 1, p2p.Normal},
 		gib:           {mib, 1024, 8, mib, p2p.Normal},
 		gib + 1:       {2 * mib, 513, 8, 1, p2p.Normal},
 		16 * gib:      {16 * mib, 1024, 8, 16 * mib, p2p.Normal},

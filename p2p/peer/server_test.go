@@ -27,7 +27,10 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/peer"
 )
 
-const mib = 1 << 20
+const (
+	mib   = 1 << 20
+	piece = 256 << 10 // of blobs up to 256 MiB
+)
 
 // reply is what somebody with curl sees.
 type reply struct {
@@ -66,7 +69,7 @@ func TestRanges(t *testing.T) {
 	t.Parallel()
 	for _, place := range []string{"memory", "disk"} {
 		s := newShelf()
-		it := s.put(3*mib + 100)
+		it := s.put(3*piece + 100)
 		if place == "disk" {
 			it.onDisk(t)
 		}
@@ -87,13 +90,13 @@ func TestRanges(t *testing.T) {
 		}{
 			"first bytes":         {digest, "bytes=0-99", part(0, 100)},
 			"one byte":            {digest, "bytes=5-5", part(5, 6)},
-			"inside a piece":      {digest, "bytes=1048000-1048100", part(1048000, 1048101)},
-			"two pieces":          {digest, "bytes=0-2097151", part(0, 2*mib)},
-			"the front is here":   {digest, "bytes=1000000-3000000", part(1000000, 2*mib)},
-			"open end":            {digest, "bytes=1000000-", part(1000000, 2*mib)},
+			"inside a piece":      {digest, "bytes=262000-262100", part(262000, 262101)},
+			"two pieces":          {digest, "bytes=0-524287", part(0, 2*piece)},
+			"the front is here":   {digest, "bytes=250000-700000", part(250000, 2*piece)},
+			"open end":            {digest, "bytes=250000-", part(250000, 2*piece)},
 			"last bytes":          {digest, "bytes=-50", part(size-50, size)},
-			"end cut":             {digest, "bytes=3145728-99999999", part(3*mib, size)},
-			"missing piece":       {digest, "bytes=2097152-2097160", reply{404, "", nil}},
+			"end cut":             {digest, "bytes=786432-99999999", part(3*piece, size)},
+			"missing piece":       {digest, "bytes=524288-524296", reply{404, "", nil}},
 			"whole of a part":     {digest, "", reply{404, "", nil}},
 			"whole":               {all.blob.Digest.String(), "", reply{200, "", all.data}},
 			"empty":               {empty.blob.Digest.String(), "", reply{200, "", []byte{}}},
@@ -132,15 +135,15 @@ func TestRanges(t *testing.T) {
 func TestHead(t *testing.T) {
 	t.Parallel()
 	s := newShelf()
-	it := s.put(3 * mib)
+	it := s.put(3 * piece)
 	s.set(it, func(h *p2p.Have) { h.Remove(1) })
 	h := serve(t, peer.ServerConfig{Blobs: s})
 	got, header := curl(t, "HEAD", "http://"+h.Addr+"/blobs/"+it.blob.Digest.String(), map[string]string{"Range": "bytes=10-", "Df-Fetch": "through"})
-	want := reply{206, "bytes 10-1048575/3145728", []byte{}}
+	want := reply{206, "bytes 10-262143/786432", []byte{}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if n := header.Get("Content-Length"); n != "1048566" {
+	if n := header.Get("Content-Length"); n != "262134" {
 		t.Errorf("Content-Length is %s", n)
 	}
 	if got, _ := curl(t, "DELETE", "http://"+h.Addr+"/blobs/"+it.blob.Digest.String(), nil); got.Status != 405 {

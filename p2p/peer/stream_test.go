@@ -82,7 +82,7 @@ func silent(t *testing.T) p2p.Host {
 
 func TestStream(t *testing.T) {
 	t.Parallel()
-	const size = 4*mib + 77
+	const size = 4*piece + 77
 	full := p2p.FullHave(5)
 	all := func() []int {
 		var l []int
@@ -105,7 +105,7 @@ func TestStream(t *testing.T) {
 		fails   bool
 	}{
 		"one":           {peers: []p2p.Host{having(t, size, all...)}, n: size, want: []sent{{0, 0, size, p2p.None}}},
-		"part":          {peers: []p2p.Host{having(t, size, all...)}, off: mib - 5, n: 10, want: []sent{{0, mib - 5, 10, p2p.None}}},
+		"part":          {peers: []p2p.Host{having(t, size, all...)}, off: piece - 5, n: 10, want: []sent{{0, piece - 5, 10, p2p.None}}},
 		"first is down": {peers: []p2p.Host{nobody(t), having(t, size, all...)}, n: 10, want: []sent{{0, 0, 0, p2p.Unreachable}, {1, 0, 10, p2p.None}}},
 		"first lacks it": {
 			peers: []p2p.Host{having(t, size), having(t, size, all...)}, n: 10,
@@ -113,7 +113,7 @@ func TestStream(t *testing.T) {
 		},
 		"each has a part": {
 			peers: []p2p.Host{having(t, size, 0, 1), having(t, size, 2), having(t, size, 0, 3, 4)}, n: size,
-			want: []sent{{0, 0, 2 * mib, p2p.None}, {1, 2 * mib, mib, p2p.None}, {2, 3 * mib, mib + 77, p2p.None}},
+			want: []sent{{0, 0, 2 * piece, p2p.None}, {1, 2 * piece, piece, p2p.None}, {2, 3 * piece, piece + 77, p2p.None}},
 		},
 		"breaks in mid-piece": {
 			peers: []p2p.Host{breaking(t, size, 1000), breaking(t, size, 2000), having(t, size, all...)}, off: 50, n: 5000, through: true,

@@ -112,7 +112,7 @@ func TestWatchUnknown(t *testing.T) {
 // TestWatchLies reads streams that no server of ours sends.
 func TestWatchLies(t *testing.T) {
 	t.Parallel()
-	b := p2p.Blob{Digest: newShelf().put(5).blob.Digest, Size: 20 * mib}
+	b := p2p.Blob{Digest: newShelf().put(5).blob.Digest, Size: 20 * piece}
 	for name, body := range map[string]string{
 		"kind":          "\x09",
 		"piece 20":      "\x01\x01\x14\x00",
@@ -130,7 +130,7 @@ func TestWatchLies(t *testing.T) {
 					http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
 					return
 				}
-				w.Header().Set("Df-Blob-Size", "20971520")
+				w.Header().Set("Df-Blob-Size", "5242880")
 				_, _ = w.Write([]byte(body))
 			}))
 			t.Cleanup(s.Close)

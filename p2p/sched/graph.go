@@ -183,9 +183,11 @@ func (s *State) fill(p *peer, st int) {
 		s.detach(out, st)
 	}
 	s.attach(p, q, st, 0)
+	if out != nil { // before p gets others, which must not be below out
+		s.attach(out, p, st, 0)
+	}
 	s.back(p, st)
 	if out != nil {
-		s.attach(out, p, st, 0)
 		s.back(out, st)
 		s.adopt(p, out, st)
 	}

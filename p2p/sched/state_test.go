@@ -15,7 +15,7 @@ import (
 
 var (
 	start = time.Unix(0, 0)
-	layer = p2p.Blob{Digest: digest.FromString("layer"), Size: 20 << 20}
+	layer = p2p.Blob{Digest: digest.FromString("layer"), Size: 5 << 20}
 	other = p2p.Blob{Digest: digest.FromString("other"), Size: 5}
 )
 

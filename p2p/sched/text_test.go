@@ -140,7 +140,7 @@ func expand(s string) []string {
 
 func size(t *testing.T, s string) int64 {
 	unit := int64(1)
-	for suffix, n := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+	for suffix, n := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "pieces": 256 << 10} {
 		if r, ok := strings.CutSuffix(s, suffix); ok {
 			s, unit = r, n
 		}

@@ -73,7 +73,7 @@ func (h *Host) sources(b *blob, piece int) []Source {
 		}
 	}
 	slices.SortStableFunc(ps, func(x, y *parent) int {
-		if c := cmp.Compare(wait(x, piece), wait(y, piece)); c != 0 {
+		if c := cmp.Compare(b.wait(x, piece), b.wait(y, piece)); c != 0 {
 			return c
 		}
 		return cmp.Or(cmp.Compare(x.requests, y.requests), cmp.Compare(x.rank[s], y.rank[s]), cmp.Compare(y.rate, x.rate))
@@ -86,10 +86,12 @@ func (h *Host) sources(b *blob, piece int) []Source {
 }
 
 // wait orders parents by what a read must wait for: nothing, a slow link, a
-// fetch by the parent.
-func wait(p *parent, piece int) int {
+// fetch by the parent. While all read lazily, the first parent most likely reads
+// the same at the moment and passes it on as it comes; if all asked who has it
+// already, that one's line would be everybody's.
+func (b *blob) wait(p *parent, piece int) int {
 	w := 0
-	if !p.have.has(piece) {
+	if passes := b.lazy && p.rank[b.Stripe(piece)] == 0; !passes && !p.have.has(piece) {
 		w += 2
 	}
 	if p.slow {

@@ -84,9 +84,9 @@ func (s *script) run(event string, a []string) {
 	}
 	switch event {
 	case "host": // NAME SCHEDULER…
-		s.host = swarm.New(swarm.Config{Self: host(a[0]), Schedulers: a[1:]})
-	case "blob": // NAME MiB, or NAME CONTENT in quotes
-		b := p2p.Blob{Digest: digest.FromString(a[0]), Size: int64(s.int(a[1])) << 20}
+		s.host = swarm.New(swarm.Config{Self: host(a[0]), Schedulers: a[1:], Run: 1 << 20, OriginRun: 4 << 20})
+	case "blob": // NAME PIECES, or NAME CONTENT in quotes
+		b := p2p.Blob{Digest: digest.FromString(a[0]), Size: int64(s.int(a[1])) * 256 << 10}
 		s.blobs[a[0]], s.names[b.Digest] = b, a[0]
 	case "tiny": // NAME CONTENT
 		b := p2p.Blob{Digest: digest.FromString(a[1]), Size: int64(len(a[1]))}
@@ -279,7 +279,7 @@ func (s *script) said(m p2p.Message) string {
 	case p2p.Progress:
 		text := fmt.Sprintf("of %s I got %v", s.names[m.Digest], m.Got)
 		for _, t := range m.From {
-			text += fmt.Sprintf(", %d MiB of %q %v", t.Bytes>>20, t.Parent, t.Failed)
+			text += fmt.Sprintf(", %d pieces of %q %v", t.Bytes>>18, t.Parent, t.Failed)
 		}
 		return text
 	case p2p.Digests:

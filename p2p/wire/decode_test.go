@@ -14,7 +14,7 @@ import (
 
 var (
 	digestX = "sha256:" + strings.Repeat("ab", 32)
-	blobX   = &pb.Blob{Digest: digestX, Size: 40 << 20}
+	blobX   = &pb.Blob{Digest: digestX, Size: 10 << 20}
 	hostX   = &pb.Host{Id: "a", Addr: "10.0.0.1:1"}
 )
 

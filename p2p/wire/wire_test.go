@@ -25,7 +25,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
-	blob   = p2p.Blob{Digest: digest.FromString("x"), Size: 40 << 20}
+	blob   = p2p.Blob{Digest: digest.FromString("x"), Size: 10 << 20}
 	origin = p2p.Origin{Registry: "docker.io", Repository: "library/x"}
 )
 
