@@ -308,6 +308,7 @@ func (l listener) SchedulerSays(name string, m p2p.Message) {
 			if m.Blob.Validate() == nil && m.Blob.Scope() != p2p.Empty {
 				s := l.n.share(m.Blob)
 				s.ordered, s.origin = true, m.Origin
+				l.n.answered(m.Blob.Digest) // the owner of a blob has no parents
 				l.n.f.start(s.pin)
 				if m.Origin.Token != "" && l.n.tokens != nil {
 					l.n.tokens.Learn(repo(m.Origin), m.Origin.Token)

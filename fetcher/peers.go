@@ -162,6 +162,9 @@ func (n *network) await(ctx context.Context, c *content) {
 	select {
 	case <-s.answer:
 	case <-t.C:
+		n.mu.Lock()
+		n.answered(c.digest) // whatever comes, nobody waits for it again
+		n.mu.Unlock()
 	case <-ctx.Done():
 	}
 }
