@@ -130,6 +130,8 @@ func (n *node) act(a swarm.Action) {
 		n.drop(a)
 	case swarm.Match:
 		n.match(a.Digest)
+	case swarm.Hash:
+		n.sim.clock.after(0, func() { n.hash(a.Blob) })
 	case swarm.Data:
 		c := n.blob(a.Blob)
 		c.state[0], c.whole = right, 1
@@ -184,6 +186,17 @@ func (n *node) match(d digest.Digest) {
 		}
 		n.do(n.swarm.Matched(n.now(), d, ok))
 	})
+}
+
+// hash tells the sums of a blob that is here.
+func (n *node) hash(b p2p.Blob) {
+	sums := make([]p2p.Sum, b.Pieces())
+	for i := range sums {
+		sums[i] = n.nature.serve(n, b, i)
+	}
+	if !n.dead {
+		n.do(n.swarm.Hashed(n.now(), b.Digest, sums))
+	}
 }
 
 func (n *node) matched(c *content) {

@@ -36,7 +36,7 @@ type Report struct {
 // enters each host once, and all uplinks together send it to all.
 func (s *Sim) lowerBound() time.Duration {
 	size, c := float64(s.cfg.Size), s.cfg
-	all := c.Origin + float64(c.Hosts)*c.Up + float64(c.Seeds)*c.SeedUp
+	all := c.Origin + float64(c.Hosts+c.Full)*c.Up + float64(c.Seeds)*c.SeedUp
 	t := max(size/c.Origin, size/c.Down, float64(c.Hosts)*size/all)
 	return time.Duration(t * float64(time.Second))
 }

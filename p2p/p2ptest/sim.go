@@ -20,6 +20,7 @@ type Config struct {
 	Seed  uint64 // of all that is random
 	Hosts int    // that want the blob
 	Seeds int
+	Full  int           // hosts that have everything, want nothing and serve
 	Size  int64         // of the blob; 1 GiB
 	Sizes []int64       // of several blobs, all of which each host wants; Size is their sum
 	Join  time.Duration // the hosts come spread over it, in random order
@@ -114,7 +115,7 @@ func New(cfg Config) *Sim {
 		s.blobs = append(s.blobs, p2p.Blob{Digest: d, Size: size})
 	}
 	s.profile()
-	n := cfg.Seeds + cfg.Hosts
+	n := cfg.Seeds + cfg.Full + cfg.Hosts
 	s.origin = int32(n + cfg.Schedulers)
 	s.links = newLinks(n + cfg.Schedulers + 1)
 	s.links.up[s.origin] = cfg.Origin * cfg.Step.Seconds()
@@ -127,7 +128,7 @@ func New(cfg Config) *Sim {
 	for i := range n {
 		s.add(i)
 	}
-	hosts := s.nodes[cfg.Seeds:]
+	hosts := s.nodes[cfg.Seeds+cfg.Full:]
 	s.assign(hosts)
 	for _, h := range hosts {
 		h.wants = true
@@ -141,10 +142,13 @@ func New(cfg Config) *Sim {
 }
 
 func (s *Sim) add(i int) {
-	seed := i < s.cfg.Seeds
-	up, down, name := s.cfg.Up, s.cfg.Down, fmt.Sprintf("host-%05d", i-s.cfg.Seeds)
-	if seed {
+	seed, full := i < s.cfg.Seeds, i-s.cfg.Seeds
+	up, down, name := s.cfg.Up, s.cfg.Down, fmt.Sprintf("host-%05d", full-s.cfg.Full)
+	switch {
+	case seed:
 		up, down, name = s.cfg.SeedUp, s.cfg.SeedDown, fmt.Sprintf("seed-%d", i)
+	case full < s.cfg.Full:
+		name = fmt.Sprintf("full-%05d", full)
 	}
 	s.links.up[i], s.links.down[i] = up*s.cfg.Step.Seconds(), down*s.cfg.Step.Seconds()
 	n := &node{
@@ -162,8 +166,24 @@ func (s *Sim) add(i int) {
 	n.swarm = swarm.New(cfg)
 	s.nodes = append(s.nodes, n)
 	s.byID[n.host.ID] = n
-	if seed {
+	switch {
+	case seed:
 		s.clock.set(1, n.connect)
+	case full < s.cfg.Full:
+		n.fill()
+		s.clock.set(1, n.connect)
+	}
+}
+
+// fill gives a node all blobs.
+func (n *node) fill() {
+	for _, b := range n.sim.blobs {
+		c := n.blob(b)
+		for i := range c.state {
+			c.state[i] = right
+		}
+		c.whole, c.match = len(c.state), true
+		n.do(n.swarm.Present(n.now(), b, p2p.FullHave(b.Pieces()), true))
 	}
 }
 
@@ -275,7 +295,7 @@ func (s *Sim) StartScheduler(i int) {
 // heals the network.
 func (s *Sim) Partition(share float64) {
 	n := len(s.nodes)
-	from := int32(n - int(share*float64(s.cfg.Hosts)))
+	from := int32(n - int(share*float64(s.cfg.Hosts))) // the hosts come last
 	s.links.cut = func(a, b int32) bool {
 		return (a >= from && a < int32(n)) != (b >= from && b < int32(n))
 	}

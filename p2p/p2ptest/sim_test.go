@@ -2,6 +2,7 @@ package p2ptest_test
 
 import (
 	"flag"
+	"fmt"
 	"testing"
 	"time"
 
@@ -100,6 +101,44 @@ func TestSeedKilled(t *testing.T) {
 			s.Kill("seed-1", silent)
 		})
 		run(t, s)
+	}
+}
+
+// thin is eight hosts and their registry on lines of 20 Mbit/s, and an image of
+// 94 MiB in some layers.
+func thin(hosts, full, seeds int, lazy float64) p2ptest.Config {
+	const line = 20e6 / 8
+	return p2ptest.Config{
+		Seed: *seed, Hosts: hosts, Full: full, Seeds: seeds, Join: 300 * time.Millisecond, Lazy: lazy,
+		Sizes: []int64{48 << 20, 29 << 20, 13 << 20, 3 << 20, 800 << 10, 3000},
+		Up:    line, Down: line, Origin: line, Step: 5 * time.Millisecond,
+	}
+}
+
+// Few hosts that start the same image at once take hardly longer than one alone,
+// and the registry sends it once.
+func TestThinLines(t *testing.T) {
+	t.Parallel()
+	for _, lazy := range []float64{0, 0.1} {
+		alone := run(t, p2ptest.New(thin(1, 0, 0, lazy)))
+		for _, c := range []struct {
+			hosts, full, seeds int
+			slower, egress     float64
+		}{
+			{1, 0, 1, 1.1, 1},
+			{2, 0, 0, 1.2, 1.05}, {2, 0, 1, 1.2, 1},
+			{4, 0, 0, 1.4, 1.05}, {4, 0, 1, 1.4, 1},
+			{8, 0, 0, 1.3, 1.05}, {8, 0, 1, 1.3, 1},
+			{8, 8, 0, 1.3, 0}, {8, 8, 1, 1.3, 0}, // a second wave
+		} {
+			name := fmt.Sprintf("%d hosts, %d full, %d seeds, lazy %v", c.hosts, c.full, c.seeds, lazy > 0)
+			r := run(t, p2ptest.New(thin(c.hosts, c.full, c.seeds, lazy)))
+			slower, egress := r.Makespan.Seconds()/alone.Makespan.Seconds(), float64(r.OriginBytes)/float64(alone.OriginBytes)
+			t.Logf("%s: %.2f times what one takes alone, %.2f times its bytes from the registry", name, slower, egress)
+			if slower > c.slower || egress > c.egress {
+				t.Errorf("%s: want at most %.2f and %.2f", name, c.slower, c.egress)
+			}
+		}
 	}
 }
 

@@ -71,6 +71,10 @@ type (
 	// Match asks for the hash of the whole blob, of which all pieces are stored
 	// or held. Answer with Matched.
 	Match struct{ Digest digest.Digest }
+	// Hash asks for the sums of all pieces of a blob that is here and matched its
+	// digest, but whose sums this host was never told, as after a restart. Answer
+	// with Hashed.
+	Hash struct{ Blob p2p.Blob }
 	// Corrupt says that the blob does not match its digest though all of it came
 	// from the origin: who waits for it cannot be helped.
 	Corrupt struct{ Digest digest.Digest }
@@ -93,6 +97,7 @@ func (Ignore) action()      {}
 func (Store) action()       {}
 func (Drop) action()        {}
 func (Match) action()       {}
+func (Hash) action()        {}
 func (Corrupt) action()     {}
 func (Data) action()        {}
 func (Renew) action()       {}

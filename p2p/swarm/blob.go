@@ -41,6 +41,7 @@ type blob struct {
 	sums      []p2p.Sum // nil while none is known
 	known     set       // pieces whose sum is known
 	confirmed bool      // the sums are, by the scheduler or here
+	blind     bool      // nobody tells any: pieces are held until the whole can be matched
 	arrived   map[int]arrival
 	accused   []accusation
 

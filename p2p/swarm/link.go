@@ -235,6 +235,10 @@ func (h *Host) told(b *blob, m p2p.Message) {
 	case p2p.Renew:
 		h.do(Renew{b.Digest})
 	case p2p.Ask:
+		if b.verified && b.known.count() < b.n && b.Scope() != p2p.Tiny {
+			h.do(Hash{b.Blob})
+			return
+		}
 		h.sendKnown(b)
 	}
 }

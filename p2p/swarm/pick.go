@@ -281,8 +281,9 @@ func (h *Host) pieces(b *blob, n int) time.Duration {
 // full reports whether as much is on its way as should be.
 func (h *Host) full(b *blob) bool {
 	least := leastSize * b.size(0)
-	if b.flight < least && b.link != nil && len(b.arrived) >= maxHeld {
-		return true
+	if b.flight < least && b.link != nil && len(b.arrived) >= maxHeld && !b.blind {
+		b.blind = h.now.Sub(b.source.moved) >= starveFor
+		return !b.blind
 	}
 	if b.flight == 0 {
 		return false // of several blobs, none stands still

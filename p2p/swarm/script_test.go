@@ -118,6 +118,12 @@ func (s *script) run(event string, a []string) {
 		s.show(h.Failed(now, uint64(s.int(a[0])), failure(a[1])))
 	case "filled": // BLOB PIECE [origin]
 		s.show(h.Filled(now, s.blobs[a[0]].Digest, s.int(a[1]), sum(s.int(a[1]), ""), arg(2) == "origin"))
+	case "hashed": // BLOB
+		sums := make([]p2p.Sum, s.blobs[a[0]].Pieces())
+		for i := range sums {
+			sums[i] = sum(i, "")
+		}
+		s.show(h.Hashed(now, s.blobs[a[0]].Digest, sums))
 	case "matched": // BLOB true|false
 		s.show(h.Matched(now, s.blobs[a[0]].Digest, a[1] == "true"))
 	case "read": // BLOB OFF N
@@ -245,6 +251,8 @@ func (s *script) text(a swarm.Action) string {
 		return "match " + s.names[a.Digest]
 	case swarm.Data:
 		return fmt.Sprintf("data of %s: %q", s.names[a.Blob.Digest], a.Data)
+	case swarm.Hash:
+		return "hash " + s.names[a.Blob.Digest]
 	case swarm.Corrupt:
 		return "corrupt: " + s.names[a.Digest]
 	case swarm.Renew:

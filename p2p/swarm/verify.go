@@ -168,6 +168,23 @@ func (h *Host) resubscribe(b *blob, p *parent) {
 	}
 }
 
+// Hashed gives the sums of all pieces that Hash asked for.
+func (h *Host) Hashed(now time.Time, d digest.Digest, sums []p2p.Sum) []Action {
+	h.begin(now)
+	b := h.find(d)
+	if b == nil || !b.verified || len(sums) != b.n {
+		return h.end()
+	}
+	for i, sum := range sums {
+		b.learn(i, sum)
+	}
+	b.confirmed = true
+	if b.link != nil {
+		h.sendKnown(b)
+	}
+	return h.end()
+}
+
 // learnSums takes the scheduler's word for the sums of pieces.
 func (h *Host) learnSums(b *blob, m p2p.Digests) {
 	if m.First < 0 || m.First+len(m.Sums) > b.n {
@@ -180,6 +197,7 @@ func (h *Host) learnSums(b *blob, m p2p.Digests) {
 		}
 		old := b.known.has(i)
 		b.learn(i, sum)
+		b.blind = false
 		if old {
 			h.revise(b, i, sum)
 		}
