@@ -17,7 +17,7 @@ import (
 type Blob struct {
 	c      *content
 	closed atomic.Bool
-	joined bool // the network was told that somebody wants it
+	share  *share // of the network that was told that somebody wants it; nil: none
 }
 
 // Digest returns the blob's name.
@@ -146,8 +146,8 @@ func (b *Blob) Stats() Stats {
 // Close gives the blob back. Readers of it that are open go on.
 func (b *Blob) Close() error {
 	if b.closed.CompareAndSwap(false, true) {
-		if b.joined {
-			b.c.f.network.leave(b.c)
+		if b.share != nil {
+			b.share.leave(b.c)
 		}
 		b.c.leave()
 	}

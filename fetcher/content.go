@@ -209,21 +209,26 @@ func (c *content) wakeAt(off, n int64) {
 	}
 }
 
-// gaveAll reports whether the n bytes at off all came from origins.
-func (c *content) gaveAll(off, n int64) bool {
+// foreign returns which of the n bytes at off an origin may not have given.
+func (c *content) foreign(off, n int64) []store.Range {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	left := []store.Range{{Off: off, Len: n}}
+	var own []store.Range
 	for _, s := range c.given {
-		if s.end <= off || off+n <= s.off {
-			continue
+		if s.place != c.f.peers() && s.off < off+n && off < s.end {
+			own = append(own, store.Range{Off: s.off, Len: s.end - s.off})
 		}
-		if s.place == c.f.peers() {
-			return false
-		}
-		left = without(left, s.off, s.end)
 	}
-	return len(left) == 0
+	for _, s := range c.given {
+		if s.place == c.f.peers() {
+			own = without(own, s.off, s.end)
+		}
+	}
+	foreign := []store.Range{{Off: off, Len: n}}
+	for _, o := range own {
+		foreign = without(foreign, o.Off, o.End())
+	}
+	return foreign
 }
 
 func (c *content) wake(w *waiter) {

@@ -42,6 +42,7 @@ type fetch struct {
 	place    place                   // asked last
 	stretch  *stretch                // what the attempt under way brought
 	grace    *time.Timer             // ends the fetch if nobody wants it then
+	revoked  bool                    // without that
 	hurry    context.CancelCauseFunc // ends the wait for a limit; nil: it does not wait
 }
 

@@ -163,8 +163,7 @@ func (f *Fetcher) start(fn func()) bool {
 func (f *Fetcher) Blob(ref Ref) (*Blob, error) {
 	b, err := f.open(ref)
 	if err == nil && f.network != nil {
-		b.joined = true
-		f.network.join(b.c, ref)
+		b.share = f.network.join(b.c, ref)
 	}
 	return b, err
 }

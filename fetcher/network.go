@@ -96,7 +96,7 @@ func openNetwork(f *Fetcher, c *Network) error {
 		if b.Validate() != nil { // larger than the network carries
 			continue
 		}
-		n.share(b).own(true)
+		n.share(b).own()
 		n.host.Present(time.Now(), b, p2p.FullHave(b.Pieces()), true) // nobody is there yet to be told
 	}
 	if c.Listener != nil {
@@ -170,9 +170,9 @@ func (n *network) do(actions []swarm.Action) {
 		case swarm.Send:
 			n.links.Send(a.Scheduler, a.Message)
 		case swarm.Request:
-			n.run(a.ID, func(ctx context.Context) { n.request(ctx, a) })
+			n.run(a.ID, a.Blob, func(ctx context.Context, s *share) { s.fromPeer(ctx, a) })
 		case swarm.Origin:
-			n.run(a.ID, func(ctx context.Context) { n.fromOrigin(ctx, a) })
+			n.run(a.ID, a.Blob, func(ctx context.Context, s *share) { s.fromOrigin(ctx, a) })
 		case swarm.Cancel:
 			n.end(a.ID)
 		case swarm.Subscribe:
@@ -210,8 +210,9 @@ func (n *network) judge(a swarm.Action) {
 			n.f.start(s.match)
 		}
 	case swarm.Data:
-		s := n.share(a.Blob)
-		n.f.start(func() { s.take(a.Data) })
+		if s := n.shares[a.Blob.Digest]; s != nil {
+			n.f.start(func() { s.take(a.Data) })
+		}
 	case swarm.Renew:
 		if s := n.shares[a.Digest]; s != nil {
 			n.f.start(s.renew)
@@ -226,11 +227,15 @@ func (n *network) judge(a swarm.Action) {
 }
 
 // run starts a request. The caller holds n.mu.
-func (n *network) run(id uint64, request func(ctx context.Context)) {
+func (n *network) run(id uint64, b p2p.Blob, request func(ctx context.Context, s *share)) {
+	s := n.shares[b.Digest]
+	if s == nil { // forgotten by one of the actions before this one
+		return
+	}
 	ctx, cancel := context.WithCancelCause(n.f.ctx)
 	n.running[id] = cancel
 	started := n.f.start(func() {
-		request(ctx)
+		request(ctx, s)
 		n.mu.Lock()
 		n.end(id)
 		n.mu.Unlock()
@@ -305,14 +310,8 @@ func (l listener) SchedulerSays(name string, m p2p.Message) {
 	l.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
 		switch m := m.(type) {
 		case p2p.Fetch:
-			if m.Blob.Validate() == nil && m.Blob.Scope() != p2p.Empty {
-				s := l.n.share(m.Blob)
-				s.ordered, s.origin = true, m.Origin
-				l.n.answered(m.Blob.Digest) // the owner of a blob has no parents
-				l.n.f.start(s.pin)
-				if m.Origin.Token != "" && l.n.tokens != nil {
-					l.n.tokens.Learn(repo(m.Origin), m.Origin.Token)
-				}
+			if !l.n.ordered(m) {
+				return nil
 			}
 		case p2p.Parents:
 			l.n.answered(m.Digest)
@@ -327,8 +326,28 @@ func (l listener) SchedulerSays(name string, m p2p.Message) {
 	})
 }
 
-// answered notes that the scheduler has said something of a blob. The caller
-// holds n.mu.
+// ordered takes a scheduler's order to own a blob. It reports false if there
+// can be no such blob. The caller holds n.mu.
+func (n *network) ordered(m p2p.Fetch) bool {
+	if m.Blob.Validate() != nil || m.Blob.Scope() == p2p.Empty {
+		return false
+	}
+	s := n.share(m.Blob)
+	if s == nil {
+		n.log.Warn("the scheduler orders a blob of another size", "blob", m.Blob.Digest, "size", m.Blob.Size)
+		return false
+	}
+	s.ordered, s.origin = true, m.Origin
+	n.answered(m.Blob.Digest) // nobody will name parents
+	n.f.start(s.pin)
+	if m.Origin.Token != "" && n.tokens != nil {
+		n.tokens.Learn(repo(m.Origin), m.Origin.Token)
+	}
+	return true
+}
+
+// answered notes that the scheduler has said something of a blob, or that
+// nobody should wait for that any more. The caller holds n.mu.
 func (n *network) answered(d digest.Digest) {
 	if s := n.shares[d]; s != nil && !s.heard {
 		s.heard = true

@@ -144,7 +144,7 @@ func TestNetworkWhole(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			data := content(tt.size, 7)
-			registry := newFake(nil, data)
+			registry := newFake(always(fault{delay: 2 * time.Millisecond}), data)
 			s := startScheduler(t)
 			if tt.seed {
 				startHost(t, "seed", true, s, registry)

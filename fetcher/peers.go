@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/store"
@@ -43,23 +44,33 @@ func (n *network) ask(ctx context.Context, ref Ref, off, size int64, prio Priori
 	if len(parts) == 0 {
 		return nil, errNoPeer
 	}
-	b := &peerBody{n: n, ctx: ctx, ref: ref, parts: parts, prio: prio, hops: hops}
+	b := &peerBody{n: n, ref: ref, parts: parts, prio: prio, hops: hops}
+	b.ctx, b.cancel = context.WithCancelCause(ctx)
 	return &Body{ReadCloser: b, Off: off, Size: -1}, nil
 }
 
-// peerBody reads the parts of a plan one after the other.
+// peerBody reads the parts of a plan one after the other. It may be closed while
+// it is being read.
 type peerBody struct {
-	n     *network
-	ctx   context.Context // io.Reader has no other way to it
-	ref   Ref
+	n      *network
+	ctx    context.Context // ended by Close; io.Reader has no other way to it
+	cancel context.CancelCauseFunc
+	ref    Ref
+	prio   Priority
+	hops   int
+
+	mu    sync.Mutex // held during a Read; guards what follows
 	parts []swarm.Part
-	prio  Priority
-	hops  int
 	cur   *peer.Stream
 }
 
 func (b *peerBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for {
+		if err := b.ctx.Err(); err != nil {
+			return 0, context.Cause(b.ctx)
+		}
 		if b.cur == nil {
 			if len(b.parts) == 0 {
 				return 0, io.EOF
@@ -82,7 +93,8 @@ func (b *peerBody) Read(p []byte) (int, error) {
 	}
 }
 
-// finish ends the current part and tells the host how its sources did.
+// finish ends the current part and tells the host how its sources did. The
+// caller holds b.mu.
 func (b *peerBody) finish() {
 	if b.cur == nil {
 		return
@@ -104,7 +116,11 @@ func (b *peerBody) finish() {
 	})
 }
 
+// Close ends a Read under way, and waits for that.
 func (b *peerBody) Close() error {
+	b.cancel(ErrClosed)
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.finish()
 	return nil
 }
@@ -144,7 +160,8 @@ func (n *network) nextRun(c *content, off, end int64) (peers bool, length int64)
 	return peers, max(length, 1)
 }
 
-// await waits a moment for a scheduler to say who has the blob, once.
+// await waits a moment for a scheduler to say who has the blob, once: a blob of
+// which none says anything is not waited for again.
 func (n *network) await(ctx context.Context, c *content) {
 	n.mu.Lock()
 	s, up := n.shares[c.digest], len(n.up) > 0
@@ -163,7 +180,7 @@ func (n *network) await(ctx context.Context, c *content) {
 	case <-s.answer:
 	case <-t.C:
 		n.mu.Lock()
-		n.answered(c.digest) // whatever comes, nobody waits for it again
+		n.answered(c.digest)
 		n.mu.Unlock()
 	case <-ctx.Done():
 	}
@@ -236,7 +253,7 @@ func (n *network) inspect(c *content, off, end int64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.shares[c.digest]
-	if s == nil || s.keep.Full() {
+	if s == nil || s.keep.Full() || s.blob.Size != c.size {
 		return
 	}
 	size := p2p.PieceSize(s.blob.Size)
@@ -246,19 +263,45 @@ func (n *network) inspect(c *content, off, end int64) {
 			continue
 		}
 		s.adding[i] = true
-		if !n.f.start(func() { s.add(i) }) {
-			return
-		}
+		s.found = append(s.found, i)
+	}
+	if len(s.found) > 0 && !s.hashing {
+		s.hashing = n.f.start(s.hashFound)
 	}
 }
 
-// add hashes a piece that reads have put together.
-func (s *share) add(i int) {
-	sum, own, err := s.sum(i)
+// hashFound hashes pieces that reads have put together, one at a time, and tells
+// the host.
+func (s *share) hashFound() {
+	b, err := s.n.open(s.blob, s.n.repoOf(s))
+	if err == nil {
+		defer b.Close()
+	}
+	for {
+		s.n.mu.Lock()
+		if len(s.found) == 0 || s.n.f.ctx.Err() != nil {
+			s.hashing = false
+			s.n.mu.Unlock()
+			return
+		}
+		i := s.found[0]
+		s.found = s.found[1:]
+		s.n.mu.Unlock()
+		s.hashOne(b, i, err)
+	}
+}
+
+// hashOne hashes a piece, unless opening the blob failed.
+func (s *share) hashOne(b *Blob, i int, err error) {
+	var sum p2p.Sum
+	var own bool
+	if err == nil {
+		sum, own, err = s.sum(b, i)
+	}
 	s.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
 		delete(s.adding, i)
-		if err != nil {
-			return nil // taken away meanwhile
+		if err != nil { // taken away meanwhile
+			return nil
 		}
 		return h.Filled(now, s.blob.Digest, i, sum, own)
 	})
@@ -266,17 +309,12 @@ func (s *share) add(i int) {
 
 // sum returns the hash of a piece in the store, and whether all of it came from
 // the origin.
-func (s *share) sum(i int) (sum p2p.Sum, own bool, err error) {
-	b, err := s.n.open(s.blob, s.n.repoOf(s))
-	if err != nil {
-		return sum, false, err
-	}
-	defer b.Close()
+func (s *share) sum(b *Blob, i int) (sum p2p.Sum, own bool, err error) {
 	off, size := s.blob.Piece(i)
 	data := getBuffer(size)
 	defer putBuffer(data)
 	if _, err := b.c.stored.ReadAt(data, off); err != nil {
 		return sum, false, err
 	}
-	return sha256.Sum256(data), b.c.gaveAll(off, size), nil
+	return sha256.Sum256(data), len(b.c.foreign(off, size)) == 0, nil
 }

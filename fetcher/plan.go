@@ -113,7 +113,7 @@ func (c *content) uncovered(gap store.Range, r *reader) []store.Range {
 	left := []store.Range{gap}
 	for _, f := range c.fetches {
 		lo, hi := max(f.pos, gap.Off), min(f.end, gap.End())
-		if lo >= hi {
+		if lo >= hi || r.only.origin && !f.asksOrigin() {
 			continue
 		}
 		if !c.inTime(f, lo, r) {
@@ -124,6 +124,12 @@ func (c *content) uncovered(gap store.Range, r *reader) []store.Range {
 		left = without(left, lo, hi)
 	}
 	return left
+}
+
+// asksOrigin reports whether what f brings now is an origin's. The caller holds
+// c.mu.
+func (f *fetch) asksOrigin() bool {
+	return f.only.origin || f.sent && f.place != f.c.f.peers()
 }
 
 // without returns ranges less [off, end).
@@ -208,14 +214,25 @@ func (c *content) wanted(f *fetch) bool {
 	return false
 }
 
+// revoke notes what r asked the origin for and is not this host's to fetch any
+// more: somebody else does. The caller holds c.mu.
+func (c *content) revoke(r *reader) {
+	for _, f := range c.fetches {
+		if r.only.origin && f.only.origin && r.ctx.Err() != nil && r.from < f.end && f.pos < r.to {
+			f.revoked = true
+		}
+	}
+}
+
 // giveUpUnwanted ends the fetches that nobody wants: at once if they have not
-// begun, else after some grace, unless they are nearly done. The caller holds
-// c.mu.
+// begun, or others fetch the same, else after some grace, unless they are nearly
+// done. The caller holds c.mu.
 func (c *content) giveUpUnwanted() {
 	for _, f := range slices.Clone(c.fetches) {
 		switch {
-		case f.grace != nil || c.wanted(f):
-		case f.sent:
+		case c.wanted(f):
+		case f.grace != nil && !f.revoked:
+		case f.sent && !f.revoked:
 			f.grace = time.AfterFunc(grace, func() { c.graceOver(f) })
 		default:
 			f.cancel(errAlone)

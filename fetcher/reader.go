@@ -88,7 +88,11 @@ func (r *reader) take(p []byte) (int, error) {
 	// The disk does not give back what it took: fetch it once more.
 	r.broken = true
 	r.c.f.log.Warn("stored bytes not readable", "blob", r.c.digest, "err", err)
-	return 0, r.c.stored.Discard(r.pos, n)
+	err = r.c.stored.Discard(r.pos, n)
+	if r.c.f.network != nil {
+		r.c.f.network.lost(r.c, r.pos, n)
+	}
+	return 0, err
 }
 
 // present returns how many of the next n bytes can be read from the store.
@@ -221,6 +225,7 @@ func (r *reader) Close() error {
 	c.mu.Lock()
 	if r.planned {
 		delete(c.readers, r)
+		c.revoke(r)
 		c.giveUpUnwanted()
 	}
 	c.release()

@@ -16,13 +16,14 @@ import (
 )
 
 const (
-	originRun    = 4 << 20          // bytes of pieces in one request to the origin
-	originStall  = 20 * time.Second // without a piece of the origin, before others may try
-	pieceStep    = 256 << 10        // read between two looks at the limits
-	usualPiece   = 1 << 20
-	sumAttempts  = 2 // times a piece is read until all its bytes are the origin's own
-	mixedMessage = "bytes of peers among those of the origin"
+	originRun   = 4 << 20          // bytes of pieces in one request to the origin
+	originStall = 20 * time.Second // without a piece of the origin, before others may try
+	pieceStep   = 256 << 10        // read between two looks at the limits
+	usualPiece  = 1 << 20
+	sumAttempts = 3 // times a piece is read until all its bytes are the origin's own
 )
+
+var errMixed = errors.New("bytes of peers among those of the origin")
 
 var pieces = sync.Pool{New: func() any { return new([usualPiece]byte) }}
 
@@ -40,11 +41,9 @@ func putBuffer(b []byte) {
 	}
 }
 
-// request brings pieces from a peer.
-func (n *network) request(ctx context.Context, a swarm.Request) {
-	n.mu.Lock()
-	s := n.share(a.Blob)
-	n.mu.Unlock()
+// fromPeer brings pieces from a peer.
+func (s *share) fromPeer(ctx context.Context, a swarm.Request) {
+	n := s.n
 	err := s.receive(ctx, a)
 	if err == nil || ctx.Err() != nil {
 		return
@@ -152,9 +151,9 @@ func failure(err error) p2p.Failure {
 
 // fromOrigin brings pieces from the origin: by an ordinary read, so that what
 // is there already, or under way, is not asked for again.
-func (n *network) fromOrigin(ctx context.Context, a swarm.Origin) {
+func (s *share) fromOrigin(ctx context.Context, a swarm.Origin) {
+	n := s.n
 	n.mu.Lock()
-	s := n.share(a.Blob)
 	if s.origin.Registry == "" {
 		s.origin = a.Origin
 	}
@@ -168,6 +167,11 @@ func (n *network) fromOrigin(ctx context.Context, a swarm.Origin) {
 			delete(s.adding, i)
 		}
 		n.mu.Unlock()
+		if c := n.f.opened(a.Blob.Digest); c != nil { // what came although nobody waited for all of it
+			first, _ := a.Blob.Piece(a.First)
+			last, size := a.Blob.Piece(a.Last)
+			n.inspect(c, first, last+size)
+		}
 	}()
 	err := s.fetch(ctx, a)
 	if err == nil || ctx.Err() != nil {
@@ -214,15 +218,18 @@ func (s *share) fetch(ctx context.Context, a swarm.Origin) error {
 		return err
 	}
 	defer b.Close()
-	for i := a.First; i <= a.Last; {
-		off, _ := a.Blob.Piece(i)
-		last, size := a.Blob.Piece(a.Last)
-		next, err := s.stream(ctx, b, a, i, off, last+size-off)
-		if err != nil {
+	for i, tries := a.First, 0; i <= a.Last; {
+		next, err := s.stream(ctx, b, a, i)
+		switch {
+		case err != nil:
 			return err
-		}
-		if next < 0 {
+		case next < 0:
 			return nil
+		case next > i:
+			tries = 0
+		}
+		if tries++; tries > sumAttempts {
+			return errMixed
 		}
 		i = next
 	}
@@ -230,19 +237,21 @@ func (s *share) fetch(ctx context.Context, a swarm.Origin) error {
 }
 
 // stream reads pieces from i on until all have come, or one that is not wholly
-// the origin's: that is read again. A negative result says that nobody wants
-// the rest.
-func (s *share) stream(ctx context.Context, b *Blob, a swarm.Origin, i int, off, n int64) (next int, err error) {
+// the origin's and that nobody knows to be right: the rest of that is to be read
+// again. A negative result says that nobody wants what is left.
+func (s *share) stream(ctx context.Context, b *Blob, a swarm.Origin, i int) (next int, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(originStall, func() { cancel(errStalled) })
 	defer stall.Stop()
-	r, err := b.reader(ctx, off, n, a.Priority, only{origin: true})
+	first, _ := a.Blob.Piece(i)
+	last, size := a.Blob.Piece(a.Last)
+	r, err := b.reader(ctx, first, last+size-first, a.Priority, only{origin: true})
 	if err != nil {
 		return i, err
 	}
 	defer r.Close()
-	for tries := 0; i <= a.Last; i++ {
+	for ; i <= a.Last; i++ {
 		off, size := a.Blob.Piece(i)
 		data := getBuffer(size)
 		began := time.Now()
@@ -257,17 +266,31 @@ func (s *share) stream(ctx context.Context, b *Blob, a swarm.Origin, i int, off,
 			return i, stalled(ctx, err)
 		}
 		stall.Reset(originStall)
-		if !b.c.gaveAll(off, size) {
-			if tries++; tries > sumAttempts {
-				return i, errors.New(mixedMessage)
+		if others := b.c.foreign(off, size); len(others) > 0 && !s.vouched(i, sum) {
+			for _, o := range others {
+				if err := b.c.erase(o.Off, o.Len); err != nil {
+					return i, err
+				}
 			}
-			return i, b.c.erase(off, size)
+			return i, nil
 		}
 		if !s.arrived(a.ID, i, sum, time.Since(began), tiny) {
 			return -1, nil
 		}
 	}
 	return i, nil
+}
+
+// vouched has a piece stored that has the sum which the scheduler told.
+func (s *share) vouched(i int, sum p2p.Sum) bool {
+	n := s.n
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if known, ok := n.host.Sum(s.blob.Digest, i); !ok || known != sum {
+		return false
+	}
+	n.do(n.host.Filled(time.Now(), s.blob.Digest, i, sum, false))
+	return true
 }
 
 func stalled(ctx context.Context, err error) error {

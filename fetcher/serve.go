@@ -58,7 +58,7 @@ func (v serving) Open(ctx context.Context, d digest.Digest, off, n int64, ask pe
 	case err != nil:
 		return nil, 0, err
 	case here > 0 && (here == n || !ask.Through):
-		return v.file(d, off, here)
+		return v.file(s, off, here)
 	case !ask.Through || ask.Hops >= peer.MaxHops:
 		return nil, 0, fmt.Errorf("bytes %d-%d of %s: %w", off, off+n-1, d, peer.ErrNotFound)
 	}
@@ -88,13 +88,22 @@ func (n *network) judged(c *content, off, size int64) int64 {
 	return 0
 }
 
-func (v serving) file(d digest.Digest, off, n int64) (io.ReadCloser, int64, error) {
-	f, err := v.n.f.store.File(d)
+// file gives bytes that are in the store. They are looked for once more when the
+// file is open, or it might be one of the same blob that was made after this one
+// was evicted, and have holes there.
+func (v serving) file(s *share, off, n int64) (io.ReadCloser, int64, error) {
+	f, err := v.n.f.store.File(s.blob.Digest)
 	if errors.Is(err, store.ErrMissing) {
 		return nil, 0, errors.Join(err, peer.ErrNotFound)
 	}
 	if err != nil {
 		return nil, 0, err
+	}
+	v.n.mu.Lock()
+	here := s.run(off, n)
+	v.n.mu.Unlock()
+	if here < n {
+		return nil, 0, errors.Join(fmt.Errorf("bytes %d-%d of %s went: %w", off, off+n-1, s.blob.Digest, peer.ErrNotFound), f.Close())
 	}
 	if _, err := f.Seek(off, io.SeekStart); err != nil {
 		return nil, 0, errors.Join(err, f.Close())

@@ -19,6 +19,10 @@ import (
 // tokenWithin is how long a registry may take to give a new token.
 const tokenWithin = 20 * time.Second
 
+// unkeptPause is how long a blob is read as it is needed after the disk took no
+// piece of it, so that pieces are not brought over and over.
+const unkeptPause = 10 * time.Second
+
 // A share is what the network knows of one blob on this host: from the first
 // time somebody here opens it, or a scheduler orders it, until it is evicted or
 // closed half done.
@@ -40,22 +44,25 @@ type share struct {
 	heard   bool
 	answer  chan struct{} // closed when heard
 
-	keep    *p2p.Have        // pieces the host decided to keep
-	have    *p2p.Have        // those that are in the store, to be given
-	changed chan struct{}    // closed when have changes
-	landed  map[int]*landing // pieces that arrived and are not in the store
-	refused map[int]bool     // pieces to take out of the store
-	adding  map[int]bool     // pieces that are being hashed, or come from the origin
-	dirty   []int            // pieces to look at
-	busy    bool             // settle runs
-	idle    chan struct{}    // closed when it ends
-	moved   time.Time        // bytes came
-	trouble error            // how the origin last failed
-	gifts   []gift
-	doubt   []store.Range // peers gave wrong bytes here: the origin's turn
-	unsure  bool          // pieces that passed their sums were wrong
+	keep     *p2p.Have        // pieces the host decided to keep
+	have     *p2p.Have        // those that are in the store, to be given
+	changed  chan struct{}    // closed when have changes
+	landed   map[int]*landing // pieces that arrived and are not in the store
+	refused  map[int]bool     // pieces to take out of the store
+	adding   map[int]bool     // pieces that are being hashed, or come from the origin
+	unkeptAt time.Time        // when the disk last took no piece
+	found    []int            // pieces to hash, which reads have put together
+	hashing  bool             // hashFound runs
+	dirty    []int            // pieces to look at
+	busy     bool             // settle runs
+	idle     chan struct{}    // closed when it ends
+	moved    time.Time        // bytes came
+	trouble  error            // how the origin last failed
+	gifts    []gift
+	doubt    []store.Range // peers gave wrong bytes here: the origin's turn
+	unsure   bool          // pieces that passed their sums were wrong
 
-	held *os.File // pieces that nobody can judge yet; only settle and match use it
+	held *os.File // pieces that nobody can judge yet; made and closed by settle, while it says so in landed
 }
 
 // landing is a piece that has arrived.
@@ -92,10 +99,18 @@ type gift struct {
 	peer     p2p.HostID
 }
 
-// share returns what is known of a blob, and begins to know it. The caller
-// holds n.mu.
+// share returns what is known of a blob, and begins to know it. The result is
+// nil if somebody uses one of the same digest and another size: one of the two
+// sizes is wrong, and who came first keeps the network. The caller holds n.mu.
 func (n *network) share(b p2p.Blob) *share {
 	s := n.shares[b.Digest]
+	if s != nil && s.blob.Size != b.Size {
+		if s.users > 0 || s.have.Full() {
+			return nil
+		}
+		n.forget(s)
+		s = nil
+	}
 	if s == nil {
 		s = &share{
 			n: n, blob: b, answer: make(chan struct{}), changed: make(chan struct{}), moved: time.Now(),
@@ -107,11 +122,9 @@ func (n *network) share(b p2p.Blob) *share {
 	return s
 }
 
-// own notes whether all of the blob is here. The caller holds n.mu.
-func (s *share) own(all bool) {
-	if !all {
-		return
-	}
+// own notes that all of the blob is here. The caller holds n.mu.
+func (s *share) own() {
+	s.unpin()
 	s.keep, s.have = p2p.FullHave(s.blob.Pieces()), p2p.FullHave(s.blob.Pieces())
 	s.notify()
 }
@@ -121,11 +134,12 @@ func (s *share) notify() {
 	s.changed = make(chan struct{})
 }
 
-// join notes that somebody on this host has the blob open.
-func (n *network) join(c *content, r Ref) {
+// join notes that somebody on this host has the blob open. It returns nil if the
+// network has nothing to do with it.
+func (n *network) join(c *content, r Ref) *share {
 	b := p2p.Blob{Digest: r.Digest, Size: r.Size}
 	if b.Validate() != nil || b.Scope() == p2p.Empty {
-		return
+		return nil
 	}
 	verified := c.stored.Verified()
 	where := p2p.Origin{Registry: r.Repo.Host, Repository: r.Repo.Path}
@@ -134,6 +148,11 @@ func (n *network) join(c *content, r Ref) {
 	}
 	n.mu.Lock()
 	s := n.share(b)
+	if s == nil {
+		n.mu.Unlock()
+		n.log.Warn("blob not shared, others know it with another size", "blob", b.Digest, "size", b.Size)
+		return nil
+	}
 	s.users++
 	if r.Repo.Host != "" {
 		s.origin = where
@@ -142,10 +161,7 @@ func (n *network) join(c *content, r Ref) {
 	switch {
 	case !first:
 	case verified:
-		if !s.have.Full() {
-			s.own(true)
-			n.do(n.host.Present(time.Now(), b, p2p.FullHave(b.Pieces()), true))
-		}
+		s.present()
 	case !s.wanted:
 		s.wanted, s.lazy, s.prio = true, true, Prefetch
 		n.do(n.host.Want(time.Now(), b, s.origin, true, p2p.Prefetch))
@@ -154,19 +170,32 @@ func (n *network) join(c *content, r Ref) {
 	if first && !verified {
 		n.inspect(c, 0, c.size)
 	}
+	return s
+}
+
+// present tells the host that all of the blob is here and right, if it does not
+// know. The caller holds n.mu.
+func (s *share) present() {
+	if s.have.Full() {
+		return
+	}
+	s.own()
+	s.n.do(s.n.host.Present(time.Now(), s.blob, p2p.FullHave(s.blob.Pieces()), true))
 }
 
 // leave takes one user back. A blob that is whole is given on; half of one is
 // of little use to others and to nobody here.
-func (n *network) leave(c *content) {
+func (s *share) leave(c *content) {
 	verified := c.stored.Verified()
+	n := s.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s := n.shares[c.digest]
-	if s == nil || s.users == 0 {
-		return
-	}
-	if s.users--; s.users == 0 && !verified && !s.have.Full() && !s.ordered {
+	s.users--
+	switch {
+	case s.users > 0 || n.shares[c.digest] != s:
+	case verified:
+		s.present()
+	case !s.have.Full() && !s.ordered:
 		n.forget(s)
 	}
 }
@@ -196,9 +225,14 @@ func (s *share) unpin() {
 	}
 }
 
-// forget leaves the swarm. The caller holds n.mu.
+// forget leaves the swarm, unless that was done. What still runs for s finds
+// nothing to do. The caller holds n.mu.
 func (n *network) forget(s *share) {
+	if n.shares[s.blob.Digest] != s {
+		return
+	}
 	s.unpin()
+	s.wanted = false
 	n.f.start(func() {
 		if c := n.f.opened(s.blob.Digest); c != nil {
 			c.replan()
@@ -210,6 +244,7 @@ func (n *network) forget(s *share) {
 		l.close()
 	}
 	clear(s.landed)
+	s.closeHeld()
 	s.keep, s.have = p2p.NewHave(s.blob.Pieces()), p2p.NewHave(s.blob.Pieces())
 	s.notify()
 }
@@ -229,7 +264,7 @@ func (n *network) whole(c *content, p Priority) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.shares[c.digest]
-	if s == nil || !s.wanted || s.unsure || s.have.Full() {
+	if s == nil || !s.wanted || s.unsure || s.have.Full() || time.Since(s.unkeptAt) < unkeptPause {
 		return false
 	}
 	if s.lazy || p < s.prio {
@@ -284,11 +319,14 @@ func (s *share) land(a swarm.Request, i int, l *landing, took time.Duration) boo
 	}
 	s.moved = time.Now()
 	actions := n.host.Piece(s.moved, a.ID, i, l.sum, took)
+	drop := slices.Index(actions, swarm.Action(swarm.Drop{Digest: s.blob.Digest, Piece: i}))
 	switch {
 	case slices.Contains(actions, swarm.Action(swarm.Ignore{ID: a.ID, Piece: i})):
 		l.close()
-	case slices.Contains(actions, swarm.Action(swarm.Drop{Digest: s.blob.Digest, Piece: i})):
+	case drop >= 0: // nothing of it is in the store
 		l.close()
+		actions = slices.Delete(actions, drop, drop+1)
+		n.metrics.pieces.WithLabelValues("refused").Inc()
 		n.log.Warn("a peer gave a wrong piece", "blob", s.blob.Digest, "piece", i, "peer", a.Peer.ID)
 	default:
 		if old := s.landed[i]; old != nil {
@@ -301,7 +339,8 @@ func (s *share) land(a swarm.Request, i int, l *landing, took time.Duration) boo
 	return true
 }
 
-// refuse notes that a piece is wrong. The caller holds n.mu.
+// refuse notes that a piece that is held or stored is wrong. The caller holds
+// n.mu.
 func (s *share) refuse(i int) {
 	if l := s.landed[i]; l != nil {
 		l.close()
@@ -337,6 +376,7 @@ func (s *share) settle() {
 		if len(s.dirty) == 0 || err != nil || s.n.f.ctx.Err() != nil {
 			s.busy, s.dirty = false, nil
 			close(s.idle)
+			s.closeHeld()
 			if err != nil {
 				s.n.log.Error("pieces not kept", "blob", s.blob.Digest, "err", err)
 				s.n.forget(s)
@@ -363,7 +403,7 @@ func (s *share) settle() {
 		case l != nil && keep:
 			s.put(b.c, i, l)
 		case l != nil:
-			s.hold(i, l)
+			s.hold(b.c, i, l)
 		case l == nil && keep && (!have || refused):
 			s.show(b.c, i)
 		}
@@ -380,11 +420,7 @@ func (s *share) discard(c *content, i int) {
 // put stores a piece that is right.
 func (s *share) put(c *content, i int, l *landing) {
 	off, size := s.blob.Piece(i)
-	data, err := l.data, error(nil)
-	if data == nil {
-		data = make([]byte, size)
-		_, err = s.held.ReadAt(data, off)
-	}
+	data, err := s.bytes(off, size, l)
 	if err == nil {
 		err = c.adopt(off, data)
 	}
@@ -398,15 +434,40 @@ func (s *share) put(c *content, i int, l *landing) {
 	}
 	s.n.mu.Unlock()
 	if err != nil {
-		c.came(off, int64(len(data)), slices.Clone(data))
+		c.came(off, int64(len(data)), slices.Clone(data)) // whoever waits need not wait for it again
 		s.unkept(c, i, err)
 	} else {
-		c.came(off, int64(len(data)), nil)
+		c.came(off, size, nil)
 	}
 	s.n.mu.Lock()
 	l.inUse = false
 	l.close()
 	s.n.mu.Unlock()
+}
+
+// bytes returns those of a piece that has landed, in memory or in the file of
+// held ones; none with an error.
+func (s *share) bytes(off, size int64, l *landing) ([]byte, error) {
+	if l.data != nil {
+		return l.data, nil
+	}
+	data := make([]byte, size)
+	if _, err := s.held.ReadAt(data, off); err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
+// closeHeld gives the room of held pieces back if there are none. The caller
+// holds n.mu.
+func (s *share) closeHeld() {
+	if s.held == nil || s.busy || len(s.landed) > 0 && s.n.f.ctx.Err() == nil {
+		return
+	}
+	if err := s.held.Close(); err != nil {
+		s.n.log.Debug("file of held pieces not closed", "blob", s.blob.Digest, "err", err)
+	}
+	s.held = nil
 }
 
 // unkept takes back that a piece is here. Where the disk is full the blob is
@@ -417,7 +478,8 @@ func (s *share) unkept(c *content, i int, err error) {
 	defer c.replan()
 	s.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
 		s.keep.Remove(i)
-		if s.users == 0 {
+		s.unkeptAt = now
+		if s.users == 0 || !s.wanted {
 			s.n.forget(s)
 			return nil
 		}
@@ -427,7 +489,7 @@ func (s *share) unkept(c *content, i int, err error) {
 }
 
 // hold keeps a piece that cannot be judged where no reader sees it.
-func (s *share) hold(i int, l *landing) {
+func (s *share) hold(c *content, i int, l *landing) {
 	off, _ := s.blob.Piece(i)
 	var err error
 	if l.data != nil {
@@ -438,11 +500,13 @@ func (s *share) hold(i int, l *landing) {
 			_, err = s.held.WriteAt(l.data, off)
 		}
 	}
+	if err != nil { // it stays in memory, and should be the last one
+		s.unkept(c, i, err)
+	}
 	s.n.mu.Lock()
 	defer s.n.mu.Unlock()
 	l.inUse = false
 	if err != nil {
-		s.n.log.Debug("piece held in memory", "blob", s.blob.Digest, "piece", i, "err", err)
 		l.taken = true
 	} else {
 		l.data = nil
@@ -485,14 +549,18 @@ func (s *share) take(data []byte) {
 	if err == nil {
 		err = b.MarkVerified()
 	}
-	if err != nil {
-		s.n.log.Debug("tiny blob not kept", "blob", s.blob.Digest, "err", err)
-		return
+	switch {
+	case b == nil:
+		s.n.log.Warn("tiny blob not kept", "blob", s.blob.Digest, "err", err)
+	case err != nil:
+		b.c.came(0, s.blob.Size, data)
+		s.unkept(b.c, 0, err)
+	default:
+		s.n.mu.Lock()
+		s.own()
+		s.n.mu.Unlock()
+		b.c.came(0, s.blob.Size, nil)
 	}
-	s.n.mu.Lock()
-	s.own(true)
-	s.n.mu.Unlock()
-	b.c.came(0, s.blob.Size, nil)
 }
 
 // match compares the digest of the whole blob, some of which may be held.
@@ -570,18 +638,21 @@ func (s *share) read(c *content, i int) ([]byte, error) {
 	off, size := s.blob.Piece(i)
 	buf := getBuffer(size)
 	s.n.mu.Lock()
-	l := s.landed[i]
+	l, held := s.landed[i], s.held
 	if l != nil && l.data != nil {
 		copy(buf, l.data)
 		s.n.mu.Unlock()
 		return buf, nil
 	}
 	s.n.mu.Unlock()
-	var err error
 	if l != nil {
-		_, err = s.held.ReadAt(buf, off)
-	} else {
-		_, err = c.stored.ReadAt(buf, off)
+		_, err := held.ReadAt(buf, off)
+		return buf, err
+	}
+	_, err := c.stored.ReadAt(buf, off)
+	if err != nil && !errors.Is(err, store.ErrMissing) { // the disk does not give back what it took
+		err = errors.Join(err, c.stored.Discard(off, size))
+		s.n.lost(c, off, size)
 	}
 	return buf, err
 }
