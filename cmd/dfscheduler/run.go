@@ -52,6 +52,7 @@ func open(c Config, log *slog.Logger) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
+	reg.MustRegister(daemon.Expiry("dfscheduler", id))
 	s := &server{served: make(chan error, 1)}
 	ln, err := c.TLS.Listen("listen", c.Listen, id, log)
 	if err != nil {

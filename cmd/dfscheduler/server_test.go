@@ -302,6 +302,9 @@ func TestIdentity(t *testing.T) {
 			t.Errorf("%s shows the token:\n%s", path, text)
 		}
 	}
+	if text := get(t, s, "/metrics"); !strings.Contains(text, "\ndfscheduler_certificate_expiry_timestamp_seconds 1.") {
+		t.Errorf("/metrics does not say how long the certificate is good:\n%s", text)
+	}
 	if got := text.String(); strings.Contains(got, want.Origin.Token) || !strings.Contains(got, "host is here") {
 		t.Errorf("the log shows the token, or nothing:\n%s", got)
 	}

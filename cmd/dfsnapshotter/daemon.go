@@ -108,6 +108,7 @@ func (n *node) openFetcher() (*fetcher.Fetcher, error) {
 		config.Network = &fetcher.Network{
 			Self: m.host, Schedulers: c.Peer.Schedulers, Identity: m.identity, Listener: m.pieces, Upload: limits.upload,
 		}
+		n.reg.MustRegister(daemon.Expiry("dfsnapshotter", m.identity))
 		if m.identity != nil { // in plain text no token is sent
 			config.Network.Tokens = tokens{n.origin, &n.learned}
 		}

@@ -18,7 +18,7 @@ import (
 
 const (
 	firstBackOff = 200 * time.Millisecond
-	maxBackOff   = 5 * time.Second
+	maxBackOff   = 3 * time.Second
 	// steady is how long a stream must have lived for the next failure to be
 	// a new one.
 	steady = 10 * time.Second

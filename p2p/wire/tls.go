@@ -108,6 +108,19 @@ func (i *Identity) Name() Name {
 	return name
 }
 
+// Until returns when this daemon's certificate, or one of those between it and
+// the CA, is no longer good.
+func (i *Identity) Until() time.Time {
+	cert, _, _ := i.current()
+	until := cert.Leaf.NotAfter
+	for _, der := range cert.Certificate[1:] {
+		if c, err := x509.ParseCertificate(der); err == nil && c.NotAfter.Before(until) {
+			until = c.NotAfter
+		}
+	}
+	return until
+}
+
 // current returns what the files say.
 func (i *Identity) current() (*tls.Certificate, *x509.CertPool, Name) {
 	i.mu.Lock()

@@ -214,6 +214,9 @@ func TestExpired(t *testing.T) {
 	t.Parallel()
 	ca, dir := authority(t)
 	good := identity(t, ca, dir, "node-1", wire.RoleHost)
+	if left := time.Until(good.Until()); left < 59*time.Minute || left > time.Hour {
+		t.Errorf("a certificate for an hour is good for %v", left)
+	}
 	old := load(t, issue(t, ca, dir, "node-2", wire.RoleHost, -time.Minute))
 	if _, err := shake(t, good.Server(wire.RoleHost), old.Client(wire.RoleHost)); err == nil {
 		t.Error("an expired client is let in")

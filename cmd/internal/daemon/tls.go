@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
 
@@ -45,6 +47,20 @@ func (t TLS) Identity(role wire.Role, log *slog.Logger) (*wire.Identity, error) 
 		return nil, fmt.Errorf("tls.cert: %w: %s is of a %s (%s), and this is a %s, which needs one with OU=%s", wire.ErrCertificate, t.Cert, id.Name().Role, id.Name().ID, role, role)
 	}
 	return id, nil
+}
+
+// Expiry is a metric that says until when a certificate is good; program is
+// what the metric's name begins with. Without a certificate it is 0.
+func Expiry(program string, id *wire.Identity) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: program + "_certificate_expiry_timestamp_seconds",
+		Help: "When this daemon's certificate is no longer good, in seconds since 1970; 0: there is none.",
+	}, func() float64 {
+		if id == nil {
+			return 0
+		}
+		return float64(id.Until().Unix())
+	})
 }
 
 // Listen listens where [tls] allows it; the log says so if that is not where
