@@ -3,6 +3,8 @@ package p2ptest_test
 import (
 	"flag"
 	"fmt"
+	"math/rand/v2"
+	"runtime"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 var (
 	big   = flag.Bool("big", false, "run TestBig: one blob of 1 GiB to many hosts")
 	hosts = flag.Int("hosts", 10_000, "hosts in TestBig")
+	soak  = flag.Duration("soak", 0, "run TestSoak for so long")
 	seed  = flag.Uint64("seed", 1, "of what is random in all simulations")
 )
 
@@ -92,6 +95,17 @@ func TestSchedulerGone(t *testing.T) {
 	within(t, run(t, s), 25, 6.5)
 }
 
+func TestPartitionHealed(t *testing.T) {
+	t.Parallel()
+	s := p2ptest.New(p2ptest.Config{Seed: *seed, Hosts: 100, Seeds: 1, Size: 512 << 20})
+	s.At(1500*time.Millisecond, func() { s.Partition(0.3) })
+	s.At(7*time.Second, func() { s.Partition(0) })
+	r := run(t, s)
+	if within(t, r, 3, 1.2); r.Quantile(0.65) > 7*time.Second {
+		t.Error("those who were not cut off waited for the others")
+	}
+}
+
 func TestSeedKilled(t *testing.T) {
 	t.Parallel()
 	for _, silent := range []bool{false, true} {
@@ -162,5 +176,38 @@ func TestBig(t *testing.T) {
 			t.Logf("took %v", time.Since(start))
 			within(t, r, c.ratio, 1.1)
 		})
+	}
+}
+
+// TestSoak goes through simulations of all kinds for as long as -soak says: all
+// end well, and neither goroutines nor memory become more.
+func TestSoak(t *testing.T) {
+	if *soak == 0 {
+		t.Skip("takes as long as -soak says")
+	}
+	rnd := rand.New(rand.NewPCG(*seed, 9))
+	var heap uint64
+	goroutines, runs := runtime.NumGoroutine(), 0
+	for start := time.Now(); time.Since(start) < *soak; runs++ {
+		cfg := p2ptest.Config{
+			Seed: rnd.Uint64(), Hosts: 1 + rnd.IntN(200), Seeds: rnd.IntN(3), Size: 1 + rnd.Int64N(256<<20),
+			Join: time.Duration(rnd.Int64N(int64(3 * time.Second))), Jitter: 2 * rnd.Float64(), Loss: 0.002 * rnd.Float64(),
+			Dying: 0.1 * rnd.Float64(), Slow: 0.05 * rnd.Float64(), Lying: 0.05 * rnd.Float64(), Schedulers: 1 + rnd.IntN(2),
+		}
+		if r := p2ptest.New(cfg).Run(); r.Unfinished > 0 || r.Wrong > 0 {
+			t.Errorf("%+v:\n%s", cfg, r)
+		}
+		if runs%20 == 19 {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			t.Logf("%v: %d runs, heap %d KiB, %d goroutines", time.Since(start).Round(time.Second), runs+1, m.HeapAlloc>>10, runtime.NumGoroutine())
+			if heap == 0 {
+				heap = max(m.HeapAlloc, 4<<20)
+			}
+			if m.HeapAlloc > 2*heap || runtime.NumGoroutine() > goroutines {
+				t.Fatal("it grows")
+			}
+		}
 	}
 }
