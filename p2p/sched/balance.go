@@ -24,6 +24,10 @@ func (s *State) balance(w *swarm) {
 		p := w.peers[w.cursor%len(w.peers)]
 		s.unload(p)
 		if p.wants {
+			if p.thin {
+				p.thin = false
+				s.settle(p)
+			}
 			s.better(p)
 			s.lend(p)
 			left--

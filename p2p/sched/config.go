@@ -66,7 +66,8 @@ const (
 	chained      = 16   // hosts in a row
 	broad        = 512  // hosts in a swarm that may be narrow
 	window       = 16   // open parents compared with each other
-	beyond       = 64   // parents looked at to find them
+	beyond       = 48   // parents looked at to find them
+	maxVain      = 4    // full parents whose children are looked at, to take the place of one
 	maxGroups    = 64   // data centres told apart in one swarm
 	maxWalk      = 512  // peers visited to refuse a cycle; more count as one
 	maxGot       = 4096 // pieces in one Progress

@@ -12,6 +12,7 @@ type link struct {
 	parents [1 + backups]*peer // the first, and those to use when it fails
 	kids    []*peer            // who have it among their parents
 	prim    int16              // of those, who have it first
+	leaves  int16              // and of those, for how many the stripe is not home
 }
 
 func (p *peer) grow() {
@@ -46,12 +47,18 @@ func (s *State) attach(p, q *peer, st, at int) {
 	if at == 0 {
 		l.prim++
 		q.prim++
+		if !p.homeIn(st) {
+			l.leaves++
+		}
 	} else {
 		q.backs++
 	}
 	q.reopen()
 	s.touch(p)
 }
+
+// homeIn reports whether a peer is a node whose home the stripe is.
+func (p *peer) homeIn(st int) bool { return p.role == node && int(p.home) == st }
 
 // detach takes a peer's parents in a stripe away.
 func (s *State) detach(p *peer, st int) {
@@ -75,6 +82,9 @@ func (s *State) unlink(p *peer, st, at int) {
 	if at == 0 {
 		l.prim--
 		q.prim--
+		if !p.homeIn(st) {
+			l.leaves--
+		}
 		s.noteHungry(p.swarm)
 	} else {
 		q.backs--
@@ -164,11 +174,21 @@ func (s *State) settle(p *peer) {
 		p.starves = starves
 		s.touch(p)
 		if starves {
-			p.swarm.starving = append(p.swarm.starving, p)
+			p.swarm.starve(p)
 		} else {
 			p.swarm.starving = without(p.swarm.starving, p)
 		}
 	}
+}
+
+// starve queues a peer that has no parent in some stripe: behind those who wait
+// for the blob as urgently.
+func (w *swarm) starve(p *peer) {
+	i := len(w.starving)
+	for i > 0 && w.starving[i-1].priority > p.priority {
+		i--
+	}
+	w.starving = slices.Insert(w.starving, i, p)
 }
 
 // fill gives a peer its parents in a stripe.
@@ -217,8 +237,22 @@ func (s *State) orphan(p *peer, reason string) {
 	}
 	s.own(p.swarm)
 	for _, k := range kids {
-		s.settle(k)
+		if k.orphaned() {
+			s.settle(k)
+		} else {
+			k.thin = true // it gets another one at the next balance
+		}
 	}
+}
+
+// orphaned reports whether a peer lacks a first parent.
+func (p *peer) orphaned() bool {
+	for st := range p.links {
+		if p.links[st].parents[0] == nil {
+			return true
+		}
+	}
+	return p.links == nil
 }
 
 // disown takes all children of p away and returns them.
@@ -268,8 +302,12 @@ func (s *State) feed(w *swarm) {
 	for _, p := range slices.Clone(w.starving[:n]) {
 		s.settle(p)
 	}
-	if left := len(w.starving); left > n { // who got nothing waits behind the others
-		w.starving = append(w.starving[n:], w.starving[:n]...)
+	if len(w.starving) > n { // who got nothing waits behind the others of its priority
+		behind := slices.Clone(w.starving[:n])
+		w.starving = slices.Delete(w.starving, 0, n)
+		for _, p := range behind {
+			w.starve(p)
+		}
 	}
 }
 

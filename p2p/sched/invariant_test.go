@@ -92,7 +92,7 @@ func peerInvariants(s *State, p *peer) error {
 	prim, backs := 0, 0
 	for st := range p.links {
 		l := &p.links[st]
-		here := 0
+		here, leaves := 0, 0
 		for _, k := range l.kids {
 			at := slices.Index(k.links[st].parents[:], p)
 			if at < 0 || k.swarm != p.swarm {
@@ -100,11 +100,17 @@ func peerInvariants(s *State, p *peer) error {
 			}
 			if at == 0 {
 				here++
+				if !k.homeIn(st) {
+					leaves++
+				}
 			} else {
 				backs++
 			}
 		}
 		prim += here
+		if leaves != int(l.leaves) {
+			return fmt.Errorf("stripe %d: %d leaves, counted %d", st, leaves, l.leaves)
+		}
 		if here != int(l.prim) {
 			return fmt.Errorf("stripe %d: %d first children, counted %d", st, here, l.prim)
 		}

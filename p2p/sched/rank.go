@@ -213,10 +213,15 @@ func (f *search) lane(g *group) (parent, displaced *peer) {
 // place returns the first of some parents with a free slot, or with a child
 // whose place p can take.
 func (f *search) place(from []*peer) (parent, displaced *peer) {
+	vain := 0 // searches for such a child
 	for _, q := range from {
 		var k *peer
 		if f.s.spare(q, f.st) <= 0 {
+			if vain == maxVain {
+				continue
+			}
 			if k = q.leaf(f.st, f.p); k == nil {
+				vain++
 				continue
 			}
 		}
@@ -229,12 +234,12 @@ func (f *search) place(from []*peer) (parent, displaced *peer) {
 
 // leaf returns a child of q whose home the stripe is not; if p is given, one that is not ahead of it, and not in another data centre.
 func (q *peer) leaf(st int, p *peer) *peer {
-	if q.links == nil {
+	if q.links == nil || q.links[st].leaves == 0 {
 		return nil
 	}
 	for _, k := range q.links[st].kids {
 		l := &k.links[st]
-		if l.parents[0] != q || int(k.home) == st && k.role == node || k == p {
+		if l.parents[0] != q || k.homeIn(st) || k == p {
 			continue
 		}
 		if p == nil || k.have.Offers(&p.have, st) <= slack(p) && k.host.Near(p.host.Host) > 0 {
@@ -334,6 +339,9 @@ func (s *State) back(p *peer, st int) {
 	}
 	around := func(peers []*peer) { // from a place of its own, so that all are used
 		for i := range min(len(peers), window) {
+			if !slices.Contains(l.parents[:], nil) {
+				return
+			}
 			add(peers[(int(p.seq)+st+i)%len(peers)])
 		}
 	}

@@ -109,13 +109,15 @@ func (s *State) setRole(p *peer, r role) {
 	case other:
 		w.others = without(w.others, p)
 	}
+	if r == node && p.home < 0 {
+		p.home = int8(w.homes % uint32(w.stripes))
+		w.homes++
+	}
+	home, leaf := p.homeLink()
 	p.role = r
+	p.recount(home, leaf)
 	switch r {
 	case node:
-		if p.home < 0 {
-			p.home = int8(w.homes % uint32(w.stripes))
-			w.homes++
-		}
 		p.group.lanes[p.home].add(p)
 	case full:
 		p.group.full.add(p)
@@ -124,6 +126,29 @@ func (s *State) setRole(p *peer, r role) {
 		w.sources = append(w.sources, p)
 	case other:
 		w.others = append(w.others, p)
+	}
+}
+
+// homeLink returns the place where p counts as a leaf, or does not as long as it
+// is a node, and whether it does so now.
+func (p *peer) homeLink() (l *link, leaf bool) {
+	if p.links == nil || p.home < 0 {
+		return nil, false
+	}
+	if q := p.links[p.home].parents[0]; q != nil {
+		return &q.links[p.home], !p.homeIn(int(p.home))
+	}
+	return nil, false
+}
+
+// recount notes that p has become, or is no more, a leaf in its home stripe.
+func (p *peer) recount(l *link, was bool) {
+	switch is := l != nil && !p.homeIn(int(p.home)); {
+	case l == nil || is == was:
+	case is:
+		l.leaves++
+	default:
+		l.leaves--
 	}
 }
 

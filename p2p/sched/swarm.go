@@ -70,12 +70,14 @@ type peer struct {
 
 	seq, mark, index uint32
 	prim, backs      int16 // children that have it as first parent, and as another
+	priority         p2p.Priority
 	home             int8  // stripe; -1: none yet
 	lease            uint8 // stripes, a bit each, that were leased to it
 	role             role
 	wants, lazy      bool // wants: and is not complete
 	dirty, starves   bool
 	alone, asked     bool // alone: was allowed to go to the origin
+	thin             bool // has lost a parent that was not its first
 	holds, batch     int  // pieces leased to it, and how many may be
 	progressAt       time.Time
 	leasedAt         time.Time
@@ -196,7 +198,7 @@ func (s *State) want(h *host, m p2p.Want) error {
 		s.spread(w)
 	}
 	changed := p.lazy != m.Lazy
-	p.lazy = m.Lazy
+	p.lazy, p.priority = m.Lazy, m.Priority
 	if changed {
 		p.letGo()
 		s.again(p)
