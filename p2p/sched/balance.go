@@ -15,6 +15,7 @@ func (s *State) balance(w *swarm) {
 	if o := w.owner; o != nil && w.whole && !o.have.Full() && s.now.Sub(o.progressAt) >= s.cfg.LeaseFor {
 		s.resign(w)
 	}
+	s.believe(w)
 	s.own(w)
 	s.expire(w)
 	s.feed(w)

@@ -126,11 +126,43 @@ func (s *State) fail(p, q *peer, why p2p.Failure) {
 	if banned, _ := s.outcast(p.host); banned {
 		return
 	}
+	if why == p2p.Missing {
+		s.doubt(p, q)
+	}
 	st := s.record(q.host.ID)
 	if n := note(&st.failing, p.host.ID, s.now, s.cfg.SlowFor); n >= min(maxWitnesses, max(2, kids/4)) {
 		st.failing = nil
 		s.demote(q.host, fmt.Sprintf("%v, say %d children", why, n))
 	}
+}
+
+// doubt notes that a parent lacks what it said. Once two children say so, it is
+// nobody's parent in the swarm for a while, longer each time: it may say that it
+// has everything as often as it likes.
+func (s *State) doubt(p, q *peer) {
+	if q.host.Seed || note(&q.doubters, p.host.ID, s.now, s.cfg.SlowFor) < 2 {
+		return
+	}
+	q.doubters = nil
+	q.fibs++
+	q.doubted = s.now.Add(grown(s.cfg.SlowFor, q.fibs, s.cfg.MaxSlow))
+	if w := q.swarm; !slices.Contains(w.doubted, q) {
+		w.doubted = append(w.doubted, q)
+	}
+	q.swarm.sums.vouchers = without(q.swarm.sums.vouchers, q.host.ID)
+	s.relist(q)
+	s.orphan(q, "lacks what it says it has")
+}
+
+// believe gives those another chance whose time is over.
+func (s *State) believe(w *swarm) {
+	w.doubted = slices.DeleteFunc(w.doubted, func(q *peer) bool {
+		if s.now.Before(q.doubted) {
+			return false
+		}
+		s.relist(q)
+		return true
+	})
 }
 
 // slow counts a slow transfer. A child with three gets another parent. If half of

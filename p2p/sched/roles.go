@@ -64,7 +64,7 @@ func (w *swarm) groupOf(idc string) *group {
 func (s *State) roleOf(p *peer) role {
 	banned, slow := s.outcast(p.host)
 	switch {
-	case banned || !p.host.Share:
+	case banned || !p.host.Share || s.now.Before(p.doubted):
 		return idle
 	case p.host.Seed && !slow && (p.have.Full() || p.swarm.owner == p):
 		return source

@@ -164,7 +164,7 @@ func (s *State) confirm(p *peer) {
 func (s *State) vouch(p *peer) {
 	u := &p.swarm.sums
 	banned, _ := s.outcast(p.host)
-	if u.verified || banned || !p.have.Full() && !p.host.Seed {
+	if u.verified || banned || s.now.Before(p.doubted) || !p.have.Full() && !p.host.Seed {
 		return
 	}
 	if !slices.Contains(u.vouchers, p.host.ID) && len(u.vouchers) < maxWitnesses {

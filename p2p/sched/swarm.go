@@ -25,6 +25,7 @@ type swarm struct {
 	sources  []*peer // seeds that are complete, and the owner
 	others   []*peer // that have something, but should not be first parents
 	starving []*peer // without a parent in some stripe
+	doubted  []*peer // who said more than they had
 	hungry   bool    // noted in State.hungry
 
 	origin *peer                    // stands for the origin; its children hold leases
@@ -79,6 +80,9 @@ type peer struct {
 	alone, asked     bool // alone: was allowed to go to the origin
 	thin             bool // has lost a parent that was not its first
 	holds, batch     int  // pieces leased to it, and how many may be
+	doubters         []mark
+	fibs             int
+	doubted          time.Time // till when it is not believed to have what it says
 	progressAt       time.Time
 	leasedAt         time.Time
 	more             bool // there was more to lease than it may hold
@@ -140,6 +144,7 @@ func (s *State) leave(p *peer, reason string) {
 		w.owner = nil
 	}
 	s.orphan(p, reason)
+	w.doubted = without(w.doubted, p)
 	if len(w.peers) == 0 {
 		delete(s.swarms, w.blob.Digest)
 		s.untold = slices.DeleteFunc(s.untold, func(o *swarm) bool { return o == w })
