@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -111,7 +112,12 @@ type host struct {
 
 func startHost(t testing.TB, id p2p.HostID, seed bool, s *scheduler, sources ...fetcher.Source) *host {
 	t.Helper()
-	h := &host{id: id, dir: tempDir(t)}
+	return startHostWith(t, id, s, func(c *fetcher.Config) { c.Sources, c.Network.Self.Seed = sources, seed })
+}
+
+// startHostWith starts a host that is somehow particular.
+func startHostWith(t testing.TB, id p2p.HostID, s *scheduler, change func(*fetcher.Config)) *host {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -120,10 +126,20 @@ func startHost(t testing.TB, id p2p.HostID, seed bool, s *scheduler, sources ...
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("host", id)
 	}
-	h.Fetcher = open(t, fetcher.Config{Dir: h.dir, Sources: sources, Log: log, Network: &fetcher.Network{
-		Self:       p2p.Host{ID: id, Addr: ln.Addr().String(), Seed: seed, Share: true},
+	c := fetcher.Config{Dir: tempDir(t), Log: log, Network: &fetcher.Network{
+		Self:       p2p.Host{ID: id, Addr: ln.Addr().String(), Share: true},
 		Schedulers: []string{s.addr}, Listener: ln,
-	}})
+	}}
+	change(&c)
+	h := &host{id: id, dir: c.Dir}
+	if h.Fetcher, err = fetcher.New(c); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil && !errors.Is(err, syscall.ENOSPC) {
+			t.Error(err)
+		}
+	})
 	return h
 }
 
@@ -170,6 +186,16 @@ func TestNetworkWhole(t *testing.T) {
 // connected waits until the scheduler knows n hosts that are no seeds.
 func connected(t testing.TB, s *scheduler, n int) {
 	t.Helper()
+	var hosts []p2p.HostID
+	for i := range n {
+		hosts = append(hosts, p2p.HostID(fmt.Sprint("host", i)))
+	}
+	known(t, s, hosts...)
+}
+
+// known waits until the scheduler knows hosts.
+func known(t testing.TB, s *scheduler, hosts ...p2p.HostID) {
+	t.Helper()
 	eventually(t, func() error {
 		resp, err := http.Get("http://" + s.debug + "/debug")
 		if err != nil {
@@ -180,9 +206,9 @@ func connected(t testing.TB, s *scheduler, n int) {
 		if _, err := text.ReadFrom(resp.Body); err != nil {
 			return err
 		}
-		for i := range n {
-			if !bytes.Contains(text.Bytes(), fmt.Appendf(nil, "host%d", i)) {
-				return errors.New("not all hosts are known: " + text.String())
+		for _, h := range hosts {
+			if !bytes.Contains(text.Bytes(), []byte(h)) {
+				return fmt.Errorf("%s is not known: %s", h, text.String())
 			}
 		}
 		return nil
@@ -366,19 +392,7 @@ func TestNetworkSilentParent(t *testing.T) {
 		Self:       p2p.Host{ID: "mute", Addr: mute.Addr().String(), Share: true},
 		Schedulers: []string{s.addr}, Listener: ln,
 	}})
-	eventually(t, func() error {
-		resp, err := http.Get("http://" + s.debug + "/debug")
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		var text bytes.Buffer
-		_, err = text.ReadFrom(resp.Body)
-		if err == nil && !bytes.Contains(text.Bytes(), []byte("mute")) {
-			err = errors.New("the mute host is not known")
-		}
-		return err
-	})
+	known(t, s, "mute")
 	all(t, data, hosts[1])
 }
 

@@ -228,22 +228,27 @@ func (n *network) lost(c *content, off, length int64) {
 		if s == nil || length <= 0 {
 			return nil
 		}
-		size := p2p.PieceSize(s.blob.Size)
+		size, any := p2p.PieceSize(s.blob.Size), false
 		for i := int(off / size); i <= int((off+length-1)/size) && i < s.blob.Pieces(); i++ {
 			if s.keep.Remove(i) {
 				if s.have.Remove(i) {
 					s.notify()
 				}
-				as = append(as, h.Lost(now, c.digest, i)...)
-				s.unsure = true
+				any = true
 			}
 		}
-		if s.unsure && s.users > 0 {
-			s.suspect(off, length)
-			s.lazy = true
-			as = append(as, h.Want(now, s.blob, s.origin, true, s.prio)...)
+		if any && s.users == 0 {
+			n.forget(s)
+			return nil
 		}
-		return as
+		s.unsure = s.unsure || any
+		if s.unsure {
+			s.suspect(off, length)
+		}
+		if !any {
+			return nil
+		}
+		return s.reenter(h, now)
 	})
 }
 

@@ -92,9 +92,7 @@ func (l *landing) wait(ctx context.Context) error {
 	}
 	select {
 	case <-l.done:
-		if !l.taken {
-			putBuffer(l.buf)
-		}
+		putBuffer(l.buf)
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx) // the buffer may be in use
@@ -178,12 +176,12 @@ func (s *share) fromOrigin(ctx context.Context, a swarm.Origin) {
 		return
 	}
 	n.log.Debug("pieces of the origin did not come", "blob", a.Blob.Digest, "first", a.First, "last", a.Last, "err", err)
+	if c := n.f.opened(a.Blob.Digest); c != nil && errors.Is(err, ErrFull) {
+		s.unkept(c, a.First, err)
+		return
+	}
 	n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
 		s.trouble = err
-		if errors.Is(err, ErrFull) && s.users == 0 {
-			n.forget(s)
-			return nil
-		}
 		return h.Failed(now, a.ID, failure(err))
 	})
 	if final(err) {
@@ -266,6 +264,9 @@ func (s *share) stream(ctx context.Context, b *Blob, a swarm.Origin, i int) (nex
 			return i, stalled(ctx, err)
 		}
 		stall.Reset(originStall)
+		if b.c.stored.Present(off, size) < size {
+			return i, fmt.Errorf("piece %d: %w", i, ErrFull) // it came past the disk
+		}
 		if others := b.c.foreign(off, size); len(others) > 0 && !s.vouched(i, sum) {
 			for _, o := range others {
 				if err := b.c.erase(o.Off, o.Len); err != nil {

@@ -19,10 +19,6 @@ import (
 // tokenWithin is how long a registry may take to give a new token.
 const tokenWithin = 20 * time.Second
 
-// unkeptPause is how long a blob is read as it is needed after the disk took no
-// piece of it, so that pieces are not brought over and over.
-const unkeptPause = 10 * time.Second
-
 // A share is what the network knows of one blob on this host: from the first
 // time somebody here opens it, or a scheduler orders it, until it is evicted or
 // closed half done.
@@ -44,23 +40,22 @@ type share struct {
 	heard   bool
 	answer  chan struct{} // closed when heard
 
-	keep     *p2p.Have        // pieces the host decided to keep
-	have     *p2p.Have        // those that are in the store, to be given
-	changed  chan struct{}    // closed when have changes
-	landed   map[int]*landing // pieces that arrived and are not in the store
-	refused  map[int]bool     // pieces to take out of the store
-	adding   map[int]bool     // pieces that are being hashed, or come from the origin
-	unkeptAt time.Time        // when the disk last took no piece
-	found    []int            // pieces to hash, which reads have put together
-	hashing  bool             // hashFound runs
-	dirty    []int            // pieces to look at
-	busy     bool             // settle runs
-	idle     chan struct{}    // closed when it ends
-	moved    time.Time        // bytes came
-	trouble  error            // how the origin last failed
-	gifts    []gift
-	doubt    []store.Range // peers gave wrong bytes here: the origin's turn
-	unsure   bool          // pieces that passed their sums were wrong
+	keep    *p2p.Have        // pieces the host decided to keep
+	have    *p2p.Have        // those that are in the store, to be given
+	changed chan struct{}    // closed when have changes
+	landed  map[int]*landing // pieces that arrived and are not in the store
+	refused map[int]bool     // pieces to take out of the store
+	adding  map[int]bool     // pieces that are being hashed, or come from the origin
+	found   []int            // pieces to hash, which reads have put together
+	hashing bool             // hashFound runs
+	dirty   []int            // pieces to look at
+	busy    bool             // settle runs
+	idle    chan struct{}    // closed when it ends
+	moved   time.Time        // bytes came
+	trouble error            // how the origin last failed
+	gifts   []gift
+	doubt   []store.Range // peers gave wrong bytes here: the origin's turn
+	unsure  bool          // pieces that passed their sums were wrong
 
 	held *os.File // pieces that nobody can judge yet; made and closed by settle, while it says so in landed
 }
@@ -74,7 +69,6 @@ type landing struct {
 	// guarded by network.mu
 	data  []byte // nil: it is in the file of held pieces
 	inUse bool   // by settle
-	taken bool   // buf is not given back
 }
 
 func newLanding(data []byte, sum p2p.Sum) *landing {
@@ -264,7 +258,7 @@ func (n *network) whole(c *content, p Priority) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.shares[c.digest]
-	if s == nil || !s.wanted || s.unsure || s.have.Full() || time.Since(s.unkeptAt) < unkeptPause {
+	if s == nil || !s.wanted || s.unsure || s.have.Full() {
 		return false
 	}
 	if s.lazy || p < s.prio {
@@ -470,22 +464,35 @@ func (s *share) closeHeld() {
 	s.held = nil
 }
 
-// unkept takes back that a piece is here. Where the disk is full the blob is
-// read as it is needed from now on, or left alone if nobody here reads it.
+// unkept leaves the swarm, because the disk does not take a piece: there is no
+// other way to take back that it is here, and that this host fetches some for
+// others. Who reads the blob gets it from the origin.
 func (s *share) unkept(c *content, i int, err error) {
 	s.n.log.Debug("piece not kept", "blob", s.blob.Digest, "piece", i, "err", err)
 	s.n.metrics.pieces.WithLabelValues("unkept").Inc()
-	defer c.replan()
-	s.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
-		s.keep.Remove(i)
-		s.unkeptAt = now
-		if s.users == 0 || !s.wanted {
-			s.n.forget(s)
-			return nil
-		}
-		s.lazy = true
-		return append(h.Want(now, s.blob, s.origin, true, p2p.Prefetch), h.Lost(now, s.blob.Digest, i)...)
-	})
+	s.n.mu.Lock()
+	s.n.forget(s)
+	s.n.mu.Unlock()
+	c.replan()
+}
+
+// reenter leaves the swarm and enters it again with what is here, to be read as
+// it is needed. The caller holds n.mu.
+func (s *share) reenter(h *swarm.Host, now time.Time) []swarm.Action {
+	for _, l := range s.landed {
+		l.close()
+	}
+	clear(s.landed)
+	if !s.wanted {
+		s.wanted, s.prio = true, Prefetch
+	}
+	s.keep, s.lazy = s.have.Clone(), true
+	actions := h.Unwant(now, s.blob.Digest)
+	actions = append(actions, h.Want(now, s.blob, s.origin, true, s.prio)...)
+	if s.have.Count() > 0 {
+		actions = append(actions, h.Present(now, s.blob, s.have.Clone(), false)...)
+	}
+	return actions
 }
 
 // hold keeps a piece that cannot be judged where no reader sees it.
@@ -500,17 +507,12 @@ func (s *share) hold(c *content, i int, l *landing) {
 			_, err = s.held.WriteAt(l.data, off)
 		}
 	}
-	if err != nil { // it stays in memory, and should be the last one
+	if err != nil {
 		s.unkept(c, i, err)
 	}
 	s.n.mu.Lock()
 	defer s.n.mu.Unlock()
-	l.inUse = false
-	if err != nil {
-		l.taken = true
-	} else {
-		l.data = nil
-	}
+	l.inUse, l.data = false, nil
 	l.close()
 }
 
