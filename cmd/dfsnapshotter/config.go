@@ -41,7 +41,7 @@ type LazyConfig struct {
 
 // CacheConfig bounds what is kept besides the layers.
 type CacheConfig struct {
-	Max string `toml:"max" comment:"Blobs kept on disk, at most a fifth of the file system. What a mount needs is never evicted."`
+	Max string `toml:"max" comment:"Blobs kept on disk, at most a fifth of the file system, of a seed that mounts nothing four fifths.\nWhat a mount needs is never evicted."`
 }
 
 // PeerConfig makes this host part of a cluster.

@@ -213,7 +213,8 @@ func proxy(configured string) func(*http.Request) (*url.URL, error) {
 	return func(r *http.Request) (*url.URL, error) { return f(r.URL) }
 }
 
-// cacheLimit is the configured size, but at most a fifth of the file system.
+// cacheLimit is the configured size, but at most a fifth of the file system, or
+// four fifths where nothing but the cache is kept.
 func cacheLimit(c Config) (int64, error) {
 	limit, err := parseSize(c.Cache.Max)
 	if err != nil {
@@ -223,7 +224,11 @@ func cacheLimit(c Config) (int64, error) {
 	if err := unix.Statfs(c.Root, &s); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: c.Root, Err: err}
 	}
-	return min(limit, int64(s.Blocks)*s.Bsize/5), nil
+	most := int64(s.Blocks) * s.Bsize / 5
+	if !c.mounts() {
+		most *= 4
+	}
+	return min(limit, most), nil
 }
 
 // serve answers containerd until ctx ends.
