@@ -274,6 +274,9 @@ func (f *fetch) receive(ctx context.Context, w *watch, ref Ref, off, n int64) er
 	defer shut()
 	defer context.AfterFunc(ctx, shut)() // a Read may hang
 	if body.Size >= 0 && body.Size != c.size {
+		if c.f.network != nil {
+			c.f.network.disown(c)
+		}
 		return fmt.Errorf("%w: %d, not %d", ErrSize, body.Size, c.size)
 	}
 	if err := f.begin(off, body.Off); err != nil {

@@ -98,6 +98,7 @@ var (
 
 	errStalled = errors.New("source sends nothing")
 	errShared  = errors.New("another request brings these bytes")
+	errNowhere = errors.New("nobody said where it may be had")
 	errAlone   = errors.New("nobody waits for these bytes")
 )
 

@@ -64,6 +64,9 @@ func (t *tries) next(f *fetch) (p place, ready time.Time, err error) {
 		}
 	}
 	if !found {
+		if len(finals) == 0 {
+			finals = []error{errNowhere}
+		}
 		return p, ready, fmt.Errorf("fetch %s bytes %d-%d: %w", f.c.digest, pos, end-1, errors.Join(finals...))
 	}
 	return p, ready, nil
