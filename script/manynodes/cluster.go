@@ -64,9 +64,12 @@ type image struct {
 
 // openCluster starts two times count nodes, and what the ways that are wanted
 // need.
-func openCluster(ctx context.Context, count int, wanted func(way) bool) (*cluster, error) {
+func openCluster(ctx context.Context, count int, debug bool, wanted func(way) bool) (*cluster, error) {
 	c := &cluster{count: count, images: map[imagetest.Form]image{}}
 	cfg := lab.ClusterConfig{}
+	if debug {
+		cfg.Flags = []string{"--log-level", "debug"}
+	}
 	for _, w := range ways {
 		if !wanted(w) {
 			continue

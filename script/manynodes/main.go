@@ -39,6 +39,7 @@ type options struct {
 	rounds int
 	waves  int
 	soak   time.Duration
+	debug  bool
 }
 
 func run(ctx context.Context) error {
@@ -52,6 +53,7 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.rounds, "rounds", 1, "repetitions of each way")
 	flag.IntVar(&o.waves, "waves", 2, "2: with P2P, wait until all layers are complete, and start on other hosts; 1: do not")
 	flag.DurationVar(&o.soak, "soak", 0, "start images again and again for as long, and see whether daemons grow")
+	flag.BoolVar(&o.debug, "debug", false, "have daemons log at level debug")
 	flag.Parse()
 	if o.list {
 		for _, w := range ways {
@@ -64,7 +66,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	rates := strings.Split(o.rates, ",")
-	c, err := openCluster(ctx, o.nodes, func(w way) bool { return only.MatchString(w.name) && (o.soak == 0 || w.p2p) })
+	c, err := openCluster(ctx, o.nodes, o.debug, func(w way) bool { return only.MatchString(w.name) && (o.soak == 0 || w.p2p) })
 	switch {
 	case err != nil:
 	case o.soak > 0:
