@@ -18,10 +18,11 @@ import (
 // them, while one of them has an origin that lies: no caller that checks what it
 // gets, and says what was wrong, goes without the right bytes.
 func TestNetworkStress(t *testing.T) {
+	t.Parallel()
 	blobs := [][]byte{content(9*mib, 40), content(3*mib, 41), content(200*kib, 42), content(100, 43)}
 	registry := newFake(always(fault{delay: time.Millisecond}), blobs...)
 	s := startScheduler(t)
-	startHost(t, "owner", true, s, registry)
+	startHost(t, "seed-1", true, s, registry)
 	liar := startHost(t, "host0", false, s, newFake(always(fault{lie: true}), blobs...))
 	hosts := make([]*host, 5)
 	for i := range hosts {
