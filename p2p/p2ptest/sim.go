@@ -23,7 +23,7 @@ type Config struct {
 	Full  int           // hosts that have everything, want nothing and serve
 	Size  int64         // of the blob; 1 GiB
 	Sizes []int64       // of several blobs, all of which each host wants; Size is their sum
-	Join  time.Duration // the hosts come spread over it, in random order
+	Join  time.Duration // the hosts come spread over it, in random order; 100 ms
 
 	Up, Down         float64 // bytes per second of a host; 125 MB
 	SeedUp, SeedDown float64 // and of a seed; those of a host
@@ -62,6 +62,7 @@ func (c Config) withDefaults() Config {
 	for _, n := range c.Sizes {
 		c.Size += n
 	}
+	c.Join = cmp.Or(c.Join, 100*time.Millisecond)
 	c.Up = cmp.Or(c.Up, 125e6)
 	c.Down = cmp.Or(c.Down, 125e6)
 	c.SeedUp = cmp.Or(c.SeedUp, c.Up)
@@ -199,11 +200,23 @@ func (n *node) join() {
 	}
 	n.connect()
 	n.came = n.now()
-	for _, b := range n.sim.blobs {
-		n.blob(b)
-		n.do(n.swarm.Want(n.now(), b, p2p.Origin{Registry: "registry", Repository: "image"}, n.sim.cfg.Lazy > 0, p2p.Background))
+	n.want(true)
+	if n.sim.cfg.Lazy == 0 {
+		n.sim.clock.after(n.sim.cfg.Step, func() { n.want(false) })
 	}
 	n.sim.clock.after(patience, n.startUp)
+}
+
+// want is what a node does when an image is opened, and when all of it is wanted,
+// in this order.
+func (n *node) want(lazy bool) {
+	if n.dead {
+		return
+	}
+	for _, b := range n.sim.blobs {
+		n.blob(b)
+		n.do(n.swarm.Want(n.now(), b, p2p.Origin{Registry: "registry", Repository: "image"}, lazy, p2p.Background))
+	}
 }
 
 // delay is that of one packet.

@@ -23,6 +23,7 @@ func (s *State) balance(w *swarm) {
 	for i := 0; i < len(w.peers) && left > 0; i++ {
 		w.cursor++
 		p := w.peers[w.cursor%len(w.peers)]
+		s.reform(p)
 		s.unload(p)
 		if p.wants {
 			if p.thin {

@@ -61,6 +61,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// staysLazy is how long one may read lazily and still be about to want all.
+const staysLazy = 2 * time.Second
+
 const (
 	backups      = 2    // parents of a stripe besides the first
 	chained      = 16   // hosts in a row

@@ -229,11 +229,14 @@ func (s *State) adopt(p, k *peer, st int) {
 	}
 }
 
-// orphan takes all children of p away and gives them other parents.
+// orphan takes all children of p away and gives them other parents. If there is a
+// reason, they are not to use p any more.
 func (s *State) orphan(p *peer, reason string) {
 	kids := s.disown(p)
 	for _, k := range kids {
-		s.send(k.host.ID, p2p.Gone{Host: p.host.ID, Reason: reason})
+		if reason != "" {
+			s.send(k.host.ID, p2p.Gone{Host: p.host.ID, Reason: reason})
+		}
 	}
 	s.own(p.swarm)
 	for _, k := range kids {

@@ -113,7 +113,7 @@ func (f *search) last() *peer {
 			f.consider(q, q.have.Offers(&f.p.have, f.st) > 0 && int(q.prim) < f.s.cfg.Fanout)
 		}
 	}
-	if f.best == nil && len(w.sources) == 0 {
+	if f.best == nil && len(w.sources) == 0 && !f.s.aside(f.p) {
 		f.consider(w.origin, f.s.spare(w.origin, f.st) > 0)
 	}
 	return f.best
@@ -123,7 +123,7 @@ func (f *search) last() *peer {
 // is neither such a seed nor any complete host.
 func (f *search) sources() []*peer {
 	w := f.p.swarm
-	if len(w.sources) == 0 && w.fulls == 0 {
+	if len(w.sources) == 0 && w.fulls == 0 && !f.s.aside(f.p) {
 		return []*peer{w.origin}
 	}
 	return w.sources

@@ -68,7 +68,7 @@ func (s *State) roleOf(p *peer) role {
 		return idle
 	case p.host.Seed && !slow && (p.have.Full() || p.swarm.owner == p):
 		return source
-	case slow || p.host.Seed || !p.wants && !p.have.Full():
+	case slow || p.host.Seed || !p.have.Full() && (!p.wants || s.aside(p)):
 		if p.have.Count() > 0 {
 			return other
 		}
@@ -77,6 +77,13 @@ func (s *State) roleOf(p *peer) role {
 		return full
 	}
 	return node
+}
+
+// aside reports whether a peer goes on reading lazily while others want all of the
+// blob. It gets nothing by itself, so nobody hangs on it, nor does it stand
+// between others and the origin. (Those who want all begin by reading.)
+func (s *State) aside(p *peer) bool {
+	return p.lazy && p.swarm.fillers > 0 && s.now.Sub(p.lazySince) >= staysLazy
 }
 
 // relist gives a peer the role that it can fill now. Peers that were waiting

@@ -28,13 +28,14 @@ type swarm struct {
 	doubted  []*peer // who said more than they had
 	hungry   bool    // noted in State.hungry
 
-	origin *peer                    // stands for the origin; its children hold leases
-	owner  *peer                    // the seed that fetches
-	failed map[p2p.HostID]time.Time // seeds that could not fetch it, till when
-	places []place
-	whole  bool    // somebody wants all of it
-	alone  int     // peers that may go to the origin by themselves
-	book   []*peer // who holds a lease of each piece; nil: nobody ever did
+	origin  *peer                    // stands for the origin; its children hold leases
+	owner   *peer                    // the seed that fetches
+	failed  map[p2p.HostID]time.Time // seeds that could not fetch it, till when
+	places  []place
+	whole   bool    // somebody wants, or wanted, all of it
+	fillers int     // who want all of it
+	alone   int     // peers that may go to the origin by themselves
+	book    []*peer // who holds a lease of each piece; nil: nobody ever did
 
 	sums  sums
 	pace  pace // seconds per MiB of its transfers
@@ -84,6 +85,7 @@ type peer struct {
 	fibs             int
 	doubted          time.Time // till when it is not believed to have what it says
 	progressAt       time.Time
+	lazySince        time.Time
 	leasedAt         time.Time
 	more             bool // there was more to lease than it may hold
 }
@@ -170,6 +172,7 @@ func (s *State) unwant(p *peer) {
 	}
 	p.wants, p.lease, p.more = false, 0, false
 	s.release(p)
+	s.fills(p, !p.lazy, false)
 	if w.wanting--; w.wanting == 0 {
 		s.active = without(s.active, w)
 		w.whole = false
@@ -202,11 +205,17 @@ func (s *State) want(h *host, m p2p.Want) error {
 		s.fetch(w)
 		s.spread(w)
 	}
-	changed := p.lazy != m.Lazy
+	changed, filled := p.lazy != m.Lazy, p.wants && !p.lazy
+	if !p.wants || changed {
+		p.lazySince = s.now
+	}
 	p.lazy, p.priority = m.Lazy, m.Priority
 	if changed {
 		p.letGo()
 		s.again(p)
+	}
+	if p.wants {
+		s.fills(p, filled, !p.lazy)
 	}
 	if w.tiny != nil {
 		s.give(p)
@@ -217,6 +226,9 @@ func (s *State) want(h *host, m p2p.Want) error {
 		return nil
 	}
 	p.wants, p.progressAt = true, s.now
+	if !p.lazy {
+		s.fills(p, false, true)
+	}
 	if w.wanting++; w.wanting == 1 {
 		s.active = append(s.active, w)
 		s.plan()
@@ -227,6 +239,42 @@ func (s *State) want(h *host, m p2p.Want) error {
 	s.touch(p)
 	s.tellAll(p)
 	return nil
+}
+
+// fills notes whether a peer wants all of the blob.
+func (s *State) fills(p *peer, was, is bool) {
+	if was {
+		p.swarm.fillers--
+	}
+	if is {
+		p.swarm.fillers++
+	}
+	if !is || was || s.roleOf(p) == p.role {
+		return
+	}
+	s.relist(p)
+	for st := range p.links { // it gets its place as if it came now
+		s.detach(p, st)
+	}
+	s.settle(p)
+}
+
+// reform gives a peer the role that it can fill now, and its children other
+// parents if it can be none any more.
+func (s *State) reform(p *peer) {
+	if !p.wants || s.roleOf(p) == p.role {
+		return
+	}
+	s.relist(p)
+	if p.role == idle || p.role == other {
+		for st := range p.links {
+			if p.links[st].parents[0] == p.swarm.origin {
+				s.detach(p, st)
+			}
+		}
+		s.orphan(p, "")
+		s.settle(p)
+	}
 }
 
 // inventory takes what a host says it has.

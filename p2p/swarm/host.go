@@ -50,9 +50,10 @@ type Host struct {
 	flight   int64 // bytes asked of peers and not here
 	meter    meter
 	latency  latency
-	queue    []*blob // that want all, the most urgent and oldest first
-	requeue  bool    // queue may be wrong
-	origins  int     // requests to the origin under way
+	queue    []*blob   // that want all, the most urgent and oldest first
+	requeue  bool      // queue may be wrong
+	moved    time.Time // a piece arrived
+	origins  int       // requests to the origin under way
 	originAt time.Time
 	proven   bool // the origin has sent a piece since then
 }

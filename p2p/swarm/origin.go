@@ -10,13 +10,14 @@ import (
 // How long a host without what it needs waits for its peers and its scheduler
 // before it goes to the origin by itself.
 const (
-	neededAfter  = 2 * time.Second  // somebody waits, whatever the scheduler says
+	neededAfter  = 2 * time.Second  // somebody waits and nothing is on its way here, whatever the scheduler says
 	allowedAfter = 2 * time.Second  // the scheduler said that it may
 	silentAfter  = 10 * time.Second // the scheduler said nothing
 	lostAfter    = 3 * time.Second  // no scheduler can be reached
+	hopeless     = 20 * time.Second // whatever the scheduler says
 	originPause  = 500 * time.Millisecond
 	originAfter  = 250 * time.Millisecond // the next request begins while the one before has not brought anything
-	originHangs  = 5 * time.Second        // without news: blobs of which nothing is under way do not wait any longer
+	originTurn   = 15 * time.Second       // that a blob waits for others
 	hearing      = 2 * time.Second        // until the scheduler knows for sure what it was told
 	aloneRun     = 1                      // requests of a host that goes by itself: others may do so, too
 )
@@ -219,7 +220,7 @@ func (h *Host) originRun(b *blob) int {
 // for: at most so many are under way, of all blobs. They begin one after the other, each when the one before has shown what the
 // line is worth: on a thin one, several at once would all take long.
 func (h *Host) originOpen(b *blob, most int) bool {
-	if h.origins >= most && (b.source.requests > 0 || h.now.Sub(h.originAt) < originHangs) {
+	if h.origins >= most && (b.source.requests > 0 || h.now.Sub(b.lastMoved()) < originTurn) {
 		return false
 	}
 	if h.origins == 0 || h.proven {
@@ -241,6 +242,14 @@ func (h *Host) originFailed(b *blob, _ p2p.Failure) {
 	h.wake(b.source.blocked)
 }
 
+// lastMoved returns when something of the blob arrived last, or it was wanted.
+func (b *blob) lastMoved() time.Time {
+	if b.source.moved.After(b.source.since) {
+		return b.source.moved
+	}
+	return b.source.since
+}
+
 // patience decides whether the host goes to the origin by itself: when nothing
 // has moved for a while that depends on who might still help.
 func (h *Host) patience(b *blob) {
@@ -254,9 +263,9 @@ func (h *Host) patience(b *blob) {
 		s.alone = true
 		return
 	}
-	last := s.since
-	if s.moved.After(last) {
-		last = s.moved
+	last := b.lastMoved()
+	if h.flight+int64(h.origins) > 0 && h.moved.After(last) && h.now.Sub(last) < hopeless {
+		last = h.moved // it is the turn of other blobs
 	}
 	still := h.now.Sub(last)
 	switch {
@@ -269,7 +278,10 @@ func (h *Host) patience(b *blob) {
 	default:
 		s.alone = false
 	}
-	if len(b.needed) > 0 && still >= neededAfter {
+	if len(b.needed) > 0 && (still >= neededAfter && h.flight == 0 || still >= silentAfter) {
+		s.alone = true
+	}
+	if b.filling() && still >= hopeless {
 		s.alone = true
 	}
 }

@@ -258,10 +258,7 @@ func (b *blob) ending() bool { return (b.n-b.count)*endingBelow <= b.n }
 // starving reports whether so little has been on its way to this host for so long
 // that any source will do.
 func (h *Host) starving(b *blob, wait time.Duration) bool {
-	last := b.source.moved
-	if b.source.since.After(last) {
-		last = b.source.since
-	}
+	last := b.lastMoved()
 	wait = max(wait, h.pieces(b, fewPieces))
 	if h.meter.rate(h.now) == 0 {
 		wait = max(wait, starveFor) // who knows what the line is worth

@@ -22,7 +22,7 @@ type accusation struct {
 // arrive judges a piece that came from a parent, or from the origin (nil).
 func (h *Host) arrive(r *request, i int, sum p2p.Sum) {
 	b, from := r.blob, r.from
-	b.source.moved = h.now
+	b.source.moved, h.moved = h.now, h.now
 	switch {
 	case b.have.has(i), b.held.has(i) && from != nil:
 		h.do(Ignore{r.id, i})
