@@ -56,6 +56,7 @@ type network struct {
 	server  *peer.Server // nil: gives nothing
 	pieces  net.Listener // until server has it
 	kick    chan struct{}
+	seed    bool
 
 	mu      sync.Mutex // guards what follows and what shares say; nobody waits while it is held
 	links   *peer.Links
@@ -63,6 +64,7 @@ type network struct {
 	armed   time.Time // when loop wakes up
 	up      map[string]bool
 	shares  map[digest.Digest]*share
+	more    chan struct{} // closed when there is one more
 	running map[uint64]context.CancelCauseFunc
 	watches map[watched]context.CancelCauseFunc
 }
@@ -78,7 +80,7 @@ type watched struct {
 func openNetwork(f *Fetcher, c *Network) error {
 	schedulers := slices.Compact(slices.Sorted(slices.Values(c.Schedulers)))
 	n := &network{
-		f: f, log: f.log, pieces: c.Listener, tokens: c.Tokens, kick: make(chan struct{}, 1),
+		f: f, log: f.log, pieces: c.Listener, tokens: c.Tokens, kick: make(chan struct{}, 1), seed: c.Self.Seed, more: make(chan struct{}),
 		host: swarm.New(swarm.Config{Self: c.Self, Schedulers: schedulers, OriginRun: originRun}),
 		up:   map[string]bool{}, shares: map[digest.Digest]*share{},
 		running: map[uint64]context.CancelCauseFunc{}, watches: map[watched]context.CancelCauseFunc{},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -19,11 +20,34 @@ type serving struct{ n *network }
 
 var _ peer.Blobs = serving{}
 
+// orderWithin is how much later than a child that was told of it a seed may hear
+// that it owns a blob.
+const orderWithin = time.Second
+
+// find returns the share of a blob. A seed waits a moment for the order: its
+// children hear from the scheduler on other streams, and may be here first. The
+// caller holds n.mu, which find gives up meanwhile.
 func (v serving) find(d digest.Digest) (*share, error) {
-	if s := v.n.shares[d]; s != nil {
-		return s, nil
+	t := time.NewTimer(orderWithin)
+	defer t.Stop()
+	for wait := v.n.seed; ; {
+		if s := v.n.shares[d]; s != nil {
+			return s, nil
+		}
+		if !wait {
+			return nil, fmt.Errorf("blob %s: %w", d, peer.ErrNotFound)
+		}
+		more := v.n.more
+		v.n.mu.Unlock()
+		select {
+		case <-more:
+		case <-t.C:
+			wait = false
+		case <-v.n.f.ctx.Done():
+			wait = false
+		}
+		v.n.mu.Lock()
 	}
-	return nil, fmt.Errorf("blob %s: %w", d, peer.ErrNotFound)
 }
 
 func (v serving) Stat(d digest.Digest) (int64, error) {

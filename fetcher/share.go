@@ -81,6 +81,8 @@ func (n *network) share(b p2p.Blob) *share {
 			landed: map[int]*landing{}, refused: map[int]bool{}, adding: map[int]bool{},
 		}
 		n.shares[b.Digest] = s
+		close(n.more)
+		n.more = make(chan struct{})
 	}
 	return s
 }
