@@ -42,7 +42,6 @@ func TestNetworkSeedDelay(t *testing.T) {
 // TestNetworkCloseReading holds that a host can be closed while it reads from a
 // peer that is slow.
 func TestNetworkCloseReading(t *testing.T) {
-	t.Parallel()
 	data := content(4*mib, 21)
 	registry := newFake(always(fault{delay: 300 * time.Millisecond}), data)
 	s := startScheduler(t)
@@ -69,7 +68,6 @@ func TestNetworkCloseReading(t *testing.T) {
 // TestNetworkFullDisk holds that a host gets a blob that its disk does not take,
 // and that a seed with such a disk keeps nobody from it.
 func TestNetworkFullDisk(t *testing.T) {
-	t.Parallel()
 	for _, seed := range []bool{false, true} {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			data := content(24*mib, 22)
@@ -99,7 +97,6 @@ func TestNetworkFullDisk(t *testing.T) {
 // TestNetworkTinyFullDisk holds that a tiny blob, which comes with the
 // scheduler's answer, is read although the disk takes no byte.
 func TestNetworkTinyFullDisk(t *testing.T) {
-	t.Parallel()
 	data := content(100, 23)
 	s := startScheduler(t)
 	dir := smallDisk(t, "1m")
@@ -139,7 +136,6 @@ func fillDisk(t testing.TB, dir string) {
 // TestNetworkEvicted holds that a blob that made room for another is not given
 // any more, and is again once it is back.
 func TestNetworkEvicted(t *testing.T) {
-	t.Parallel()
 	data, other := content(3*mib, 24), content(3*mib, 25)
 	s := startScheduler(t)
 	small := startHostWith(t, "host0", s, func(c *fetcher.Config) {
@@ -171,7 +167,6 @@ func TestNetworkEvicted(t *testing.T) {
 // TestNetworkLeave holds that nothing goes on once the last user of a blob has
 // left in the middle, and that it can be taken up again.
 func TestNetworkLeave(t *testing.T) {
-	t.Parallel()
 	data := content(30*mib, 26)
 	registry := newFake(always(fault{delay: 4 * time.Millisecond}), data)
 	s := startScheduler(t)
@@ -228,7 +223,6 @@ func gauge(t testing.TB, r *prometheus.Registry, name string) float64 {
 
 // TestNetworkTaker holds that a host that gives nothing gets what others have.
 func TestNetworkTaker(t *testing.T) {
-	t.Parallel()
 	data := content(5*mib, 27)
 	s := startScheduler(t)
 	h := startHost(t, "host0", false, s, newFake(nil, data))
@@ -244,7 +238,6 @@ func TestNetworkTaker(t *testing.T) {
 // TestNetworkLimits holds that what peers send counts for the limit of the host,
 // and not for that of the origin.
 func TestNetworkLimits(t *testing.T) {
-	t.Parallel()
 	data := content(8*mib, 28)
 	s := startScheduler(t)
 	h := startHost(t, "host0", false, s, newFake(nil, data))
@@ -271,7 +264,6 @@ func TestNetworkLimits(t *testing.T) {
 // TestNetworkThrough holds that a range comes through hosts that have nothing of
 // the blob, and leaves the origin about once.
 func TestNetworkThrough(t *testing.T) {
-	t.Parallel()
 	data := content(40*mib, 29)
 	registry := newFake(nil, data)
 	s := startScheduler(t)
@@ -298,7 +290,6 @@ func TestNetworkThrough(t *testing.T) {
 // TestNetworkFill holds that hosts which have read parts of a blob fill it in the
 // background as they need it, and that little is asked of the origin twice.
 func TestNetworkFill(t *testing.T) {
-	t.Parallel()
 	for _, seed := range []bool{true, false} {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			data := content(20*mib, 30)
@@ -335,7 +326,6 @@ func TestNetworkFill(t *testing.T) {
 // TestNetworkWrongSize holds that an image which says a wrong size of a blob
 // keeps nobody else from it.
 func TestNetworkWrongSize(t *testing.T) {
-	t.Parallel()
 	data := content(5*mib, 31)
 	registry := newFake(nil, data)
 	s := startScheduler(t)
@@ -356,7 +346,6 @@ func TestNetworkWrongSize(t *testing.T) {
 // TestNetworkKilled holds that a host which was killed in the middle of a
 // download goes on with what it has.
 func TestNetworkKilled(t *testing.T) {
-	t.Parallel()
 	data := content(20*mib, 32)
 	registry := newFake(always(fault{delay: 5 * time.Millisecond}), data)
 	s, hosts := cluster(t, registry, registry)

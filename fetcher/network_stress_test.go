@@ -18,7 +18,6 @@ import (
 // them, while one of them has an origin that lies: no caller that checks what it
 // gets, and says what was wrong, goes without the right bytes.
 func TestNetworkStress(t *testing.T) {
-	t.Parallel()
 	blobs := [][]byte{content(9*mib, 40), content(3*mib, 41), content(200*kib, 42), content(100, 43)}
 	registry := newFake(always(fault{delay: time.Millisecond}), blobs...)
 	s := startScheduler(t)

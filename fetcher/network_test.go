@@ -146,7 +146,6 @@ func startHostWith(t testing.TB, id p2p.HostID, s *scheduler, change func(*fetch
 // TestNetworkWhole holds that hosts which want all of a blob at once get it of
 // each other, with a seed and without one.
 func TestNetworkWhole(t *testing.T) {
-	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		seed bool
@@ -219,7 +218,6 @@ func known(t testing.TB, s *scheduler, hosts ...p2p.HostID) {
 // TestNetworkLazy holds that ranges which several hosts read leave the origin
 // about once.
 func TestNetworkLazy(t *testing.T) {
-	t.Parallel()
 	for _, seed := range []bool{true, false} {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			data := content(40*mib, 8)
@@ -282,7 +280,6 @@ func all(t testing.TB, data []byte, hosts ...*host) {
 // TestNetworkSpoiledDisk holds that a host whose disk has changed what it keeps
 // spoils no other host's bytes.
 func TestNetworkSpoiledDisk(t *testing.T) {
-	t.Parallel()
 	data := content(20*mib, 9)
 	registry := newFake(nil, data)
 	_, hosts := cluster(t, registry, registry, registry)
@@ -310,7 +307,6 @@ func spoil(t testing.TB, h *host, data []byte) {
 // TestNetworkLyingMirror holds that hosts get right bytes though one of them
 // has wrong ones of its origin, and tells their sums.
 func TestNetworkLyingMirror(t *testing.T) {
-	t.Parallel()
 	data := content(20*mib, 10)
 	registry := newFake(nil, data)
 	_, hosts := cluster(t, newFake(func(i int, _ request) fault { return fault{lie: i < 8} }, data), registry, registry)
@@ -345,7 +341,6 @@ func readRight(t testing.TB, data []byte, hosts ...*host) {
 // TestNetworkWithoutScheduler holds that hosts finish when the scheduler goes
 // while they download, and that it knows everything again when it is back.
 func TestNetworkWithoutScheduler(t *testing.T) {
-	t.Parallel()
 	data := content(30*mib, 11)
 	registry := newFake(always(fault{delay: 2 * time.Millisecond}), data)
 	s, hosts := cluster(t, registry, registry, registry, registry)
@@ -375,7 +370,6 @@ func TestNetworkWithoutScheduler(t *testing.T) {
 // TestNetworkSilentParent holds that a parent that takes requests and answers
 // none delays nobody for long.
 func TestNetworkSilentParent(t *testing.T) {
-	t.Parallel()
 	data := content(20*mib, 12)
 	registry := newFake(nil, data)
 	s, hosts := cluster(t, registry, registry)
@@ -405,7 +399,6 @@ func TestNetworkSilentParent(t *testing.T) {
 // TestNetworkKept holds that what is on disk is given to others after a
 // restart, and no more once it is evicted.
 func TestNetworkKept(t *testing.T) {
-	t.Parallel()
 	data := content(3*mib, 13)
 	registry := newFake(nil, data)
 	s, hosts := cluster(t, registry, newFake(nil))
