@@ -97,6 +97,7 @@ func (h *Host) Tick(now time.Time) []Action {
 			h.age(b)
 			h.late(b)
 			h.patience(b)
+			h.listen(b)
 		}
 	}
 	for _, b := range h.order {

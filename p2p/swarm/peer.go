@@ -136,6 +136,18 @@ func (h *Host) subscribe(b *blob, p *parent) {
 	h.do(Subscribe{p.host, b.Blob})
 }
 
+// listen subscribes again to parents whose news broke off.
+func (h *Host) listen(b *blob) {
+	if b.count == b.n || !b.wanted {
+		return
+	}
+	for _, p := range b.parents {
+		if p.stripes != 0 && !p.liar {
+			h.subscribe(b, p)
+		}
+	}
+}
+
 func (h *Host) unsubscribe(b *blob, p *parent) {
 	h.clear(b, p)
 	if p.subscribed {
