@@ -15,7 +15,7 @@ import (
 func TestBan(t *testing.T) {
 	t.Parallel()
 	var text record
-	s := startLogged(t, slog.New(slog.NewTextHandler(&text, nil)), func(c *Config) { c.Swarms.Ban = Duration{3 * time.Second} })
+	s := startLogged(t, slog.New(slog.NewTextHandler(&text, nil)), func(c *Config) { c.Swarms.Ban = Duration{6 * time.Second} })
 	seed := join(t, s, nil, host("seed", true), all)
 	seed.say(t, p2p.Digests{Digest: blob.Digest, Sums: make([]p2p.Sum, 40), Verified: true})
 	join(t, s, nil, host("liar", false), all)
@@ -39,10 +39,10 @@ func TestBan(t *testing.T) {
 		p, ok := m.(p2p.Parents)
 		return ok && !slices.ContainsFunc(p.Stripes, func(of []p2p.Host) bool { return len(of) != 1 || of[0].ID != "seed" })
 	})
+	eventually(t, s, `dfscheduler_bans_total{what="banned"} 1`+"\n")
 	if got := get(t, s, "/debug"); !strings.Contains(got, "BANS (1)") || !strings.Contains(got, reason) {
 		t.Errorf("/debug does not show the ban:\n%s", got)
 	}
-	eventually(t, s, `dfscheduler_bans_total{what="banned"} 1`+"\n")
 	for _, part := range []string{`accuser=child peer=liar`, `level=WARN msg="host is banned: it serves nobody" peer=liar reason="` + reason + `"`} {
 		if got := text.String(); !strings.Contains(got, part) {
 			t.Errorf("the log does not say %q:\n%s", part, got)
