@@ -359,8 +359,8 @@ func TestNetworkKilled(t *testing.T) {
 		}
 		return nil
 	})
-	dir := tempDir(t)
-	if err := errors.Join(os.CopyFS(dir, os.DirFS(hosts[0].dir)), hosts[0].Close()); err != nil {
+	dir := copyDir(t, hosts[0].dir)
+	if err := hosts[0].Close(); err != nil {
 		t.Fatal(err)
 	}
 	wg.Wait()

@@ -380,10 +380,7 @@ func TestNetworkSilentParent(t *testing.T) {
 	}
 	defer mute.Close()
 	liar := &host{id: "mute", dir: hosts[0].dir}
-	copyOf := tempDir(t)
-	if err := os.CopyFS(copyOf, os.DirFS(hosts[0].dir)); err != nil {
-		t.Fatal(err)
-	}
+	copyOf := copyDir(t, hosts[0].dir)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -394,6 +391,18 @@ func TestNetworkSilentParent(t *testing.T) {
 	}})
 	known(t, s, "mute")
 	all(t, data, hosts[1])
+}
+
+// copyDir copies the folder of a fetcher that goes on writing there: files may
+// vanish meanwhile.
+func copyDir(t testing.TB, from string) string {
+	t.Helper()
+	var dir string
+	eventually(t, func() error {
+		dir = tempDir(t)
+		return os.CopyFS(dir, os.DirFS(from))
+	})
+	return dir
 }
 
 // TestNetworkKept holds that what is on disk is given to others after a
