@@ -2,10 +2,12 @@ package fetcher
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/store"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/swarm"
 )
 
@@ -30,6 +32,38 @@ func (s *share) match() {
 			s.n.log.Warn("blob not marked as verified", "blob", s.blob.Digest, "err", err)
 		}
 	}
+}
+
+// rehash tells the sums of a blob that is on disk since before the start. What a
+// disk has spoiled meanwhile must not become a sum, so the whole is compared
+// once more, and thrown away if it is wrong.
+func (s *share) rehash() {
+	b, err := s.n.open(s.blob, s.n.repoOf(s))
+	if err != nil {
+		s.n.log.Warn("kept blob cannot be read", "blob", s.blob.Digest, "err", err)
+		return
+	}
+	defer b.Close()
+	v := s.blob.Digest.Verifier()
+	sums := make([]p2p.Sum, s.blob.Pieces())
+	for i := range sums {
+		data, err := s.read(b.c, i)
+		if err != nil {
+			s.n.log.Debug("kept blob not hashed", "blob", s.blob.Digest, "err", err)
+			return // it was taken away, and that was told
+		}
+		sums[i] = sha256.Sum256(data)
+		_, _ = v.Write(data) // a hash takes everything
+		putBuffer(data)
+	}
+	if !v.Verified() {
+		s.n.log.Warn("the disk has spoiled a kept blob; it is thrown away", "blob", s.blob.Digest)
+		if err := b.c.discard(0, s.blob.Size); err != nil {
+			s.n.log.Warn("kept blob not thrown away", "blob", s.blob.Digest, "err", err)
+		}
+		return
+	}
+	s.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action { return h.Hashed(now, s.blob.Digest, sums) })
 }
 
 // hash reports whether the blob matches its digest.

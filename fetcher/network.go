@@ -211,6 +211,10 @@ func (n *network) judge(a swarm.Action) {
 		if s := n.shares[a.Digest]; s != nil {
 			n.f.start(s.match)
 		}
+	case swarm.Hash:
+		if s := n.shares[a.Blob.Digest]; s != nil {
+			n.f.start(s.rehash)
+		}
 	case swarm.Data:
 		if s := n.shares[a.Blob.Digest]; s != nil {
 			n.f.start(func() { s.take(a.Data) })

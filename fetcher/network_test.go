@@ -429,3 +429,36 @@ func TestNetworkKept(t *testing.T) {
 	connected(t, s, 2)
 	all(t, data, hosts[1]) // its origin has nothing
 }
+
+// TestNetworkRestarted holds that a blob which nobody has sums of, since host and
+// scheduler were restarted, is passed on, and that what the disk has spoiled
+// meanwhile is not.
+func TestNetworkRestarted(t *testing.T) {
+	data := content(24*mib, 14)
+	for _, spoiled := range []bool{false, true} {
+		t.Run(fmt.Sprint("spoiled ", spoiled), func(t *testing.T) {
+			registry := newFake(nil, data)
+			dir := tempDir(t)
+			first := open(t, fetcher.Config{Dir: dir, Sources: []fetcher.Source{registry}})
+			b := openBlob(t, first, ref(data))
+			if err := errors.Join(b.Verify(t.Context(), fetcher.Background), b.Close(), first.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if spoiled {
+				spoil(t, &host{dir: dir}, data)
+			}
+			s := startScheduler(t)
+			startHostWith(t, "host0", s, func(c *fetcher.Config) { c.Dir = dir })
+			hosts := make([]*host, 3)
+			for i := range hosts {
+				hosts[i] = startHost(t, p2p.HostID(fmt.Sprint("host", i+1)), false, s, registry)
+			}
+			connected(t, s, 4)
+			sent := registry.bytesSent()
+			readRight(t, data, hosts...)
+			if more := registry.bytesSent() - sent; !spoiled && more > 0 {
+				t.Errorf("%d bytes from the origin though a host has the blob", more)
+			}
+		})
+	}
+}
