@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help build test lint verify demo bench e2e fuzz install-deps clean
+.PHONY: help build test lint verify demo bench bench-many faults soak e2e fuzz install-deps clean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -24,6 +24,16 @@ demo: install-deps ## pull and run an image lazily and with overlayfs, side by s
 
 bench: install-deps ## the figures of the README on one node (ROUNDS=3)
 	script/bench one-node $(ROUNDS)
+
+bench-many: install-deps ## the figures of many hosts at once (about an hour; FLAGS=… as of script/bench many-nodes -help)
+	script/bench many-nodes $(FLAGS)
+
+faults: install-deps ## what the piece network must survive, on eight hosts (about an hour; RUN=… for some of it)
+	script/bench faults $(RUN)
+
+soak: install-deps ## an hour of simulated clusters, then ten minutes of real hosts: nothing may grow
+	go test ./p2p/p2ptest -run TestSoak -soak 1h -timeout 2h -v
+	script/bench many-nodes -soak 10m -nodes 4
 
 e2e: install-deps ## the tests on a real containerd only (RUN=… for some of them)
 	script/test -run '$(or $(RUN),.)' ./script/e2e/...
