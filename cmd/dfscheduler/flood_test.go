@@ -290,8 +290,11 @@ func TestDeaf(t *testing.T) {
 		s.hub.deliver([]sched.Send{{To: "deaf", Message: parents}})
 		s.hub.mu.Unlock()
 	}
-	if got := out.size; got > maxOutboxSize+sizeOf(parents) {
-		t.Errorf("%d bytes wait", got)
+	out.mu.Lock()
+	waiting := out.size
+	out.mu.Unlock()
+	if waiting > maxOutboxSize+sizeOf(parents) {
+		t.Errorf("%d bytes wait", waiting)
 	}
 	settle(t, s, 0)
 	if code := n.ends(t); code != codes.ResourceExhausted {
