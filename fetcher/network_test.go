@@ -1,6 +1,7 @@
 package fetcher_test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"syscall"
 	"testing"
@@ -38,56 +40,68 @@ type scheduler struct {
 	addr, debug string
 	config      string
 	cmd         *exec.Cmd
+	silent      chan struct{} // closed when it says no more
 }
 
 func startScheduler(t testing.TB) *scheduler {
 	t.Helper()
-	s := &scheduler{addr: freeAddr(t), debug: freeAddr(t)}
-	s.config = filepath.Join(t.TempDir(), "dfscheduler.toml")
-	text := fmt.Sprintf("listen = %q\n[debug]\nlisten = %q\n", s.addr, s.debug)
-	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	s := &scheduler{config: filepath.Join(t.TempDir(), "dfscheduler.toml"), addr: "127.0.0.1:0", debug: "127.0.0.1:0"}
 	s.start(t)
 	t.Cleanup(s.kill)
 	return s
 }
 
+// start starts it, where it was before if it was anywhere.
 func (s *scheduler) start(t testing.TB) {
 	t.Helper()
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.cmd = exec.Command(path, "--config", s.config)
-	if testing.Verbose() {
-		s.cmd.Stderr = os.Stderr
-	}
-	if err := s.cmd.Start(); err != nil {
+	text := fmt.Sprintf("listen = %q\n[debug]\nlisten = %q\n", s.addr, s.debug)
+	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error {
-		resp, err := http.Get("http://" + s.debug + "/readyz")
-		if err != nil {
-			return err
+	eventually(t, func() error { return s.run(path) }) // its port may be in use for a moment
+}
+
+var readyLine = regexp.MustCompile(`msg=ready address=(\S+) debug=(\S+)`)
+
+// run starts the process and learns its addresses.
+func (s *scheduler) run(path string) error {
+	cmd := exec.Command(path, "--config", s.config)
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ready, silent := make(chan []string, 1), make(chan struct{})
+	go func() {
+		defer close(silent)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			if testing.Verbose() {
+				fmt.Fprintln(os.Stderr, lines.Text())
+			}
+			if m := readyLine.FindStringSubmatch(lines.Text()); m != nil {
+				ready <- m
+			}
 		}
-		return resp.Body.Close()
-	})
+	}()
+	select {
+	case m := <-ready:
+		s.cmd, s.silent, s.addr, s.debug = cmd, silent, m[1], m[2]
+		return nil
+	case <-silent:
+		return fmt.Errorf("dfscheduler ended: %w", cmd.Wait())
+	}
 }
 
 func (s *scheduler) kill() {
 	_ = s.cmd.Process.Kill() // it may have ended
+	<-s.silent
 	_ = s.cmd.Wait()
-}
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // eventually waits until f returns nil.
