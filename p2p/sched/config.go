@@ -30,7 +30,7 @@ type Config struct {
 	Balance  time.Duration // swarms are looked at for better parents this often; 500 ms
 
 	MaxHosts int // hosts at a time; 100,000
-	MaxBlobs int // blobs of one host; 16,384
+	MaxBlobs int // blobs of one host; 65,536
 	MaxPeers int // pairs of host and blob; 4,000,000
 	MaxTrial int // complaints of one host that wait for a witness; 8
 }
@@ -55,7 +55,7 @@ func (c Config) withDefaults() Config {
 	orTime(&c.Flush, 50*time.Millisecond)
 	orTime(&c.Balance, time.Second/2)
 	or(&c.MaxHosts, 100_000)
-	or(&c.MaxBlobs, 16_384)
+	or(&c.MaxBlobs, 65_536)
 	or(&c.MaxPeers, 4_000_000)
 	or(&c.MaxTrial, 8)
 	return c

@@ -77,7 +77,7 @@ func (s *State) announce(from p2p.HostID, m p2p.Announce) error {
 		slices.SortFunc(s.seeds, func(a, b *host) int { return cmp.Compare(a.ID, b.ID) })
 	}
 	for _, i := range m.Inventory {
-		// A blob whose size others dispute must not keep the rest out.
+		// A blob that is one too many must not keep the rest out.
 		if err := s.inventory(h, i); err != nil {
 			continue
 		}

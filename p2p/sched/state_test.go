@@ -51,7 +51,6 @@ func TestRefused(t *testing.T) {
 		"no have-map":              {"a", p2p.Announce{Host: host("a"), Inventory: []p2p.Inventory{{Blob: layer}}}, p2p.ErrInvalid},
 		"another have-map":         {"a", p2p.Inventory{Blob: layer, Have: have(7)}, p2p.ErrInvalid},
 		"two sizes in a message":   {"a", p2p.Announce{Host: host("a"), Inventory: []p2p.Inventory{{Blob: layer, Have: have(20)}, {Blob: p2p.Blob{Digest: layer.Digest, Size: 5}, Have: have(1)}}}, p2p.ErrInvalid},
-		"another size":             {"a", p2p.Want{Blob: p2p.Blob{Digest: layer.Digest, Size: 5}}, p2p.ErrInvalid},
 		"a negative size":          {"a", p2p.Want{Blob: p2p.Blob{Digest: layer.Digest, Size: -1}}, p2p.ErrInvalid},
 		"no digest":                {"a", p2p.Want{Blob: p2p.Blob{Digest: "layer", Size: 1}}, p2p.ErrInvalid},
 		"one blob too many":        {"a", p2p.Want{Blob: p2p.Blob{Digest: digest.FromString("4"), Size: 5}}, sched.ErrLimit},
@@ -94,6 +93,37 @@ func TestRefused(t *testing.T) {
 				t.Errorf("and changes (-before +after):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Who has a manifest with another size of a blob is on its own with that blob,
+// and keeps its stream.
+func TestDisputedSize(t *testing.T) {
+	t.Parallel()
+	s := sched.New(sched.Config{})
+	for _, id := range []p2p.HostID{"a", "b"} {
+		send(t, s, id, p2p.Announce{Host: host(id)})
+	}
+	send(t, s, "a", p2p.Want{Blob: layer})
+	odd := p2p.Blob{Digest: layer.Digest, Size: 5}
+	sends, err := s.Handle(start, "b", p2p.Want{Blob: odd})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []sched.Send{
+		{To: "b", Message: p2p.Parents{Digest: layer.Digest, Stripes: make([][]p2p.Host, 1)}},
+		{To: "b", Message: p2p.Source{Digest: layer.Digest, Allowed: true}},
+	}
+	if diff := cmp.Diff(want, sends); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	before := fmt.Sprint(s.Swarms())
+	sends, err = s.Handle(start, "b", p2p.Inventory{Blob: odd, Have: p2p.FullHave(1), Verified: true})
+	if err != nil || len(sends) > 0 {
+		t.Errorf("an inventory: %v, and sends %+v", err, sends)
+	}
+	if after := fmt.Sprint(s.Swarms()); after != before {
+		t.Errorf("the swarm was %s and is %s", before, after)
 	}
 }
 

@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -103,10 +104,14 @@ func (s *State) swarmOf(b p2p.Blob) (*swarm, error) {
 		s.swarms[b.Digest] = w
 	}
 	if w.blob.Size != b.Size {
-		return nil, fmt.Errorf("blob %s of %d bytes is said to have %d: %w", b.Digest, w.blob.Size, b.Size, p2p.ErrInvalid)
+		return nil, fmt.Errorf("%w: %s has %d, or %d", errSize, b.Digest, w.blob.Size, b.Size)
 	}
 	return w, nil
 }
+
+// errSize reports a blob of which others say another size: a manifest is wrong,
+// and who read it is not to blame.
+var errSize = errors.New("the size of a blob is disputed")
 
 // join returns the peer of a host in a swarm, new if need be.
 func (s *State) join(h *host, b p2p.Blob) (*peer, error) {
@@ -191,6 +196,11 @@ func (s *State) want(h *host, m p2p.Want) error {
 		return nil
 	}
 	p, err := s.join(h, m.Blob)
+	if errors.Is(err, errSize) { // it is on its own, with this blob
+		s.send(h.ID, none)
+		s.send(h.ID, p2p.Source{Digest: m.Blob.Digest, Allowed: true})
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -286,6 +296,9 @@ func (s *State) inventory(h *host, m p2p.Inventory) error {
 		return nil
 	}
 	p, err := s.join(h, m.Blob)
+	if errors.Is(err, errSize) {
+		return nil // nor must it keep the rest of an Announce out
+	}
 	if err != nil {
 		return err
 	}
