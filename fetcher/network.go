@@ -319,6 +319,8 @@ func (l listener) SchedulerSays(name string, m p2p.Message) {
 			if !l.n.ordered(m) {
 				return nil
 			}
+			m.Origin.Token = "" // learned; nobody else needs it
+			return h.FromScheduler(now, name, m)
 		case p2p.Parents:
 			l.n.answered(m.Digest)
 		case p2p.Lease:
@@ -343,7 +345,7 @@ func (n *network) ordered(m p2p.Fetch) bool {
 		n.log.Warn("the scheduler orders a blob of another size", "blob", m.Blob.Digest, "size", m.Blob.Size)
 		return false
 	}
-	s.ordered, s.origin = true, m.Origin
+	s.ordered, s.origin = true, p2p.Origin{Registry: m.Origin.Registry, Repository: m.Origin.Repository}
 	n.answered(m.Blob.Digest) // nobody will name parents
 	n.f.start(s.pin)
 	if m.Origin.Token != "" && n.tokens != nil {
