@@ -294,15 +294,7 @@ func TestNetworkFill(t *testing.T) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			data := content(20*mib, 30)
 			registry := newFake(always(fault{delay: 2 * time.Millisecond}), data)
-			s := startScheduler(t)
-			if seed {
-				startHost(t, "seed-1", true, s, registry)
-			}
-			hosts := make([]*host, 3)
-			for i := range hosts {
-				hosts[i] = startHost(t, p2p.HostID(fmt.Sprint("host", i)), false, s, registry)
-			}
-			connected(t, s, len(hosts))
+			hosts := clusterOf(t, 3, seed, registry)
 			var wg sync.WaitGroup
 			for i, h := range hosts {
 				b := openBlob(t, h.Fetcher, ref(data))

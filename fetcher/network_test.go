@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -175,15 +176,7 @@ func TestNetworkWhole(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			data := content(tt.size, 7)
 			registry := newFake(always(fault{delay: 2 * time.Millisecond}), data)
-			s := startScheduler(t)
-			if tt.seed {
-				startHost(t, "seed", true, s, registry)
-			}
-			hosts := make([]*host, 5)
-			for i := range hosts {
-				hosts[i] = startHost(t, p2p.HostID(fmt.Sprint("host", i)), false, s, registry)
-			}
-			connected(t, s, len(hosts))
+			hosts := clusterOf(t, 5, tt.seed, registry)
 			var wg sync.WaitGroup
 			for _, h := range hosts {
 				b := openBlob(t, h.Fetcher, ref(data))
@@ -236,15 +229,7 @@ func TestNetworkLazy(t *testing.T) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			data := content(40*mib, 8)
 			registry := newFake(always(fault{delay: 5 * time.Millisecond}), data)
-			s := startScheduler(t)
-			if seed {
-				startHost(t, "seed", true, s, registry)
-			}
-			hosts := make([]*host, 5)
-			for i := range hosts {
-				hosts[i] = startHost(t, p2p.HostID(fmt.Sprint("host", i)), false, s, registry)
-			}
-			connected(t, s, len(hosts))
+			hosts := clusterOf(t, 5, seed, registry)
 			var wg sync.WaitGroup
 			for _, h := range hosts {
 				b := openBlob(t, h.Fetcher, ref(data))
@@ -267,12 +252,28 @@ func TestNetworkLazy(t *testing.T) {
 func cluster(t testing.TB, sources ...fetcher.Source) (*scheduler, []*host) {
 	t.Helper()
 	s := startScheduler(t)
+	return s, startHosts(t, s, sources...)
+}
+
+// clusterOf starts n hosts that read from one registry, and a seed if one is
+// wished.
+func clusterOf(t testing.TB, n int, seed bool, registry fetcher.Source) []*host {
+	t.Helper()
+	s := startScheduler(t)
+	if seed {
+		startHost(t, "seed-1", true, s, registry)
+	}
+	return startHosts(t, s, slices.Repeat([]fetcher.Source{registry}, n)...)
+}
+
+func startHosts(t testing.TB, s *scheduler, sources ...fetcher.Source) []*host {
+	t.Helper()
 	hosts := make([]*host, len(sources))
 	for i, source := range sources {
 		hosts[i] = startHost(t, p2p.HostID(fmt.Sprint("host", i)), false, s, source)
 	}
 	connected(t, s, len(hosts))
-	return s, hosts
+	return hosts
 }
 
 // all has hosts read a whole blob at once.
