@@ -146,7 +146,7 @@ func (e *env) layer(w Want, below ...Below) *Layer {
 // path is where new containers find the layer.
 func (e *env) path(l *Layer, form Form) string {
 	e.t.Helper()
-	p, err := e.fs.Paths(e.t.Context(), []uint32{l.ID()}, form)
+	p, err := e.fs.Paths(e.t.Context(), []uint32{l.ID()}, form, false)
 	if err != nil {
 		e.t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -56,6 +57,7 @@ type FS struct {
 
 	mu      sync.RWMutex // guards the fields below
 	layers  map[uint32]*Layer
+	merges  map[uint32]*merged
 	remains map[uint32]bool // slots with folders of a layer that could not be loaded or removed
 	work    map[layerKey]*resolution
 
@@ -63,7 +65,7 @@ type FS struct {
 	next  uint32     // the next slot
 	limit uint32     // slots below it are on disk as used
 
-	placing sync.Mutex // one Place at a time
+	placing sync.Mutex // one Place or merge at a time
 	kick    chan struct{}
 	touched atomic.Int64 // when a container was last about to start, Unix nanoseconds
 	noSpace atomic.Int64 // when the disk was last found full, Unix nanoseconds
@@ -76,7 +78,7 @@ var errClosed = errors.New("fs: closed")
 func Open(ctx context.Context, c Config) (f *FS, err error) {
 	f = &FS{
 		root: c.Root, fetcher: c.Fetcher, log: c.Log, metrics: newMetrics(c.Metrics), files: newFiles(),
-		unproven: c.Unproven, quiet: c.Quiet, layers: map[uint32]*Layer{}, remains: map[uint32]bool{}, work: map[layerKey]*resolution{},
+		unproven: c.Unproven, quiet: c.Quiet, layers: map[uint32]*Layer{}, merges: map[uint32]*merged{}, remains: map[uint32]bool{}, work: map[layerKey]*resolution{},
 		kick: make(chan struct{}, 1),
 	}
 	f.ctx, f.cancel = context.WithCancelCause(context.Background())
@@ -92,7 +94,7 @@ func Open(ctx context.Context, c Config) (f *FS, err error) {
 	if err := os.MkdirAll(f.root, 0o700); err != nil {
 		return nil, err
 	}
-	for _, d := range []string{"layers", "l", "m", "n", "index"} { // m and n may be mounted, even dead
+	for _, d := range []string{"layers", "l", "m", "n", "index", "merged"} { // m and n may be mounted, even dead
 		if err := os.Mkdir(filepath.Join(f.root, d), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, err
 		}
@@ -101,6 +103,9 @@ func Open(ctx context.Context, c Config) (f *FS, err error) {
 		return nil, err
 	}
 	if err := f.loadLayers(); err != nil {
+		return nil, err
+	}
+	if err := f.loadMerged(); err != nil {
 		return nil, err
 	}
 	f.trimIndexes(maxKept)
@@ -122,6 +127,9 @@ func (f *FS) mount(ctx context.Context, c Config) error {
 		f.sessions = append(f.sessions, s)
 	}
 	f.idmap = kernelAtLeast(6, 12)
+	if !slices.ContainsFunc(f.sessions, (*session).Takeover) {
+		return f.dropMerged(func(*merged) bool { return false }) // nobody can have them
+	}
 	return nil
 }
 
@@ -306,7 +314,8 @@ func (f *FS) Remove(_ context.Context, id uint32) error {
 	for _, s := range f.sessions {
 		s.Server().EntryNotify(rootIno, l.name())
 	}
-	err := l.close(false)
+	err := f.dropMerged(func(m *merged) bool { return !slices.Contains(m.layers, l) })
+	err = errors.Join(err, l.close(false))
 	f.files.forget(id)
 	// The record goes first: without it the rest is an orphan.
 	for _, path := range []string{filepath.Join(l.dir, "layer.json"), l.dir, l.tree} {

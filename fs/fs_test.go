@@ -238,7 +238,7 @@ func TestLies(t *testing.T) {
 		if l.blob != nil {
 			t.Error("its blob is kept from being evicted")
 		}
-		if _, err := e.fs.Paths(t.Context(), []uint32{l.ID()}, AnyForm); err == nil || !strings.Contains(err.Error(), "refused") {
+		if _, err := e.fs.Paths(t.Context(), []uint32{l.ID()}, AnyForm, false); err == nil || !strings.Contains(err.Error(), "refused") {
 			t.Errorf("a new container gets it: %v", err)
 		}
 		if _, err := e.fs.Resolve(t.Context(), w); err == nil {

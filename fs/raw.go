@@ -36,10 +36,14 @@ func newRaw(f *FS, xattrs bool) *raw {
 	return &raw{RawFileSystem: fuse.NewDefaultRawFileSystem(), fs: f, xattrs: xattrs}
 }
 
-// node finds and holds the layer of a node; the caller releases it.
+// node finds and holds the layer of a node, of a merged folder the uppermost
+// that has it; the caller releases it.
 func (r *raw) node(id uint64) (*Layer, index.Inode, fuse.Status) {
 	slot, ino := splitNode(id)
 	l, ok := r.fs.Layer(slot)
+	if !ok {
+		l, ino, ok = r.fs.merged(slot).at(ino)
+	}
 	if !ok || !l.hold() {
 		return nil, index.Inode{}, fuse.Status(syscall.ESTALE)
 	}
@@ -91,6 +95,11 @@ func (r *raw) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, o *fuse.E
 	if h.NodeId == rootIno {
 		return r.lookupSlot(name, o)
 	}
+	if m, folder := r.folder(h.NodeId); m != nil {
+		defer m.release()
+		m.lookup(folder, name, o)
+		return fuse.OK
+	}
 	l, in, st := r.node(h.NodeId)
 	if !st.Ok() {
 		return st
@@ -117,8 +126,27 @@ func (r *raw) lookupSlot(name string, o *fuse.EntryOut) fuse.Status {
 	}
 	defer l.release()
 	l.entry(in, o)
+	if m := r.fs.merged(uint32(slot)); m != nil {
+		m.dirEntry(place{0, rootIno}, o)
+	}
 	o.EntryValid = 0
 	return fuse.OK
+}
+
+// folder finds and holds the merged folder of a node; nil if it is none, or is
+// gone. The caller releases it.
+func (r *raw) folder(id uint64) (*merged, []place) {
+	slot, number := splitNode(id)
+	m := r.fs.merged(slot)
+	if m == nil || !m.hold() {
+		return nil, nil
+	}
+	stack, ok := m.stack(number)
+	if !ok {
+		m.release()
+		return nil, nil
+	}
+	return m, stack
 }
 
 // Forget needs nothing: there is no state to drop.
@@ -136,6 +164,9 @@ func (r *raw) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, o *fuse.AttrOut) fu
 	}
 	defer l.release()
 	l.attr(node, &o.Attr)
+	if o.Ino != in.NodeId {
+		mergedAttr(in.NodeId, &o.Attr)
+	}
 	o.AttrValid = forever
 	return fuse.OK
 }
@@ -200,7 +231,7 @@ func (r *raw) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []
 	}
 	defer l.release()
 	v, ok := l.xattr(in, name)
-	if !ok {
+	if slot, _ := splitNode(h.NodeId); !ok || name == opaque && slot != l.id { // a merged folder hides nothing
 		return 0, fuse.ENOATTR
 	}
 	return fit(dest, v)
@@ -220,7 +251,11 @@ func (r *raw) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint3
 	}
 	defer l.release()
 	var names []byte
+	slot, _ := splitNode(h.NodeId)
 	for name := range l.xattrs(in) {
+		if name == opaque && slot != l.id {
+			continue
+		}
 		names = append(append(names, name...), 0)
 	}
 	return fit(dest, names)
@@ -235,54 +270,76 @@ func fit(dest, v []byte) (uint32, fuse.Status) {
 
 // ReadDir lists a directory; offset 0 and 1 are "." and "..".
 func (r *raw) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return r.list(in, func(e fuse.DirEntry, _ *Layer, _ index.Inode) bool {
+	return r.list(in, func(e fuse.DirEntry, _ *fuse.EntryOut) bool {
 		return out.AddDirEntry(e)
 	})
 }
 
 // ReadDirPlus lists a directory with its entries' attributes.
 func (r *raw) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return r.list(in, func(e fuse.DirEntry, l *Layer, node index.Inode) bool {
+	return r.list(in, func(e fuse.DirEntry, about *fuse.EntryOut) bool {
 		o := out.AddDirLookupEntry(e)
 		if o == nil {
 			return false
 		}
-		if l != nil {
-			l.entry(node, o)
+		if about != nil {
+			*o = *about
 		}
 		return true
 	})
 }
 
-// list calls add for each entry from in.Offset on until it has no room. The
-// layer is nil for "." and "..", whose node the kernel does not want.
-func (r *raw) list(in *fuse.ReadIn, add func(fuse.DirEntry, *Layer, index.Inode) bool) fuse.Status {
+// addEntry is given an entry of a directory, and what LOOKUP would answer: nil
+// for "." and "..", whose node the kernel does not want. It reports false if it
+// has no room.
+type addEntry func(e fuse.DirEntry, about *fuse.EntryOut) bool
+
+// list calls add for each entry from in.Offset on until it has no room.
+func (r *raw) list(in *fuse.ReadIn, add addEntry) fuse.Status {
 	if in.NodeId == rootIno {
 		return fuse.OK // nobody needs the list of slots
+	}
+	if m, folder := r.folder(in.NodeId); m != nil {
+		defer m.release()
+		if in.Offset >= dots || addDots(in, m.nodeID(m.parent(folder[0])), add) {
+			m.add(folder, max(in.Offset, dots)-dots, add)
+		}
+		return fuse.OK
 	}
 	l, dir, st := r.node(in.NodeId)
 	if !st.Ok() {
 		return st
 	}
 	defer l.release()
-	dots := [2]fuse.DirEntry{
-		{Name: ".", Mode: syscall.S_IFDIR, Ino: in.NodeId, Off: 1},
-		{Name: "..", Mode: syscall.S_IFDIR, Ino: nodeID(l.id, dir.Parent), Off: 2},
+	if !addDots(in, nodeID(l.id, dir.Parent), add) {
+		return fuse.OK
 	}
-	for off := in.Offset; off < 2; off++ {
-		if !add(dots[off], nil, index.Inode{}) {
-			return fuse.OK
-		}
-	}
-	for i := max(int(in.Offset)-2, 0); i < l.index.Entries(dir.Ino); i++ {
+	var about fuse.EntryOut
+	for i := int(max(in.Offset, dots) - dots); i < l.index.Entries(dir.Ino); i++ {
 		name, ino := l.index.Entry(dir.Ino, i)
 		node, _ := l.index.Inode(ino)
-		e := fuse.DirEntry{Name: name, Mode: node.Mode, Ino: nodeID(l.id, ino), Off: uint64(i + 3)}
-		if !add(e, l, node) {
+		l.entry(node, &about)
+		if !add(fuse.DirEntry{Name: name, Mode: node.Mode, Ino: about.Ino, Off: uint64(i) + 1 + dots}, &about) {
 			break
 		}
 	}
 	return fuse.OK
+}
+
+const dots = 2 // entries before those of the index
+
+// addDots lists "." and "..", as far as in.Offset wants them.
+func addDots(in *fuse.ReadIn, parent uint64, add addEntry) bool {
+	list := [dots]fuse.DirEntry{
+		{Name: ".", Mode: syscall.S_IFDIR, Ino: in.NodeId, Off: 1},
+		{Name: "..", Mode: syscall.S_IFDIR, Ino: parent, Off: 2},
+	}
+	for off := in.Offset; off < dots; off++ {
+		if !add(list[off], nil) {
+			return false
+		}
+	}
+	return true
 }
 
 // Read answers with a file's bytes, from its backing file by splice.

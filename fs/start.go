@@ -253,15 +253,15 @@ func (l *Layer) at(name string) (in index.Inode, found, hides bool) {
 	dir := uint32(rootIno)
 	in, _ = l.index.Inode(dir)
 	for c := range strings.SplitSeq(name, "/") {
-		if v, ok := l.index.Xattr(dir, "trusted.overlay.opaque"); ok && string(v) == "y" {
+		if v, ok := l.index.Xattr(dir, opaque); ok && string(v) == "y" {
 			hides = true
 		}
 		ino, ok := l.index.Lookup(dir, c)
 		if !ok {
-			return in, false, hides || in.Mode&syscall.S_IFMT != syscall.S_IFDIR
+			return in, false, hides || !isDir(in)
 		}
 		in, _ = l.index.Inode(ino)
-		if in.Mode&syscall.S_IFMT == syscall.S_IFCHR && in.Rdev == 0 {
+		if isWhiteout(in) {
 			return in, false, true
 		}
 		dir = ino

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"github.com/opencontainers/go-digest"
 
@@ -89,22 +90,16 @@ const (
 	PlainForm             // all trees, when they are complete
 )
 
-// Paths returns a directory for each layer, to be overlayfs's lowerdir.
-func (f *FS) Paths(ctx context.Context, ids []uint32, form Form) ([]string, error) {
+// Paths returns directories to be overlayfs's lowerdirs: one for each layer, or,
+// if ids is a whole chain (uppermost first) that is mounted lazily but for small
+// layers, one for all together.
+func (f *FS) Paths(ctx context.Context, ids []uint32, form Form, chain bool) ([]string, error) {
 	f.touch()
-	layers := make([]*Layer, len(ids))
-	whole := true
-	for i, id := range ids {
-		l, ok := f.Layer(id)
-		if !ok {
-			return nil, fmt.Errorf("layer %d is not on this host any more; remove the image and pull it again", id)
-		}
-		if err := l.usable(); err != nil {
-			return nil, err
-		}
-		layers[i] = l
-		whole = whole && l.complete.Load()
+	layers, err := f.usableLayers(ids)
+	if err != nil {
+		return nil, err
 	}
+	whole := !slices.ContainsFunc(layers, func(l *Layer) bool { return !l.complete.Load() })
 	if form == OneForm && !whole && !f.idmap {
 		form = PlainForm
 	}
@@ -114,21 +109,52 @@ func (f *FS) Paths(ctx context.Context, ids []uint32, form Form) ([]string, erro
 		}
 		whole = true
 	}
+	session := form == OneForm && !whole
+	isPlain := func(l *Layer) bool { return !session && l.complete.Load() && l.rec.Size >= minLazy }
+	if chain && !whole && !slices.ContainsFunc(layers, isPlain) && mergeable(layers) {
+		m, err := f.merge(layers)
+		if err != nil {
+			return nil, err
+		}
+		return []string{f.mountPoint(m.id, session || m.hasXattrs())}, nil
+	}
 	paths := make([]string, len(ids))
 	for i, l := range layers {
-		paths[i] = l.path(form == OneForm && !whole)
+		paths[i] = l.path(session)
 	}
 	return paths, nil
 }
 
-func (l *Layer) path(session bool) string {
-	switch {
-	case l.complete.Load() && !session:
-		return l.tree
-	case session || l.hasXattrs():
-		return filepath.Join(l.fs.root, "m", l.name())
+// usableLayers returns the layers of slots, or why they cannot be mounted.
+func (f *FS) usableLayers(ids []uint32) ([]*Layer, error) {
+	layers := make([]*Layer, len(ids))
+	for i, id := range ids {
+		l, ok := f.Layer(id)
+		if !ok {
+			return nil, fmt.Errorf("layer %d is not on this host any more; remove the image and pull it again", id)
+		}
+		if err := l.usable(); err != nil {
+			return nil, err
+		}
+		layers[i] = l
 	}
-	return filepath.Join(l.fs.root, "n", l.name())
+	return layers, nil
+}
+
+func (l *Layer) path(session bool) string {
+	if l.complete.Load() && !session {
+		return l.tree
+	}
+	return l.fs.mountPoint(l.id, session || l.hasXattrs())
+}
+
+// mountPoint is where a slot is seen, in the session m if there are xattrs to see.
+func (f *FS) mountPoint(slot uint32, xattrs bool) string {
+	name := "n"
+	if xattrs {
+		name = "m"
+	}
+	return filepath.Join(f.root, name, strconv.FormatUint(uint64(slot), 10))
 }
 
 // awaitComplete fills and completes layers at once, not when nothing else is

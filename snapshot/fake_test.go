@@ -173,7 +173,7 @@ func (f *fakeLayers) Place(_ context.Context, id uint32, below []snapshot.Below)
 	return id, err
 }
 
-func (f *fakeLayers) Paths(ctx context.Context, ids []uint32, form snapshot.Form) (paths []string, err error) {
+func (f *fakeLayers) Paths(ctx context.Context, ids []uint32, form snapshot.Form, _ bool) (paths []string, err error) {
 	plain := true
 	for _, id := range ids {
 		f.mu.Lock()

@@ -68,8 +68,10 @@ type Layers interface {
 	// layer with the same content.
 	Place(ctx context.Context, id uint32, below []Below) (uint32, error)
 
-	// Paths returns one directory for each layer, fit to be overlayfs's lowerdir.
-	Paths(ctx context.Context, ids []uint32, form Form) ([]string, error)
+	// Paths returns directories fit to be overlayfs's lowerdirs, one for each
+	// layer. If chain says that ids, uppermost first, are all there is in a
+	// mount, it may be one for all together.
+	Paths(ctx context.Context, ids []uint32, form Form, chain bool) ([]string, error)
 
 	// Start is told that containers of an image are about to start: its layers,
 	// lowest first, and its program. It returns at once.

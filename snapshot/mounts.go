@@ -143,9 +143,10 @@ func (s *Snapshotter) lowerdirs(ctx context.Context, below []Below, ids idMap) (
 			form, ids = AnyForm, idMap{}
 		}
 	}
-	paths, err := s.paths(ctx, layers, form)
-	if err != nil {
-		return nil, ids, err
+	chain := len(layers) == len(below)
+	paths, err := s.paths(ctx, layers, form, chain)
+	if err != nil || chain {
+		return paths, ids, err
 	}
 	lower := make([]string, 0, len(below))
 	for _, b := range below {
@@ -158,12 +159,12 @@ func (s *Snapshotter) lowerdirs(ctx context.Context, below []Below, ids idMap) (
 	return lower, ids, nil
 }
 
-func (s *Snapshotter) paths(ctx context.Context, layers []uint32, form Form) ([]string, error) {
+func (s *Snapshotter) paths(ctx context.Context, layers []uint32, form Form, chain bool) ([]string, error) {
 	if len(layers) == 0 {
 		return nil, nil
 	}
-	paths, err := s.layers.Paths(ctx, layers, form)
-	if err == nil && len(paths) != len(layers) {
+	paths, err := s.layers.Paths(ctx, layers, form, chain)
+	if err == nil && len(paths) != len(layers) && (!chain || len(paths) != 1) {
 		return nil, fmt.Errorf("%d directories for %d layers", len(paths), len(layers))
 	}
 	return paths, err

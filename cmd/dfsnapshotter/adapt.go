@@ -52,8 +52,8 @@ func (s layers) layer(id uint32) (*fs.Layer, error) {
 	return l, nil
 }
 
-func (s layers) Paths(ctx context.Context, ids []uint32, form snapshot.Form) ([]string, error) {
-	return s.fs.Paths(ctx, ids, fs.Form(form))
+func (s layers) Paths(ctx context.Context, ids []uint32, form snapshot.Form, chain bool) ([]string, error) {
+	return s.fs.Paths(ctx, ids, fs.Form(form), chain)
 }
 
 func (s layers) Start(ids []uint32, p snapshot.Program) {

@@ -72,6 +72,19 @@ func (x *Index) Lookup(dir uint32, name string) (ino uint32, ok bool) {
 	return 0, false
 }
 
+// After returns the number of the first entry of the folder dir whose name is
+// greater than name.
+func (x *Index) After(dir uint32, name string) int {
+	r, ok := x.isType(dir, unix.S_IFDIR)
+	if !ok {
+		return 0
+	}
+	return sort.Search(int(r.b), func(i int) bool {
+		e := x.entry(int(r.a) + i)
+		return x.string(e.name, e.nameLen) > name
+	})
+}
+
 // Entries returns how many entries the folder dir has.
 func (x *Index) Entries(dir uint32) int {
 	r, ok := x.isType(dir, unix.S_IFDIR)
