@@ -47,6 +47,8 @@ var below = []struct {
 	{"p2p", nil, "the vocabulary of the piece network"},
 	{"cmd/internal/...", []string{"p2p/wire"}, "what daemons have in common; it knows none of them"},
 	{"cmd/dfscheduler/...", []string{"cmd/dfscheduler/...", "cmd/internal/...", "p2p", "p2p/sched", "p2p/wire"}, "the scheduler's server; it moves no pieces"},
+	{"cmd/dfmanager/store/...", []string{"cmd/dfmanager/store"}, "what the manager remembers; it knows nobody who asks"},
+	{"cmd/dfmanager/...", []string{"cmd/dfmanager/...", "cmd/internal/...", "p2p", "p2p/peer", "p2p/wire"}, "the manager; nothing needs it to move a byte, so nothing imports it"},
 	{"script/...", []string{"..."}, "tools and tests, not part of the product"},
 }
 
@@ -72,7 +74,9 @@ var doors = []struct {
 	{"flag", []string{"cmd/..."}, "flags belong to commands"},
 	{"github.com/pelletier/go-toml/...", []string{"cmd/...", "fetcher/origin"}, "configuration files belong to commands, hosts.toml to its reader"},
 	{"os/signal", []string{"cmd/...", "fs/keeper"}, "signals belong to commands; the keeper is a process of its own that ignores some"},
-	{"database/sql/...", []string{"cmd/dfmanager/store"}, "SQL has one owner"},
+	{"database/sql/...", []string{"cmd/dfmanager/store/..."}, "SQL has one owner"},
+	{"github.com/jackc/pgx/...", []string{"cmd/dfmanager/store"}, "SQL has one owner"},
+	{"modernc.org/sqlite/...", []string{"cmd/dfmanager/store"}, "SQL has one owner"},
 	{"log", []string{"fs"}, "log/slog, injected; go-fuse takes a log.Logger"},
 	{"github.com/sirupsen/logrus", []string{"fetcher/origin"}, "log/slog, injected; containerd's hosts.toml reader logs by itself and is silenced"},
 	{"github.com/stretchr/testify/...", nil, "testing and go-cmp are enough"},
