@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/user"
@@ -21,6 +22,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 )
@@ -103,8 +106,8 @@ func NewPostgres(t testing.TB) *Server {
 	return s
 }
 
-// Main runs a package's tests and removes the server they share; TestMain
-// passes what it returns to os.Exit.
+// Main runs a package's tests, removes the server they share, and looks for
+// goroutines that were left behind; TestMain passes what it returns to os.Exit.
 func Main(m *testing.M) int {
 	code := m.Run()
 	if shared.server != nil {
@@ -112,6 +115,11 @@ func Main(m *testing.M) int {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
 	return code
 }

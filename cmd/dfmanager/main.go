@@ -1,0 +1,43 @@
+// Command dfmanager is what people and registries speak to: users sign in to
+// it, and what they change is kept in its database. Hosts and schedulers go on
+// without it.
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+func main() { daemon.Main(program().Command()) }
+
+func program() *daemon.Program[Config] {
+	return &daemon.Program[Config]{
+		Name:  "dfmanager",
+		Short: "The manager of a cluster",
+		Long: `Without a subcommand dfmanager is the daemon: users, access tokens and a REST API.
+With a SQLite database, which is the default, one runs; with PostgreSQL several
+may, and any of them answers. At the very first start a user named root is
+created: its password is the value of DFMANAGER_ROOT_PASSWORD, or is made up and
+printed, and has to be changed at the first sign-in.`,
+		Version: version,
+		File:    "/etc/dfsnapshotter/dfmanager.toml",
+		Default: DefaultConfig, Validate: Config.Validate, Probe: probe, Run: run,
+	}
+}
+
+// probe reads the certificate.
+func probe(c Config, _ *slog.Logger) error {
+	if c.Web.Cert == "" {
+		return nil
+	}
+	if _, err := tls.LoadX509KeyPair(c.Web.Cert, c.Web.Key); err != nil {
+		return fmt.Errorf("web.cert: %w", err)
+	}
+	return nil
+}
