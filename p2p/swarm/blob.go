@@ -59,8 +59,8 @@ type blob struct {
 	notes  notes
 }
 
-// An arrival is a piece that is held, or that was stored on the word of a
-// provisional sum.
+// An arrival is a piece without a sum: held, or loose, which is stored though
+// nobody has judged it.
 type arrival struct {
 	sum  p2p.Sum
 	from *peer // nil: the origin, or this host's disk
@@ -204,6 +204,7 @@ func (b *blob) keep(i int) {
 func (h *Host) lose(b *blob, i int) {
 	h.requeue = true
 	b.have.remove(i)
+	delete(b.arrived, i)
 	b.count--
 }
 
@@ -233,7 +234,7 @@ func (h *Host) complete(b *blob) {
 	if b.count == b.n {
 		h.retire(b)
 	}
-	if b.verified || b.matching || !b.spoiled.IsZero() || b.count+len(b.arrived) < b.n {
+	if b.verified || b.matching || !b.spoiled.IsZero() || b.count+b.held.count() < b.n {
 		return
 	}
 	b.matching = true

@@ -20,6 +20,11 @@
 // is dropped, its parent is no longer used and is complained of; if the sum was
 // provisional the piece is in doubt and is taken from a seed or the origin.
 //
+// Where no scheduler can be reached nobody tells sums. Then such pieces are loose:
+// stored and passed on like others, so that the hosts go on feeding each other,
+// until the whole shows whether they are right. If it does not match, all loose
+// ones are dropped and taken from a seed or the origin.
+//
 // # Whom to ask
 //
 // The scheduler lists parents for each stripe, best first. The first has the
@@ -30,7 +35,8 @@
 //
 // The origin is asked for what the scheduler said (Fetch, Lease), and otherwise
 // only when nothing else moves: at once without any scheduler, later with one
-// (see origin.go).
+// (see origin.go). When the scheduler is gone, who has no parent left for a stripe
+// is its root: it takes that stripe from the origin, and passes it on to the others.
 //
 // # Schedulers
 //

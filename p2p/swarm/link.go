@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -81,11 +82,24 @@ func (h *Host) SchedulerDown(now time.Time, name string) []Action {
 		if b.link == l {
 			b.link = nil
 			b.source.answered = false
-			h.attach(b)
+			if h.attach(b); b.link == nil {
+				h.abandoned(b)
+			}
 		}
 	}
 	h.wake(now.Add(beat))
 	return h.end()
+}
+
+// abandoned goes on with a blob of which nobody can be asked any more.
+func (h *Host) abandoned(b *blob) {
+	b.source.left = h.now
+	for _, i := range slices.Sorted(maps.Keys(b.arrived)) {
+		if b.held.has(i) {
+			h.loosen(b, i)
+		}
+	}
+	h.complete(b)
 }
 
 // attach gives a blob to the first scheduler that can be reached.

@@ -13,7 +13,7 @@ const (
 	neededAfter  = 2 * time.Second  // somebody waits and nothing is on its way here, whatever the scheduler says
 	allowedAfter = 2 * time.Second  // the scheduler said that it may
 	silentAfter  = 10 * time.Second // the scheduler said nothing
-	lostAfter    = 3 * time.Second  // no scheduler can be reached
+	lostAfter    = 3 * time.Second  // no scheduler can be reached, nor a parent
 	hopeless     = 20 * time.Second // whatever the scheduler says
 	originPause  = 500 * time.Millisecond
 	originAfter  = 250 * time.Millisecond // the next request begins while the one before has not brought anything
@@ -31,10 +31,12 @@ type sourcing struct {
 	granted  int  // pieces of it when it came
 	hurry    bool // half of it is done, which the scheduler is to hear at once
 	until    time.Time
-	allowed  bool // to go by itself
-	answered bool // the scheduler said whether
-	alone    bool // nothing else moves: it goes by itself
-	retake   bool // what is in doubt comes from the origin only
+	allowed  bool      // to go by itself
+	answered bool      // the scheduler said whether
+	alone    bool      // nothing else moves: it goes by itself
+	retake   bool      // what is in doubt comes from the origin only
+	roots    uint8     // stripes that come from nobody else, without a scheduler
+	left     time.Time // by the last scheduler
 	requests int
 	failures int
 	blocked  time.Time
@@ -116,6 +118,10 @@ func (h *Host) fillOrigin(b *blob) {
 			h.drainOrigin(b, func(i int) bool { return true }, h.cfg.OriginRequests)
 		}
 	}
+	if s.roots != 0 && b.filling() {
+		// Those below wait for it, as they did when this was a lease.
+		h.drainOrigin(b, func(i int) bool { return s.roots&(1<<b.Stripe(i)) != 0 && !b.peersHave(i) }, aloneRun)
+	}
 	if s.alone {
 		h.needOrigin(b, h.cfg.OriginRequests)
 		if b.filling() {
@@ -153,7 +159,7 @@ func (h *Host) yield(b *blob) {
 // ours reports whether a piece is still this host's to take from the origin.
 func (h *Host) ours(b *blob, i int) bool {
 	s := &b.source
-	return s.owner || s.alone || b.lease.has(i) || slices.Contains(b.needed, i)
+	return s.owner || s.alone || s.roots&(1<<b.Stripe(i)) != 0 || b.lease.has(i) || slices.Contains(b.needed, i)
 }
 
 // needOrigin asks the origin for needed pieces, in order.
@@ -256,7 +262,7 @@ func (h *Host) patience(b *blob) {
 	h.respoil(b)
 	s := &b.source
 	if b.count == b.n || !b.wanted && len(b.needed) == 0 {
-		s.alone, s.retake = false, false
+		s.alone, s.retake, s.roots = false, false, 0
 		return
 	}
 	if len(h.cfg.Schedulers) == 0 || s.retake {
@@ -268,9 +274,10 @@ func (h *Host) patience(b *blob) {
 		last = h.moved // it is the turn of other blobs
 	}
 	still := h.now.Sub(last)
+	s.roots = h.roots(b)
 	switch {
 	case b.link == nil:
-		s.alone = still >= lostAfter
+		s.alone = still >= lostAfter && len(b.parents) == 0
 	case s.answered && s.allowed:
 		s.alone = still >= allowedAfter
 	case !s.answered:
@@ -284,4 +291,25 @@ func (h *Host) patience(b *blob) {
 	if b.filling() && still >= hopeless {
 		s.alone = true
 	}
+}
+
+// roots returns the stripes that this host takes from the origin when there is no
+// scheduler: those that were its own to lease, and later those of which all parents
+// are lost. What the scheduler made of the hosts has no circles, so that in each
+// stripe somebody is such a root, and the others wait for what it passes on.
+func (h *Host) roots(b *blob) uint8 {
+	if b.link != nil || len(b.parents) == 0 {
+		return 0
+	}
+	var listed, left uint8
+	for _, p := range b.parents {
+		listed |= p.stripes
+		if !p.lost && !p.liar && !h.now.Before(p.shunned) {
+			left |= p.stripes
+		}
+	}
+	if h.now.Sub(b.source.left) < lostAfter {
+		left = listed
+	}
+	return (1<<b.stripes - 1) &^ left
 }

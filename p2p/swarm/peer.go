@@ -48,6 +48,7 @@ type parent struct {
 	missing    int
 	liar       bool // served a wrong piece of this blob
 	slow       bool // much slower than the others, when last looked at
+	lost       bool // its news broke off, and none came since
 }
 
 // usable reports whether p may be asked for anything now.
@@ -176,6 +177,7 @@ func (h *Host) PeerHave(now time.Time, id p2p.HostID, d digest.Digest, more *p2p
 	if p == nil || !p.subscribed {
 		return h.end()
 	}
+	p.lost = false
 	for i := range more.All() {
 		if !p.have.has(i) {
 			p.have.add(i)
@@ -193,7 +195,7 @@ func (h *Host) PeerGone(now time.Time, id p2p.HostID, d digest.Digest) []Action 
 	h.begin(now)
 	if b := h.find(d); b != nil {
 		if p := b.byID[id]; p != nil && p.subscribed {
-			p.subscribed = false
+			p.subscribed, p.lost = false, true
 			h.clear(b, p)
 			h.blame(p.peer, p2p.Unreachable)
 			h.fill(b)

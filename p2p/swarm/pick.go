@@ -278,7 +278,7 @@ func (h *Host) pieces(b *blob, n int) time.Duration {
 // full reports whether as much is on its way as should be.
 func (h *Host) full(b *blob) bool {
 	least := leastSize * b.size(0)
-	if b.flight < least && b.link != nil && len(b.arrived) >= maxHeld && !b.blind {
+	if b.flight < least && b.link != nil && len(b.arrived) >= maxHeld && !b.blind && b.held.count() >= maxHeld {
 		b.blind = h.now.Sub(b.source.moved) >= starveFor
 		return !b.blind
 	}

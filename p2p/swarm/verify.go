@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"crypto/sha256"
+	"maps"
 	"slices"
 	"time"
 
@@ -52,15 +53,27 @@ func (b *blob) disputed(i int, sum p2p.Sum, p *parent) bool {
 	})
 }
 
-// hold keeps a piece until its sum is known.
+// hold keeps a piece until its sum is known. Without a scheduler nobody tells any:
+// then it is loose, stored and passed on as it is, and the whole will show.
 func (h *Host) hold(b *blob, i int, a arrival) {
 	h.settle(b, i)
-	b.held.add(i)
 	if b.arrived == nil {
 		b.arrived = make(map[int]arrival)
 	}
 	b.arrived[i] = a
+	if b.link == nil {
+		h.loosen(b, i)
+	} else {
+		b.held.add(i)
+	}
 	h.complete(b)
+}
+
+// loosen stores a piece that nobody can judge.
+func (h *Host) loosen(b *blob, i int) {
+	b.held.remove(i)
+	b.keep(i)
+	h.do(Store{b.Digest, i})
 }
 
 func (h *Host) store(b *blob, i int) {
@@ -130,8 +143,8 @@ func (b *blob) trusts(p *parent, i int) bool {
 			return false
 		}
 	}
-	if p.host.Seed {
-		return true
+	if p.host.Seed || b.link == nil {
+		return p.host.Seed
 	}
 	for _, o := range b.parents {
 		if o.host.Seed && !o.liar && o.have.has(i) {
@@ -139,6 +152,11 @@ func (b *blob) trusts(p *parent, i int) bool {
 		}
 	}
 	return true
+}
+
+// seeded reports whether a seed is among the parents that are believed.
+func (b *blob) seeded() bool {
+	return slices.ContainsFunc(b.parents, func(p *parent) bool { return p.host.Seed && !p.liar && !p.lost })
 }
 
 // forgive takes back what was held against parents whose piece was right after
@@ -224,17 +242,24 @@ func (h *Host) revise(b *blob, i int, sum p2p.Sum) {
 	}
 }
 
-// release judges a held piece whose sum has come.
+// release judges a held or loose piece whose sum has come. Whoever gave a loose
+// one could not judge it either, and is not to blame.
 func (h *Host) release(b *blob, i int, a arrival, sum p2p.Sum) {
+	loose := b.have.has(i)
 	b.held.remove(i)
 	delete(b.arrived, i)
-	if a.sum == sum {
+	switch {
+	case a.sum == sum && loose:
+	case a.sum == sum:
 		h.store(b, i)
-		return
-	}
-	h.do(Drop{b.Digest, i})
-	if a.from != nil {
-		h.wrong(b, a.from, i, a.sum)
+	case loose:
+		h.lose(b, i)
+		h.do(Drop{b.Digest, i})
+	default:
+		h.do(Drop{b.Digest, i})
+		if a.from != nil {
+			h.wrong(b, a.from, i, a.sum)
+		}
 	}
 }
 
@@ -264,6 +289,7 @@ func (h *Host) matched(b *blob) {
 			h.store(b, i)
 		}
 	}
+	clear(b.arrived)
 	if b.count < b.n {
 		return // a sum came meanwhile and took a piece away
 	}
@@ -275,15 +301,20 @@ func (h *Host) matched(b *blob) {
 // mismatched throws away what nobody vouched for; where all pieces match the
 // scheduler's sums, it is for the scheduler to find out who lied.
 func (h *Host) mismatched(b *blob) {
-	for i := range b.n {
+	for _, i := range slices.Sorted(maps.Keys(b.arrived)) {
 		if b.held.has(i) {
 			b.held.remove(i)
-			delete(b.arrived, i)
-			b.doubt.add(i)
-			h.do(Drop{b.Digest, i})
+		} else {
+			h.lose(b, i)
 		}
+		b.doubt.add(i)
+		h.do(Drop{b.Digest, i})
 	}
+	clear(b.arrived)
 	if b.count < b.n {
+		b.source.retake = b.link == nil && !b.seeded()
+		h.listen(b)
+		h.patience(b)
 		h.fill(b)
 		return
 	}
