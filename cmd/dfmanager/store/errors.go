@@ -26,6 +26,8 @@ var (
 	ErrLost = errors.New("the job is not this runner's any more")
 	// ErrState: the thing is in a state in which that cannot be done.
 	ErrState = errors.New("not possible in this state")
+	// ErrFull: there are too many already.
+	ErrFull = errors.New("too many jobs wait")
 	// ErrUnavailable: the database cannot be reached just now. Trying again helps.
 	ErrUnavailable = errors.New("the database is not available")
 )
