@@ -249,16 +249,18 @@ func (h *Host) blame(p *peer, f p2p.Failure) {
 	h.wake(p.blocked)
 }
 
-// measure notes how fast a peer served a piece, and how long nothing came
-// before.
-func (p *peer) measure(bytes int64, took, idle time.Duration) {
+// measure notes how fast a peer served a piece: how long its bytes took, and
+// all since it was asked for or the one before had come. The rate is of all of
+// it, because what has waited in a buffer takes no time.
+func (p *peer) measure(bytes int64, took, all time.Duration) {
 	p.failures = 0
 	if took <= 0 {
 		return
 	}
+	all = max(all, took)
 	p.piece += (took - p.piece) / 4
-	p.idle += (max(idle, 0) - p.idle) / 4
-	rate := float64(bytes) / took.Seconds()
+	p.idle += (all - took - p.idle) / 4
+	rate := float64(bytes) / all.Seconds()
 	if p.rate == 0 {
 		p.rate = rate
 		return

@@ -174,7 +174,8 @@ func (h *Host) fillRare(b *blob) {
 
 // fillFirst asks first parents for their stripes, and returns which stripes have
 // one. Where not all can be asked, the rarest pieces go first: others wait for
-// this host to pass them on.
+// this host to pass them on. One that is slow is asked only for what no faster
+// parent has, or nobody below it would ever get that.
 func (h *Host) fillFirst(b *blob) (led uint8) {
 	for _, p := range b.parents {
 		if p.leads(h.now) {
@@ -185,10 +186,14 @@ func (h *Host) fillFirst(b *blob) (led uint8) {
 		var best *parent
 		var first, last int
 		for _, p := range b.parents {
-			if !p.leads(h.now) || p.under >= h.depth(p) || p.count == 0 {
+			if p.first == 0 || !p.usable(h.now) || p.under >= h.depth(p) || p.count == 0 {
 				continue
 			}
-			f, l := h.pick(b, p, nil, stripeMask(b.stripes, p.first))
+			var of set
+			if p.slow {
+				of = b.beyond(p)
+			}
+			f, l := h.pick(b, p, of, stripeMask(b.stripes, p.first))
 			if f >= 0 && (best == nil || b.rarity[f] < b.rarity[first]) {
 				best, first, last = p, f, l
 			}
@@ -199,6 +204,19 @@ func (h *Host) fillFirst(b *blob) (led uint8) {
 		h.ask(b, best, first, last, false)
 	}
 	return led
+}
+
+// beyond returns the pieces of a slow parent that no other has that is not slow.
+func (b *blob) beyond(p *parent) set {
+	left := slices.Clone(p.have)
+	for _, o := range b.parents {
+		for w := range left {
+			if !o.slow {
+				left[w] &^= o.have[w]
+			}
+		}
+	}
+	return left
 }
 
 // leads reports whether p can be asked for the stripes it is first for.

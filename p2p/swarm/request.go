@@ -111,13 +111,13 @@ func (h *Host) Piece(now time.Time, id uint64, piece int, sum p2p.Sum, took time
 	}
 	b := r.blob
 	h.advance(r, piece+1)
-	idle := now.Sub(r.heard) - took
+	all := now.Sub(r.heard)
 	r.heard = now
 	size := b.size(piece)
 	if r.from != nil {
-		r.from.measure(size, took, idle)
+		r.from.measure(size, took, all)
 		r.from.missing = 0
-		b.notes.transfer(r.from.host.ID, size, took, p2p.None)
+		b.notes.transfer(r.from.host.ID, size, max(took, all), p2p.None)
 		h.meter.add(now, size)
 	} else {
 		b.source.failures = 0
@@ -219,19 +219,20 @@ func (h *Host) lateness(b *blob, r *request) time.Duration {
 	return max(d, least)
 }
 
-// usual returns the mean rate of the parents other than p, or 0.
+// usual returns the median rate of the parents other than p, or 0. One whose piece
+// came from a buffer on the way seems to be a thousand times as fast.
 func (b *blob) usual(p *parent) float64 {
-	sum, n := 0.0, 0
+	rates := make([]float64, 0, len(b.parents))
 	for _, o := range b.parents {
 		if o.rate > 0 && o != p {
-			sum += o.rate
-			n++
+			rates = append(rates, o.rate)
 		}
 	}
-	if n == 0 {
+	if len(rates) == 0 {
 		return 0
 	}
-	return sum / float64(n)
+	slices.Sort(rates)
+	return rates[(len(rates)-1)/2]
 }
 
 // other returns the best parent but p that has a piece and is free, or nil.
