@@ -48,6 +48,7 @@ var below = []struct {
 	{"cmd/internal/...", []string{"p2p/wire"}, "what daemons have in common; it knows none of them"},
 	{"cmd/dfscheduler/...", []string{"cmd/dfscheduler/...", "cmd/internal/...", "p2p", "p2p/sched", "p2p/wire"}, "the scheduler's server; it moves no pieces"},
 	{"cmd/dfmanager/store/...", []string{"cmd/dfmanager/store"}, "what the manager remembers; it knows nobody who asks"},
+	{"cmd/dfmanager/clustertest", []string{"p2p", "p2p/wire", "p2p/wire/wiretest"}, "runs the programs of a cluster"},
 	{"cmd/dfmanager/...", []string{"cmd/dfmanager/...", "cmd/internal/...", "p2p", "p2p/peer", "p2p/wire"}, "the manager; nothing needs it to move a byte, so nothing imports it"},
 	{"script/...", []string{"..."}, "tools and tests, not part of the product"},
 }

@@ -1,0 +1,220 @@
+// Package clustertest runs real schedulers and seeds for tests.
+package clustertest
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/wiretest"
+)
+
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// build makes the programs, once for all tests of a package.
+func build(t testing.TB) string {
+	t.Helper()
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "dfmanager-cluster-"); built.err != nil {
+			return
+		}
+		const module = "github.com/dfsnapshotter/dfsnapshotter/cmd/"
+		out, err := exec.Command("go", "build", "-o", built.dir+"/", module+"dfscheduler", module+"dfsnapshotter").CombinedOutput()
+		if err != nil {
+			built.err = fmt.Errorf("%w: %s", err, out)
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	return built.dir
+}
+
+// Remove removes the programs, when all tests of a package are over.
+func Remove() error {
+	if built.dir == "" {
+		return nil
+	}
+	return os.RemoveAll(built.dir)
+}
+
+// Cluster is one with or without certificates.
+type Cluster struct {
+	t  testing.TB
+	ca *wiretest.CA // nil: without
+	n  int
+}
+
+// New makes a cluster of nobody.
+func New(t testing.TB, secure bool) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t}
+	if secure {
+		var err error
+		if c.ca, err = wiretest.NewCA(t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
+}
+
+// Files issues a certificate; none where there are none.
+func (c *Cluster) Files(name p2p.HostID, role wire.Role) wire.Files {
+	c.t.Helper()
+	if c.ca == nil {
+		return wire.Files{}
+	}
+	f, err := c.ca.Issue(c.t.TempDir(), name, role, time.Hour)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return f
+}
+
+// Process is a daemon.
+type Process struct {
+	Addr string // where others reach it
+	t    testing.TB
+	name string
+	text string // configuration
+	dir  string
+	cmd  *exec.Cmd
+	over chan struct{} // closed when it says no more
+}
+
+var ready = regexp.MustCompile(`msg=ready (?:address=(\S*:\d+))?`)
+
+// Scheduler starts a scheduler.
+func (c *Cluster) Scheduler() *Process {
+	c.t.Helper()
+	c.n++
+	p := c.process("dfscheduler", "listen = 'ADDR'\n[debug]\nlisten = ''\n"+c.tls(p2p.HostID(fmt.Sprint("scheduler-", c.n)), wire.RoleScheduler))
+	p.Start()
+	return p
+}
+
+// Seed starts a seed that speaks plain HTTP to a registry.
+func (c *Cluster) Seed(registry string, schedulers ...string) *Process {
+	c.t.Helper()
+	c.n++
+	name := p2p.HostID(fmt.Sprint("seed-", c.n))
+	dir := c.t.TempDir()
+	hosts := filepath.Join(dir, "certs.d", registry)
+	text := fmt.Sprintf("server = 'http://%[1]s'\n[host.'http://%[1]s']\ncapabilities = ['pull', 'resolve']\n", registry)
+	if err := os.MkdirAll(hosts, 0o700); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.WriteFile(hosts+"/hosts.toml", []byte(text), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	p := c.process("dfsnapshotter", fmt.Sprintf(`root = '%s/root'
+address = ''
+[peer]
+listen = 'ADDR'
+seed = true
+schedulers = ['%s']
+[registry]
+hosts_dir = '%s/certs.d'
+docker_config = '%s/none'
+[debug]
+listen = ''
+%s`, dir, strings.Join(schedulers, "', '"), dir, dir, c.tls(name, wire.RoleSeed)))
+	ln, err := net.Listen("tcp", p.Addr) // it does not say where it listens
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	p.Addr = ln.Addr().String()
+	if err := ln.Close(); err != nil {
+		c.t.Fatal(err)
+	}
+	p.Start()
+	return p
+}
+
+func (c *Cluster) tls(name p2p.HostID, role wire.Role) string {
+	f := c.Files(name, role)
+	if f == (wire.Files{}) {
+		return ""
+	}
+	return fmt.Sprintf("[tls]\nca = '%s'\ncert = '%s'\nkey = '%s'\n", f.CA, f.Cert, f.Key)
+}
+
+func (c *Cluster) process(name, text string) *Process {
+	p := &Process{Addr: "127.0.0.1:0", t: c.t, name: name, text: text, dir: c.t.TempDir()}
+	c.t.Cleanup(p.Kill)
+	return p
+}
+
+// Start starts it, where it was before if it was anywhere.
+func (p *Process) Start() {
+	p.t.Helper()
+	config := filepath.Join(p.dir, "config.toml")
+	if err := os.WriteFile(config, []byte(strings.ReplaceAll(p.text, "ADDR", p.Addr)), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	var err error
+	for range 50 { // its port may be in use for a moment
+		if err = p.run(filepath.Join(build(p.t), p.name), config); err == nil {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	p.t.Fatal(err)
+}
+
+func (p *Process) run(path, config string) error {
+	cmd := exec.Command(path, "--config", config)
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	addr, over := make(chan string, 1), make(chan struct{})
+	var last strings.Builder
+	go func() {
+		defer close(over)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			if m := ready.FindStringSubmatch(lines.Text()); m != nil {
+				addr <- m[1]
+			}
+			last.WriteString(lines.Text() + "\n")
+		}
+	}()
+	select {
+	case at := <-addr:
+		if at != "" {
+			p.Addr = at
+		}
+		p.cmd, p.over = cmd, over
+		return nil
+	case <-over:
+		return fmt.Errorf("%s ended: %w: %s", p.name, cmd.Wait(), last.String())
+	}
+}
+
+// Kill ends it without warning.
+func (p *Process) Kill() {
+	if p.cmd == nil {
+		return
+	}
+	_ = p.cmd.Process.Kill() // it may have ended
+	<-p.over
+	_ = p.cmd.Wait()
+	p.cmd = nil
+}
