@@ -239,13 +239,10 @@ func (x *Index) checkSpans() error {
 }
 
 func (x *Index) checkWindows() error {
-	st, err := x.file.Stat()
-	if err != nil {
-		return err
-	}
+	end := x.tablesAt()
 	for i := range len(x.locs) / windowSize {
 		w := getWindowLoc(x.locs[i*windowSize:])
-		if w.off < headerSize || w.off > st.Size()-int64(w.size) || w.raw > maxWindow || w.size > 2*maxWindow {
+		if w.off < headerSize || w.off > end-int64(w.size) || w.raw > maxWindow || w.size > 2*maxWindow {
 			return at{i, "window out of bounds"}
 		}
 	}

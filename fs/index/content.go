@@ -212,6 +212,9 @@ func (d *decoder) open(s span) error {
 	case codecMember, codecBlock:
 		window, err := d.x.window(s.window)
 		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				d.src.err = err // not what the blob or the index holds is wrong
+			}
 			return err
 		}
 		if d.out, err = newInflater(d.br, s, window); err != nil {
@@ -238,8 +241,16 @@ func (x *Index) window(number uint32) ([]byte, error) {
 	loc := getWindowLoc(x.locs[i*windowSize:])
 	frame := make([]byte, loc.size)
 	if _, err := x.file.ReadAt(frame, loc.off); err != nil {
-		return nil, fmt.Errorf("window %d: %w", i, err)
+		return nil, fmt.Errorf("window %d of the index: %w", i, err)
 	}
+	raw, err := x.expandWindow(i, loc, frame)
+	if err != nil && x.lacking != nil {
+		return x.fetchWindow(i, loc)
+	}
+	return raw, err
+}
+
+func (x *Index) expandWindow(i int, loc windowLoc, frame []byte) ([]byte, error) {
 	d := zstds.Get().(*zstd.Decoder)
 	defer zstds.Put(d)
 	raw, err := d.DecodeAll(frame, make([]byte, 0, maxWindow))

@@ -26,6 +26,7 @@ type Index struct {
 	spans   []byte
 	sums    []byte // of raw windows
 	locs    []byte
+	lacking func(windowLoc) ([]byte, error) // a window's frame that is not in file; nil: all are
 }
 
 // Open maps the index at path. It reads all of it once, windows excepted, and

@@ -30,15 +30,24 @@ type writer struct {
 
 // newWriter begins an index that will be at path.
 func newWriter(path string, lim Limits) (*writer, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	f, err := createIndex(path)
 	if err != nil {
-		return nil, fmt.Errorf("create index: %w", err)
+		return nil, err
 	}
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(maxWindow))
 	if err != nil {
 		panic(err) // the options are constants
 	}
 	return &writer{tree: newTree(lim), file: f, path: path, end: headerSize, zenc: enc}, nil
+}
+
+// createIndex creates the file that publish will make the one at path.
+func createIndex(path string) (*os.File, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return nil, fmt.Errorf("create index: %w", err)
+	}
+	return f, nil
 }
 
 // abort drops what was written, unless commit was done.
