@@ -34,11 +34,10 @@ func indexBuild() *cobra.Command {
 			if out == "" {
 				out = args[0] + ".index"
 			}
-			info, err := buildIndex(cmd, args[0], out, toc)
-			if err != nil {
+			if err := buildIndex(cmd, args[0], out, toc); err != nil {
 				return fmt.Errorf("index %s: %w", args[0], err)
 			}
-			return printInfo(cmd.OutOrStdout(), out, info)
+			return inspect(cmd.OutOrStdout(), out, false)
 		},
 	}
 	cmd.Flags().StringVarP(&out, "output", "o", "", "where to write the index (default LAYER.index)")
@@ -46,22 +45,24 @@ func indexBuild() *cobra.Command {
 	return cmd
 }
 
-func buildIndex(cmd *cobra.Command, path, out, toc string) (index.Info, error) {
+func buildIndex(cmd *cobra.Command, path, out, toc string) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return index.Info{}, err
+		return err
 	}
 	defer func() { _ = f.Close() }()
 	blob, size, err := digestOf(f)
 	if err != nil {
-		return index.Info{}, err
+		return err
 	}
 	if toc == "" {
-		return index.Build(cmd.Context(), out, f, index.Options{Blob: blob, Size: size})
+		_, err = index.Build(cmd.Context(), out, f, index.Options{Blob: blob, Size: size})
+		return err
 	}
-	return index.FromTOC(cmd.Context(), out, f, index.TOCOptions{
+	_, err = index.FromTOC(cmd.Context(), out, f, index.TOCOptions{
 		Blob: blob, Size: size, Annotations: map[string]string{tocAnnotation: toc},
 	})
+	return err
 }
 
 // digestOf reads f once and rewinds it.
@@ -79,25 +80,37 @@ func indexInspect() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "inspect INDEX", Short: "Show what an index holds", Args: daemon.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			x, err := index.Open(args[0])
-			if err != nil {
-				return err
-			}
-			defer func() { _ = x.Close() }()
-			if err := printInfo(cmd.OutOrStdout(), args[0], x.Info()); err != nil || !list {
-				return err
-			}
-			return printTree(cmd.OutOrStdout(), x, 1)
+			return inspect(cmd.OutOrStdout(), args[0], list)
 		},
 	}
 	cmd.Flags().BoolVarP(&list, "list", "l", false, "list the tree as well")
 	return cmd
 }
 
-func printInfo(w io.Writer, path string, i index.Info) error {
+func inspect(w io.Writer, path string, list bool) error {
+	x, err := index.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = x.Close() }()
+	if err := printInfo(w, path, x); err != nil || !list {
+		return err
+	}
+	return printTree(w, x, 1)
+}
+
+func printInfo(w io.Writer, path string, x *index.Index) error {
+	i := x.Info()
 	fi, err := os.Stat(path)
 	if err != nil {
 		return err
+	}
+	packed, head, err := packedSize(x)
+	if err != nil {
+		return err
+	}
+	share := func(n int64) string {
+		return fmt.Sprintf("%d bytes (%.2f %% of the blob)", n, 100*float64(n)/float64(max(i.BlobSize, 1)))
 	}
 	diffID := string(i.DiffID)
 	if diffID == "" {
@@ -107,7 +120,9 @@ func printInfo(w io.Writer, path string, i index.Info) error {
 	for _, row := range [][2]any{
 		{"index ID", i.ID},
 		{"version", i.Version},
-		{"file", fmt.Sprintf("%s, %d bytes (%.2f %% of the blob)", path, fi.Size(), 100*float64(fi.Size())/float64(max(i.BlobSize, 1)))},
+		{"file", fmt.Sprintf("%s, %s", path, share(fi.Size()))},
+		{"packed", share(packed)},
+		{"before the first read", share(head)},
 		{"blob", fmt.Sprintf("%s, %d bytes, %s", i.Blob, i.BlobSize, i.Kind)},
 		{"diffID", diffID},
 		{"read at random", i.Seekable},
@@ -120,6 +135,25 @@ func printInfo(w io.Writer, path string, i index.Info) error {
 		_, _ = fmt.Fprintf(t, "%s\t%v\n", row[0], row[1])
 	}
 	return t.Flush()
+}
+
+// packedSize returns how long the index is as it travels, and how much of that
+// is needed before anything can be read.
+func packedSize(x *index.Index) (all, head int64, err error) {
+	var first prefix
+	if all, err = x.Pack(&first); err != nil {
+		return 0, 0, err
+	}
+	h, err := index.ParseHead(first, all)
+	return all, index.PackPrefix + h.Size, err
+}
+
+// prefix keeps the first bytes that are written to it.
+type prefix []byte
+
+func (p *prefix) Write(b []byte) (int, error) {
+	*p = append(*p, b[:min(len(b), index.PackPrefix-len(*p))]...)
+	return len(b), nil
 }
 
 func printTree(w io.Writer, x *index.Index, dir uint32) error {
