@@ -250,9 +250,14 @@ func mountLine(t *testing.T, target string) string {
 	return ""
 }
 
-// throughFUSE reports whether a mount has layers in a session of the daemon.
+// throughFUSE reports whether a mount is, or has layers, in a session of the
+// daemon.
 func throughFUSE(line string) bool {
-	for _, lower := range strings.FieldsFunc(line[strings.Index(line, "lowerdir="):], func(r rune) bool { return strings.ContainsRune("=:,", r) }) {
+	if strings.Contains(line, " - fuse.") {
+		return true
+	}
+	_, lower, _ := strings.Cut(line, "lowerdir=")
+	for _, lower := range strings.FieldsFunc(lower, func(r rune) bool { return strings.ContainsRune("=:,", r) }) {
 		if d := filepath.Base(filepath.Dir(lower)); d == "m" || d == "n" {
 			return true
 		}
