@@ -165,9 +165,9 @@ func (s *State) believe(w *swarm) {
 	})
 }
 
-// slow counts a slow transfer. A child with three gets another parent. If half of
-// its children say so, two at least, and it is slow in the mean of all, the
-// parent is demoted.
+// slow counts a slow transfer. A child with three gets another parent, if there is
+// one: at the root of a stripe everybody else is below it. If half of its children
+// say so, two at least, and it is slow in the mean of all, the parent is demoted.
 func (s *State) slow(p, q *peer) {
 	st, up := s.record(q.host.ID), &q.host.up
 	n := note(&st.slowBy, p.host.ID, s.now, s.cfg.SlowFor)
@@ -179,6 +179,10 @@ func (s *State) slow(p, q *peer) {
 	if i := slices.IndexFunc(st.slowBy, func(m mark) bool { return m.by == p.host.ID }); i >= 0 && st.slowBy[i].times >= 3 {
 		st.slowBy[i].times = 0
 		s.replace(p, q)
+		if p.orphaned() {
+			s.forgive(p, q.host.ID)
+			s.settle(p)
+		}
 	}
 }
 

@@ -228,9 +228,13 @@ func (s *State) avoids(p, q *peer) bool {
 }
 
 func (s *State) shun(p *peer, id p2p.HostID) {
-	p.avoid = slices.DeleteFunc(p.avoid, func(a avoided) bool { return a.id == id || !s.now.Before(a.until) })
+	s.forgive(p, id)
 	if len(p.avoid) >= maxWitnesses {
 		p.avoid = slices.Delete(p.avoid, 0, 1)
 	}
 	p.avoid = append(p.avoid, avoided{id, s.now.Add(s.cfg.SlowFor)})
+}
+
+func (s *State) forgive(p *peer, id p2p.HostID) {
+	p.avoid = slices.DeleteFunc(p.avoid, func(a avoided) bool { return a.id == id || !s.now.Before(a.until) })
 }
