@@ -48,6 +48,12 @@ func (r *reader) hostMessage(m *pb.ToScheduler) p2p.Message {
 		return r.digests(m.Digests)
 	case *pb.ToScheduler_Content:
 		return r.content(m.Content)
+	case *pb.ToScheduler_Publish:
+		return p2p.Publish{Index: r.index(m.Publish.GetIndex())}
+	case *pb.ToScheduler_Lookup:
+		return p2p.Lookup{Layers: r.layers(m.Lookup.GetLayers()), Version: int(m.Lookup.GetVersion())}
+	case *pb.ToScheduler_Distrust:
+		return r.distrust(m.Distrust)
 	}
 	return nil
 }
@@ -130,6 +136,10 @@ func (r *reader) schedulerMessage(m *pb.ToHost) p2p.Message {
 		return p2p.Gone{Host: r.hostID(m.Gone.GetHost()), Reason: r.text(m.Gone.GetReason(), maxReason)}
 	case *pb.ToHost_Digests:
 		return r.digests(m.Digests)
+	case *pb.ToHost_Indexes:
+		return r.indexes(m.Indexes)
+	case *pb.ToHost_Distrust:
+		return r.distrust(m.Distrust)
 	}
 	return nil
 }

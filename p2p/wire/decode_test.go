@@ -45,6 +45,11 @@ func TestRefused(t *testing.T) {
 		d.Digest = digestX
 		return &pb.ToScheduler{Message: &pb.ToScheduler_Digests{Digests: d}}
 	}
+	publish := func(change func(x *pb.Index)) *pb.ToScheduler {
+		x := &pb.Index{Layer: digestX, Version: 1, Id: digestX, DiffId: digestX, Pack: &pb.Blob{Digest: digestX, Size: 10}, Head: 5}
+		change(x)
+		return &pb.ToScheduler{Message: &pb.ToScheduler_Publish{Publish: &pb.Publish{Index: x}}}
+	}
 	for name, m := range map[string]*pb.ToScheduler{
 		"empty want":        {Message: &pb.ToScheduler_Want{}},
 		"no digest":         want(func(w *pb.Want) { w.Blob = &pb.Blob{Size: 1} }),
@@ -78,23 +83,33 @@ func TestRefused(t *testing.T) {
 		"no content":        {Message: &pb.ToScheduler_Content{Content: &pb.Content{Digest: digestX}}},
 		"much content":      {Message: &pb.ToScheduler_Content{Content: &pb.Content{Digest: digestX, Data: make([]byte, 129)}}},
 		"long host":         {Message: &pb.ToScheduler_Checked{Checked: &pb.Checked{Digest: digestX, Parent: strings.Repeat("h", 129)}}},
+		"empty publish":     {Message: &pb.ToScheduler_Publish{}},
+		"index beyond pack": publish(func(x *pb.Index) { x.Head = 11 }),
+		"index of no layer": publish(func(x *pb.Index) { x.Layer = "" }),
+		"index of no tar":   publish(func(x *pb.Index) { x.DiffId = "" }),
+		"version":           publish(func(x *pb.Index) { x.Version = 1 << 20 }),
+		"long signature":    publish(func(x *pb.Index) { x.Signature = make([]byte, 1<<10+1) }),
+		"many layers":       {Message: &pb.ToScheduler_Lookup{Lookup: &pb.Lookup{Layers: many(257, digestX)}}},
+		"odd layer":         {Message: &pb.ToScheduler_Lookup{Lookup: &pb.Lookup{Layers: []string{"x"}}}},
+		"long distrust":     {Message: &pb.ToScheduler_Distrust{Distrust: &pb.Distrust{Layer: digestX, Id: digestX, Reason: strings.Repeat("r", 513)}}},
 	} {
 		if got, err := new(reader).fromHost(m); !errors.Is(err, p2p.ErrInvalid) {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
 	for name, m := range map[string]*pb.ToHost{
-		"parents":      {Message: &pb.ToHost_Parents{Parents: &pb.Parents{Digest: digestX, Hosts: many(1025, hostX)}}},
-		"stripes":      {Message: &pb.ToHost_Parents{Parents: &pb.Parents{Digest: digestX, Stripes: many(65, &pb.Parents_Stripe{})}}},
-		"stripe":       {Message: &pb.ToHost_Parents{Parents: &pb.Parents{Digest: digestX, Hosts: many(1, hostX), Stripes: many(1, &pb.Parents_Stripe{Hosts: make([]uint32, 65)})}}},
-		"no parent":    {Message: &pb.ToHost_Parents{Parents: &pb.Parents{Digest: digestX, Hosts: many(1, hostX), Stripes: many(1, &pb.Parents_Stripe{Hosts: []uint32{1}})}}},
-		"parent":       {Message: &pb.ToHost_Check{Check: &pb.Check{Digest: digestX, Parent: &pb.Host{Id: "a", Addr: "http://x/"}}}},
-		"slots":        {Message: &pb.ToHost_Check{Check: &pb.Check{Digest: digestX, Parent: &pb.Host{Id: "a", Addr: "x:1", Slots: 1025}}}},
-		"no address":   {Message: &pb.ToHost_Check{Check: &pb.Check{Digest: digestX, Parent: &pb.Host{Id: "a", Addr: ":1"}}}},
-		"long reason":  {Message: &pb.ToHost_Gone{Gone: &pb.Gone{Host: "a", Reason: strings.Repeat("r", 513)}}},
-		"lease":        {Message: &pb.ToHost_Lease{Lease: &pb.Lease{Digest: digestX, ForUs: -1}}},
-		"leased piece": {Message: &pb.ToHost_Lease{Lease: &pb.Lease{Digest: digestX, Pieces: []uint32{1 << 31}}}},
-		"other digest": {Message: &pb.ToHost_Ask{Ask: &pb.Ask{Digest: "sha1:00"}}},
+		"parents":                  {Message: &pb.ToHost_Parents{Parents: &pb.Parents{Digest: digestX, Hosts: many(1025, hostX)}}},
+		"stripes":                  {Message: &pb.ToHost_Parents{Parents: &pb.Parents{Digest: digestX, Stripes: many(65, &pb.Parents_Stripe{})}}},
+		"stripe":                   {Message: &pb.ToHost_Parents{Parents: &pb.Parents{Digest: digestX, Hosts: many(1, hostX), Stripes: many(1, &pb.Parents_Stripe{Hosts: make([]uint32, 65)})}}},
+		"no parent":                {Message: &pb.ToHost_Parents{Parents: &pb.Parents{Digest: digestX, Hosts: many(1, hostX), Stripes: many(1, &pb.Parents_Stripe{Hosts: []uint32{1}})}}},
+		"parent":                   {Message: &pb.ToHost_Check{Check: &pb.Check{Digest: digestX, Parent: &pb.Host{Id: "a", Addr: "http://x/"}}}},
+		"slots":                    {Message: &pb.ToHost_Check{Check: &pb.Check{Digest: digestX, Parent: &pb.Host{Id: "a", Addr: "x:1", Slots: 1025}}}},
+		"no address":               {Message: &pb.ToHost_Check{Check: &pb.Check{Digest: digestX, Parent: &pb.Host{Id: "a", Addr: ":1"}}}},
+		"long reason":              {Message: &pb.ToHost_Gone{Gone: &pb.Gone{Host: "a", Reason: strings.Repeat("r", 513)}}},
+		"lease":                    {Message: &pb.ToHost_Lease{Lease: &pb.Lease{Digest: digestX, ForUs: -1}}},
+		"leased piece":             {Message: &pb.ToHost_Lease{Lease: &pb.Lease{Digest: digestX, Pieces: []uint32{1 << 31}}}},
+		"more indexes than layers": {Message: &pb.ToHost_Indexes{Indexes: &pb.Indexes{Found: []*pb.Index{{}}}}},
+		"other digest":             {Message: &pb.ToHost_Ask{Ask: &pb.Ask{Digest: "sha1:00"}}},
 	} {
 		if got, err := new(reader).fromScheduler(m); !errors.Is(err, p2p.ErrInvalid) {
 			t.Errorf("%s: %v, %v", name, got, err)

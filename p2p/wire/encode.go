@@ -58,6 +58,12 @@ func (w writer) hostMessage(m p2p.Message) *pb.ToScheduler {
 		}}
 	case p2p.Content:
 		out.Message = &pb.ToScheduler_Content{Content: &pb.Content{Digest: m.Digest.String(), Data: m.Data}}
+	case p2p.Publish:
+		out.Message = &pb.ToScheduler_Publish{Publish: &pb.Publish{Index: index(m.Index)}}
+	case p2p.Lookup:
+		out.Message = &pb.ToScheduler_Lookup{Lookup: &pb.Lookup{Layers: texts(m.Layers), Version: uint32(m.Version)}}
+	case p2p.Distrust:
+		out.Message = &pb.ToScheduler_Distrust{Distrust: distrust(m)}
 	default:
 		panic(fmt.Sprintf("wire: a host does not say %T", m))
 	}
@@ -97,6 +103,14 @@ func (w writer) schedulerMessage(m p2p.Message) *pb.ToHost {
 		out.Message = &pb.ToHost_Check{Check: &pb.Check{Digest: m.Digest.String(), Piece: uint32(m.Piece), Parent: host(m.Parent)}}
 	case p2p.Gone:
 		out.Message = &pb.ToHost_Gone{Gone: &pb.Gone{Host: string(m.Host), Reason: m.Reason}}
+	case p2p.Indexes:
+		found := &pb.Indexes{Layers: texts(m.Layers)}
+		for _, x := range m.Found {
+			found.Found = append(found.Found, index(x))
+		}
+		out.Message = &pb.ToHost_Indexes{Indexes: found}
+	case p2p.Distrust:
+		out.Message = &pb.ToHost_Distrust{Distrust: distrust(m)}
 	default:
 		panic(fmt.Sprintf("wire: a scheduler does not say %T", m))
 	}

@@ -146,6 +146,41 @@ func TestRoles(t *testing.T) {
 	}
 }
 
+// TestProof: a member's signature is known from a stranger's, and for that
+// statement alone.
+func TestProof(t *testing.T) {
+	t.Parallel()
+	ca, dir := authority(t)
+	other, otherDir := authority(t)
+	host := identity(t, ca, dir, "node-1", wire.RoleHost)
+	seed := identity(t, ca, dir, "seed-1", wire.RoleSeed)
+	stranger := identity(t, other, otherDir, "seed-1", wire.RoleSeed)
+	said := []byte("the index of that layer")
+	prove := func(i *wire.Identity) p2p.Proof {
+		p, err := i.Prove(said)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if name, err := host.Prover(said, prove(seed)); err != nil || name != (wire.Name{ID: "seed-1", Role: wire.RoleSeed}) {
+		t.Errorf("%v: %v", name, err)
+	}
+	swapped := prove(seed)
+	swapped.Certificate = prove(host).Certificate
+	for name, c := range map[string]struct {
+		said  []byte
+		proof p2p.Proof
+	}{
+		"another statement": {[]byte("another index"), prove(seed)}, "a stranger": {said, prove(stranger)},
+		"another's certificate": {said, swapped}, "nothing": {said, p2p.Proof{}},
+	} {
+		if who, err := host.Prover(c.said, c.proof); !errors.Is(err, wire.ErrCertificate) {
+			t.Errorf("%s: %v: %v", name, who, err)
+		}
+	}
+}
+
 // TestReload replaces certificates while the daemon runs.
 func TestReload(t *testing.T) {
 	t.Parallel()

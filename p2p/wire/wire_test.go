@@ -64,6 +64,14 @@ var fromHost = []p2p.Message{
 	p2p.Checked{Digest: blob.Digest, Piece: 65535, Parent: "a", Failed: p2p.Mismatch},
 	p2p.Digests{Digest: blob.Digest, First: 3, Sums: sums(5), Verified: true},
 	p2p.Content{Digest: blob.Digest, Data: []byte("tiny")},
+	p2p.Publish{Index: layerIndex},
+	p2p.Lookup{Layers: []digest.Digest{blob.Digest, layerIndex.ID}, Version: 3},
+	p2p.Distrust{Layer: blob.Digest, ID: layerIndex.ID, Reason: "another tree"},
+}
+
+var layerIndex = p2p.Index{
+	Layer: blob.Digest, Version: 1, ID: digest.FromString("id"), DiffID: digest.FromString("tar"), Head: 5,
+	Pack: p2p.Blob{Digest: digest.FromString("pack"), Size: 10}, Proof: p2p.Proof{Certificate: []byte("c"), Signature: []byte("s")},
 }
 
 var fromScheduler = []p2p.Message{
@@ -78,6 +86,8 @@ var fromScheduler = []p2p.Message{
 	p2p.Ask{Digest: blob.Digest},
 	p2p.Check{Digest: blob.Digest, Piece: 3, Parent: host("c")},
 	p2p.Gone{Host: "c", Reason: "served wrong bytes"},
+	p2p.Indexes{Layers: []digest.Digest{blob.Digest, layerIndex.ID}, Found: []p2p.Index{layerIndex}},
+	p2p.Distrust{Layer: blob.Digest, ID: layerIndex.ID, Reason: "another tree"},
 	p2p.Digests{Digest: blob.Digest, Sums: sums(1)},
 }
 

@@ -152,6 +152,9 @@ type ToScheduler struct {
 	//	*ToScheduler_Checked
 	//	*ToScheduler_Digests
 	//	*ToScheduler_Content
+	//	*ToScheduler_Publish
+	//	*ToScheduler_Lookup
+	//	*ToScheduler_Distrust
 	Message       isToScheduler_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -293,6 +296,33 @@ func (x *ToScheduler) GetContent() *Content {
 	return nil
 }
 
+func (x *ToScheduler) GetPublish() *Publish {
+	if x != nil {
+		if x, ok := x.Message.(*ToScheduler_Publish); ok {
+			return x.Publish
+		}
+	}
+	return nil
+}
+
+func (x *ToScheduler) GetLookup() *Lookup {
+	if x != nil {
+		if x, ok := x.Message.(*ToScheduler_Lookup); ok {
+			return x.Lookup
+		}
+	}
+	return nil
+}
+
+func (x *ToScheduler) GetDistrust() *Distrust {
+	if x != nil {
+		if x, ok := x.Message.(*ToScheduler_Distrust); ok {
+			return x.Distrust
+		}
+	}
+	return nil
+}
+
 type isToScheduler_Message interface {
 	isToScheduler_Message()
 }
@@ -341,6 +371,18 @@ type ToScheduler_Content struct {
 	Content *Content `protobuf:"bytes,11,opt,name=content,proto3,oneof"`
 }
 
+type ToScheduler_Publish struct {
+	Publish *Publish `protobuf:"bytes,12,opt,name=publish,proto3,oneof"`
+}
+
+type ToScheduler_Lookup struct {
+	Lookup *Lookup `protobuf:"bytes,13,opt,name=lookup,proto3,oneof"`
+}
+
+type ToScheduler_Distrust struct {
+	Distrust *Distrust `protobuf:"bytes,14,opt,name=distrust,proto3,oneof"`
+}
+
 func (*ToScheduler_Announce) isToScheduler_Message() {}
 
 func (*ToScheduler_Inventory) isToScheduler_Message() {}
@@ -363,6 +405,12 @@ func (*ToScheduler_Digests) isToScheduler_Message() {}
 
 func (*ToScheduler_Content) isToScheduler_Message() {}
 
+func (*ToScheduler_Publish) isToScheduler_Message() {}
+
+func (*ToScheduler_Lookup) isToScheduler_Message() {}
+
+func (*ToScheduler_Distrust) isToScheduler_Message() {}
+
 type ToHost struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -377,6 +425,8 @@ type ToHost struct {
 	//	*ToHost_Check
 	//	*ToHost_Gone
 	//	*ToHost_Digests
+	//	*ToHost_Indexes
+	//	*ToHost_Distrust
 	Message       isToHost_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -509,6 +559,24 @@ func (x *ToHost) GetDigests() *Digests {
 	return nil
 }
 
+func (x *ToHost) GetIndexes() *Indexes {
+	if x != nil {
+		if x, ok := x.Message.(*ToHost_Indexes); ok {
+			return x.Indexes
+		}
+	}
+	return nil
+}
+
+func (x *ToHost) GetDistrust() *Distrust {
+	if x != nil {
+		if x, ok := x.Message.(*ToHost_Distrust); ok {
+			return x.Distrust
+		}
+	}
+	return nil
+}
+
 type isToHost_Message interface {
 	isToHost_Message()
 }
@@ -553,6 +621,14 @@ type ToHost_Digests struct {
 	Digests *Digests `protobuf:"bytes,10,opt,name=digests,proto3,oneof"`
 }
 
+type ToHost_Indexes struct {
+	Indexes *Indexes `protobuf:"bytes,11,opt,name=indexes,proto3,oneof"`
+}
+
+type ToHost_Distrust struct {
+	Distrust *Distrust `protobuf:"bytes,12,opt,name=distrust,proto3,oneof"`
+}
+
 func (*ToHost_Parents) isToHost_Message() {}
 
 func (*ToHost_Fetch) isToHost_Message() {}
@@ -572,6 +648,10 @@ func (*ToHost_Check) isToHost_Message() {}
 func (*ToHost_Gone) isToHost_Message() {}
 
 func (*ToHost_Digests) isToHost_Message() {}
+
+func (*ToHost_Indexes) isToHost_Message() {}
+
+func (*ToHost_Distrust) isToHost_Message() {}
 
 type Blob struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1913,6 +1993,314 @@ func (x *Gone) GetReason() string {
 	return ""
 }
 
+type Index struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Layer         string                 `protobuf:"bytes,1,opt,name=layer,proto3" json:"layer,omitempty"`
+	Version       uint32                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Id            string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	DiffId        string                 `protobuf:"bytes,4,opt,name=diff_id,json=diffId,proto3" json:"diff_id,omitempty"`
+	Pack          *Blob                  `protobuf:"bytes,5,opt,name=pack,proto3" json:"pack,omitempty"`
+	Head          int64                  `protobuf:"varint,6,opt,name=head,proto3" json:"head,omitempty"`
+	Certificate   []byte                 `protobuf:"bytes,7,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Signature     []byte                 `protobuf:"bytes,8,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Index) Reset() {
+	*x = Index{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Index) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Index) ProtoMessage() {}
+
+func (x *Index) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Index.ProtoReflect.Descriptor instead.
+func (*Index) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Index) GetLayer() string {
+	if x != nil {
+		return x.Layer
+	}
+	return ""
+}
+
+func (x *Index) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Index) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Index) GetDiffId() string {
+	if x != nil {
+		return x.DiffId
+	}
+	return ""
+}
+
+func (x *Index) GetPack() *Blob {
+	if x != nil {
+		return x.Pack
+	}
+	return nil
+}
+
+func (x *Index) GetHead() int64 {
+	if x != nil {
+		return x.Head
+	}
+	return 0
+}
+
+func (x *Index) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *Index) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+type Publish struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         *Index                 `protobuf:"bytes,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Publish) Reset() {
+	*x = Publish{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Publish) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Publish) ProtoMessage() {}
+
+func (x *Publish) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Publish.ProtoReflect.Descriptor instead.
+func (*Publish) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Publish) GetIndex() *Index {
+	if x != nil {
+		return x.Index
+	}
+	return nil
+}
+
+type Lookup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Layers        []string               `protobuf:"bytes,1,rep,name=layers,proto3" json:"layers,omitempty"`
+	Version       uint32                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lookup) Reset() {
+	*x = Lookup{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lookup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lookup) ProtoMessage() {}
+
+func (x *Lookup) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lookup.ProtoReflect.Descriptor instead.
+func (*Lookup) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Lookup) GetLayers() []string {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
+}
+
+func (x *Lookup) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type Indexes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Layers        []string               `protobuf:"bytes,1,rep,name=layers,proto3" json:"layers,omitempty"`
+	Found         []*Index               `protobuf:"bytes,2,rep,name=found,proto3" json:"found,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Indexes) Reset() {
+	*x = Indexes{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Indexes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Indexes) ProtoMessage() {}
+
+func (x *Indexes) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Indexes.ProtoReflect.Descriptor instead.
+func (*Indexes) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Indexes) GetLayers() []string {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
+}
+
+func (x *Indexes) GetFound() []*Index {
+	if x != nil {
+		return x.Found
+	}
+	return nil
+}
+
+type Distrust struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Layer         string                 `protobuf:"bytes,1,opt,name=layer,proto3" json:"layer,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Distrust) Reset() {
+	*x = Distrust{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Distrust) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Distrust) ProtoMessage() {}
+
+func (x *Distrust) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Distrust.ProtoReflect.Descriptor instead.
+func (*Distrust) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Distrust) GetLayer() string {
+	if x != nil {
+		return x.Layer
+	}
+	return ""
+}
+
+func (x *Distrust) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Distrust) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type Parents_Stripe struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hosts         []uint32               `protobuf:"varint,1,rep,packed,name=hosts,proto3" json:"hosts,omitempty"` // positions in hosts, best first
@@ -1922,7 +2310,7 @@ type Parents_Stripe struct {
 
 func (x *Parents_Stripe) Reset() {
 	*x = Parents_Stripe{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[25]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2322,7 @@ func (x *Parents_Stripe) String() string {
 func (*Parents_Stripe) ProtoMessage() {}
 
 func (x *Parents_Stripe) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[25]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1961,7 +2349,7 @@ var File_p2p_wire_internal_pb_wire_proto protoreflect.FileDescriptor
 
 const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\n" +
-	"\x1fp2p/wire/internal/pb/wire.proto\x12\x14dfsnapshotter.p2p.v1\"\x9e\x05\n" +
+	"\x1fp2p/wire/internal/pb/wire.proto\x12\x14dfsnapshotter.p2p.v1\"\xcf\x06\n" +
 	"\vToScheduler\x12<\n" +
 	"\bannounce\x18\x01 \x01(\v2\x1e.dfsnapshotter.p2p.v1.AnnounceH\x00R\bannounce\x12?\n" +
 	"\tinventory\x18\x02 \x01(\v2\x1f.dfsnapshotter.p2p.v1.InventoryH\x00R\tinventory\x120\n" +
@@ -1974,8 +2362,11 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\achecked\x18\t \x01(\v2\x1d.dfsnapshotter.p2p.v1.CheckedH\x00R\achecked\x129\n" +
 	"\adigests\x18\n" +
 	" \x01(\v2\x1d.dfsnapshotter.p2p.v1.DigestsH\x00R\adigests\x129\n" +
-	"\acontent\x18\v \x01(\v2\x1d.dfsnapshotter.p2p.v1.ContentH\x00R\acontentB\t\n" +
-	"\amessage\"\xb1\x04\n" +
+	"\acontent\x18\v \x01(\v2\x1d.dfsnapshotter.p2p.v1.ContentH\x00R\acontent\x129\n" +
+	"\apublish\x18\f \x01(\v2\x1d.dfsnapshotter.p2p.v1.PublishH\x00R\apublish\x126\n" +
+	"\x06lookup\x18\r \x01(\v2\x1c.dfsnapshotter.p2p.v1.LookupH\x00R\x06lookup\x12<\n" +
+	"\bdistrust\x18\x0e \x01(\v2\x1e.dfsnapshotter.p2p.v1.DistrustH\x00R\bdistrustB\t\n" +
+	"\amessage\"\xaa\x05\n" +
 	"\x06ToHost\x129\n" +
 	"\aparents\x18\x01 \x01(\v2\x1d.dfsnapshotter.p2p.v1.ParentsH\x00R\aparents\x123\n" +
 	"\x05fetch\x18\x02 \x01(\v2\x1b.dfsnapshotter.p2p.v1.FetchH\x00R\x05fetch\x123\n" +
@@ -1987,7 +2378,9 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\x05check\x18\b \x01(\v2\x1b.dfsnapshotter.p2p.v1.CheckH\x00R\x05check\x120\n" +
 	"\x04gone\x18\t \x01(\v2\x1a.dfsnapshotter.p2p.v1.GoneH\x00R\x04gone\x129\n" +
 	"\adigests\x18\n" +
-	" \x01(\v2\x1d.dfsnapshotter.p2p.v1.DigestsH\x00R\adigestsB\t\n" +
+	" \x01(\v2\x1d.dfsnapshotter.p2p.v1.DigestsH\x00R\adigests\x129\n" +
+	"\aindexes\x18\v \x01(\v2\x1d.dfsnapshotter.p2p.v1.IndexesH\x00R\aindexes\x12<\n" +
+	"\bdistrust\x18\f \x01(\v2\x1e.dfsnapshotter.p2p.v1.DistrustH\x00R\bdistrustB\t\n" +
 	"\amessage\"2\n" +
 	"\x04Blob\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
@@ -2079,7 +2472,28 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\x06parent\x18\x03 \x01(\v2\x1a.dfsnapshotter.p2p.v1.HostR\x06parent\"2\n" +
 	"\x04Gone\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason*l\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xe4\x01\n" +
+	"\x05Index\x12\x14\n" +
+	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\rR\aversion\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x17\n" +
+	"\adiff_id\x18\x04 \x01(\tR\x06diffId\x12.\n" +
+	"\x04pack\x18\x05 \x01(\v2\x1a.dfsnapshotter.p2p.v1.BlobR\x04pack\x12\x12\n" +
+	"\x04head\x18\x06 \x01(\x03R\x04head\x12 \n" +
+	"\vcertificate\x18\a \x01(\fR\vcertificate\x12\x1c\n" +
+	"\tsignature\x18\b \x01(\fR\tsignature\"<\n" +
+	"\aPublish\x121\n" +
+	"\x05index\x18\x01 \x01(\v2\x1b.dfsnapshotter.p2p.v1.IndexR\x05index\":\n" +
+	"\x06Lookup\x12\x16\n" +
+	"\x06layers\x18\x01 \x03(\tR\x06layers\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\rR\aversion\"T\n" +
+	"\aIndexes\x12\x16\n" +
+	"\x06layers\x18\x01 \x03(\tR\x06layers\x121\n" +
+	"\x05found\x18\x02 \x03(\v2\x1b.dfsnapshotter.p2p.v1.IndexR\x05found\"H\n" +
+	"\bDistrust\x12\x14\n" +
+	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason*l\n" +
 	"\bPriority\x12\x18\n" +
 	"\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PRIORITY_ON_DEMAND\x10\x01\x12\x15\n" +
@@ -2109,7 +2523,7 @@ func file_p2p_wire_internal_pb_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_p2p_wire_internal_pb_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_p2p_wire_internal_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_p2p_wire_internal_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_p2p_wire_internal_pb_wire_proto_goTypes = []any{
 	(Priority)(0),          // 0: dfsnapshotter.p2p.v1.Priority
 	(Failure)(0),           // 1: dfsnapshotter.p2p.v1.Failure
@@ -2138,7 +2552,12 @@ var file_p2p_wire_internal_pb_wire_proto_goTypes = []any{
 	(*Ask)(nil),            // 24: dfsnapshotter.p2p.v1.Ask
 	(*Check)(nil),          // 25: dfsnapshotter.p2p.v1.Check
 	(*Gone)(nil),           // 26: dfsnapshotter.p2p.v1.Gone
-	(*Parents_Stripe)(nil), // 27: dfsnapshotter.p2p.v1.Parents.Stripe
+	(*Index)(nil),          // 27: dfsnapshotter.p2p.v1.Index
+	(*Publish)(nil),        // 28: dfsnapshotter.p2p.v1.Publish
+	(*Lookup)(nil),         // 29: dfsnapshotter.p2p.v1.Lookup
+	(*Indexes)(nil),        // 30: dfsnapshotter.p2p.v1.Indexes
+	(*Distrust)(nil),       // 31: dfsnapshotter.p2p.v1.Distrust
+	(*Parents_Stripe)(nil), // 32: dfsnapshotter.p2p.v1.Parents.Stripe
 }
 var file_p2p_wire_internal_pb_wire_proto_depIdxs = []int32{
 	8,  // 0: dfsnapshotter.p2p.v1.ToScheduler.announce:type_name -> dfsnapshotter.p2p.v1.Announce
@@ -2152,37 +2571,45 @@ var file_p2p_wire_internal_pb_wire_proto_depIdxs = []int32{
 	16, // 8: dfsnapshotter.p2p.v1.ToScheduler.checked:type_name -> dfsnapshotter.p2p.v1.Checked
 	17, // 9: dfsnapshotter.p2p.v1.ToScheduler.digests:type_name -> dfsnapshotter.p2p.v1.Digests
 	18, // 10: dfsnapshotter.p2p.v1.ToScheduler.content:type_name -> dfsnapshotter.p2p.v1.Content
-	19, // 11: dfsnapshotter.p2p.v1.ToHost.parents:type_name -> dfsnapshotter.p2p.v1.Parents
-	20, // 12: dfsnapshotter.p2p.v1.ToHost.fetch:type_name -> dfsnapshotter.p2p.v1.Fetch
-	21, // 13: dfsnapshotter.p2p.v1.ToHost.lease:type_name -> dfsnapshotter.p2p.v1.Lease
-	22, // 14: dfsnapshotter.p2p.v1.ToHost.source:type_name -> dfsnapshotter.p2p.v1.Source
-	23, // 15: dfsnapshotter.p2p.v1.ToHost.renew:type_name -> dfsnapshotter.p2p.v1.Renew
-	18, // 16: dfsnapshotter.p2p.v1.ToHost.content:type_name -> dfsnapshotter.p2p.v1.Content
-	24, // 17: dfsnapshotter.p2p.v1.ToHost.ask:type_name -> dfsnapshotter.p2p.v1.Ask
-	25, // 18: dfsnapshotter.p2p.v1.ToHost.check:type_name -> dfsnapshotter.p2p.v1.Check
-	26, // 19: dfsnapshotter.p2p.v1.ToHost.gone:type_name -> dfsnapshotter.p2p.v1.Gone
-	17, // 20: dfsnapshotter.p2p.v1.ToHost.digests:type_name -> dfsnapshotter.p2p.v1.Digests
-	1,  // 21: dfsnapshotter.p2p.v1.Transfer.failed:type_name -> dfsnapshotter.p2p.v1.Failure
-	5,  // 22: dfsnapshotter.p2p.v1.Announce.host:type_name -> dfsnapshotter.p2p.v1.Host
-	9,  // 23: dfsnapshotter.p2p.v1.Announce.inventory:type_name -> dfsnapshotter.p2p.v1.Inventory
-	4,  // 24: dfsnapshotter.p2p.v1.Inventory.blob:type_name -> dfsnapshotter.p2p.v1.Blob
-	4,  // 25: dfsnapshotter.p2p.v1.Want.blob:type_name -> dfsnapshotter.p2p.v1.Blob
-	6,  // 26: dfsnapshotter.p2p.v1.Want.origin:type_name -> dfsnapshotter.p2p.v1.Origin
-	0,  // 27: dfsnapshotter.p2p.v1.Want.priority:type_name -> dfsnapshotter.p2p.v1.Priority
-	7,  // 28: dfsnapshotter.p2p.v1.Progress.from:type_name -> dfsnapshotter.p2p.v1.Transfer
-	1,  // 29: dfsnapshotter.p2p.v1.Checked.failed:type_name -> dfsnapshotter.p2p.v1.Failure
-	5,  // 30: dfsnapshotter.p2p.v1.Parents.hosts:type_name -> dfsnapshotter.p2p.v1.Host
-	27, // 31: dfsnapshotter.p2p.v1.Parents.stripes:type_name -> dfsnapshotter.p2p.v1.Parents.Stripe
-	4,  // 32: dfsnapshotter.p2p.v1.Fetch.blob:type_name -> dfsnapshotter.p2p.v1.Blob
-	6,  // 33: dfsnapshotter.p2p.v1.Fetch.origin:type_name -> dfsnapshotter.p2p.v1.Origin
-	5,  // 34: dfsnapshotter.p2p.v1.Check.parent:type_name -> dfsnapshotter.p2p.v1.Host
-	2,  // 35: dfsnapshotter.p2p.v1.Scheduler.Link:input_type -> dfsnapshotter.p2p.v1.ToScheduler
-	3,  // 36: dfsnapshotter.p2p.v1.Scheduler.Link:output_type -> dfsnapshotter.p2p.v1.ToHost
-	36, // [36:37] is the sub-list for method output_type
-	35, // [35:36] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	28, // 11: dfsnapshotter.p2p.v1.ToScheduler.publish:type_name -> dfsnapshotter.p2p.v1.Publish
+	29, // 12: dfsnapshotter.p2p.v1.ToScheduler.lookup:type_name -> dfsnapshotter.p2p.v1.Lookup
+	31, // 13: dfsnapshotter.p2p.v1.ToScheduler.distrust:type_name -> dfsnapshotter.p2p.v1.Distrust
+	19, // 14: dfsnapshotter.p2p.v1.ToHost.parents:type_name -> dfsnapshotter.p2p.v1.Parents
+	20, // 15: dfsnapshotter.p2p.v1.ToHost.fetch:type_name -> dfsnapshotter.p2p.v1.Fetch
+	21, // 16: dfsnapshotter.p2p.v1.ToHost.lease:type_name -> dfsnapshotter.p2p.v1.Lease
+	22, // 17: dfsnapshotter.p2p.v1.ToHost.source:type_name -> dfsnapshotter.p2p.v1.Source
+	23, // 18: dfsnapshotter.p2p.v1.ToHost.renew:type_name -> dfsnapshotter.p2p.v1.Renew
+	18, // 19: dfsnapshotter.p2p.v1.ToHost.content:type_name -> dfsnapshotter.p2p.v1.Content
+	24, // 20: dfsnapshotter.p2p.v1.ToHost.ask:type_name -> dfsnapshotter.p2p.v1.Ask
+	25, // 21: dfsnapshotter.p2p.v1.ToHost.check:type_name -> dfsnapshotter.p2p.v1.Check
+	26, // 22: dfsnapshotter.p2p.v1.ToHost.gone:type_name -> dfsnapshotter.p2p.v1.Gone
+	17, // 23: dfsnapshotter.p2p.v1.ToHost.digests:type_name -> dfsnapshotter.p2p.v1.Digests
+	30, // 24: dfsnapshotter.p2p.v1.ToHost.indexes:type_name -> dfsnapshotter.p2p.v1.Indexes
+	31, // 25: dfsnapshotter.p2p.v1.ToHost.distrust:type_name -> dfsnapshotter.p2p.v1.Distrust
+	1,  // 26: dfsnapshotter.p2p.v1.Transfer.failed:type_name -> dfsnapshotter.p2p.v1.Failure
+	5,  // 27: dfsnapshotter.p2p.v1.Announce.host:type_name -> dfsnapshotter.p2p.v1.Host
+	9,  // 28: dfsnapshotter.p2p.v1.Announce.inventory:type_name -> dfsnapshotter.p2p.v1.Inventory
+	4,  // 29: dfsnapshotter.p2p.v1.Inventory.blob:type_name -> dfsnapshotter.p2p.v1.Blob
+	4,  // 30: dfsnapshotter.p2p.v1.Want.blob:type_name -> dfsnapshotter.p2p.v1.Blob
+	6,  // 31: dfsnapshotter.p2p.v1.Want.origin:type_name -> dfsnapshotter.p2p.v1.Origin
+	0,  // 32: dfsnapshotter.p2p.v1.Want.priority:type_name -> dfsnapshotter.p2p.v1.Priority
+	7,  // 33: dfsnapshotter.p2p.v1.Progress.from:type_name -> dfsnapshotter.p2p.v1.Transfer
+	1,  // 34: dfsnapshotter.p2p.v1.Checked.failed:type_name -> dfsnapshotter.p2p.v1.Failure
+	5,  // 35: dfsnapshotter.p2p.v1.Parents.hosts:type_name -> dfsnapshotter.p2p.v1.Host
+	32, // 36: dfsnapshotter.p2p.v1.Parents.stripes:type_name -> dfsnapshotter.p2p.v1.Parents.Stripe
+	4,  // 37: dfsnapshotter.p2p.v1.Fetch.blob:type_name -> dfsnapshotter.p2p.v1.Blob
+	6,  // 38: dfsnapshotter.p2p.v1.Fetch.origin:type_name -> dfsnapshotter.p2p.v1.Origin
+	5,  // 39: dfsnapshotter.p2p.v1.Check.parent:type_name -> dfsnapshotter.p2p.v1.Host
+	4,  // 40: dfsnapshotter.p2p.v1.Index.pack:type_name -> dfsnapshotter.p2p.v1.Blob
+	27, // 41: dfsnapshotter.p2p.v1.Publish.index:type_name -> dfsnapshotter.p2p.v1.Index
+	27, // 42: dfsnapshotter.p2p.v1.Indexes.found:type_name -> dfsnapshotter.p2p.v1.Index
+	2,  // 43: dfsnapshotter.p2p.v1.Scheduler.Link:input_type -> dfsnapshotter.p2p.v1.ToScheduler
+	3,  // 44: dfsnapshotter.p2p.v1.Scheduler.Link:output_type -> dfsnapshotter.p2p.v1.ToHost
+	44, // [44:45] is the sub-list for method output_type
+	43, // [43:44] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_p2p_wire_internal_pb_wire_proto_init() }
@@ -2202,6 +2629,9 @@ func file_p2p_wire_internal_pb_wire_proto_init() {
 		(*ToScheduler_Checked)(nil),
 		(*ToScheduler_Digests)(nil),
 		(*ToScheduler_Content)(nil),
+		(*ToScheduler_Publish)(nil),
+		(*ToScheduler_Lookup)(nil),
+		(*ToScheduler_Distrust)(nil),
 	}
 	file_p2p_wire_internal_pb_wire_proto_msgTypes[1].OneofWrappers = []any{
 		(*ToHost_Parents)(nil),
@@ -2214,6 +2644,8 @@ func file_p2p_wire_internal_pb_wire_proto_init() {
 		(*ToHost_Check)(nil),
 		(*ToHost_Gone)(nil),
 		(*ToHost_Digests)(nil),
+		(*ToHost_Indexes)(nil),
+		(*ToHost_Distrust)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2221,7 +2653,7 @@ func file_p2p_wire_internal_pb_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_p2p_wire_internal_pb_wire_proto_rawDesc), len(file_p2p_wire_internal_pb_wire_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   26,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
