@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
@@ -12,11 +13,35 @@ import (
 
 // Config is the daemon's configuration file.
 type Config struct {
-	Listen   string      `toml:"listen" comment:"REST API and what registries call. Without certificates only this machine may connect, whatever stands here,\nunless web.insecure is true."`
-	Database string      `toml:"database" comment:"sqlite:///PATH for one manager, postgres://USER:PASSWORD@HOST/NAME for several."`
-	Web      WebConfig   `toml:"web"`
-	Auth     AuthConfig  `toml:"auth"`
-	Debug    DebugConfig `toml:"debug"`
+	Listen     string           `toml:"listen" comment:"REST API and what registries call. Without certificates only this machine may connect, whatever stands here,\nunless web.insecure is true."`
+	Database   string           `toml:"database" comment:"sqlite:///PATH for one manager, postgres://USER:PASSWORD@HOST/NAME for several."`
+	KeyFile    string           `toml:"key_file" comment:"What stored credentials are sealed with; made if it is missing. Managers of one database need the same one,\nor the same DFMANAGER_SECRET_KEY in the environment, which counts instead."`
+	Web        WebConfig        `toml:"web"`
+	Auth       AuthConfig       `toml:"auth"`
+	Cluster    ClusterConfig    `toml:"cluster"`
+	Jobs       JobsConfig       `toml:"jobs"`
+	Registries RegistriesConfig `toml:"registries"`
+	TLS        daemon.TLS       `toml:"tls"`
+	Debug      DebugConfig      `toml:"debug"`
+}
+
+// ClusterConfig says which cluster images are preheated in.
+type ClusterConfig struct {
+	Schedulers []string `toml:"schedulers" comment:"As hosts write them, such as [\"sched-0.example:8002\"]. None: nothing can be preheated."`
+}
+
+// JobsConfig bounds preheat jobs.
+type JobsConfig struct {
+	Concurrent int      `toml:"concurrent" comment:"Jobs that this manager works on at a time."`
+	Timeout    Duration `toml:"timeout" comment:"For how long a job is tried, counted from when it was created. Harbor waits for 30m."`
+	Keep       Duration `toml:"keep" comment:"For how long a job that has ended can be looked at."`
+	Platforms  []string `toml:"platforms" comment:"Of images for several platforms, these are preheated, such as [\"linux/amd64\"]. None: all."`
+}
+
+// RegistriesConfig says how registries reach the manager, and it them.
+type RegistriesConfig struct {
+	OpenTo []string `toml:"open_to" comment:"CIDRs from which registries may have images preheated without saying who they are. Anybody there can."`
+	CA     string   `toml:"ca" comment:"PEM file with CAs of registries, besides the system's."`
 }
 
 // WebConfig says how browsers and registries reach the manager.
@@ -68,8 +93,14 @@ func DefaultConfig() Config {
 		Listen:   ":8080",
 		Database: "sqlite:///var/lib/dfmanager/manager.db",
 		Web:      WebConfig{Proxies: []string{}, Rate: 100},
+		KeyFile:  "/var/lib/dfmanager/secret.key",
 		Auth:     AuthConfig{Session: Duration{12 * time.Hour}},
-		Debug:    DebugConfig{Listen: "127.0.0.1:65006"},
+		Cluster:  ClusterConfig{Schedulers: []string{}},
+		Jobs: JobsConfig{
+			Concurrent: 4, Timeout: Duration{25 * time.Minute}, Keep: Duration{30 * 24 * time.Hour}, Platforms: []string{},
+		},
+		Registries: RegistriesConfig{OpenTo: []string{}},
+		Debug:      DebugConfig{Listen: "127.0.0.1:65006"},
 	}
 }
 
@@ -103,7 +134,33 @@ func (c Config) Validate() error {
 	if c.Auth.Session.Duration < time.Minute || c.Auth.Session.Duration > 90*24*time.Hour {
 		bad("auth.session", "%v is not from 1m to 2160h", c.Auth.Session.Duration)
 	}
-	return errors.Join(errs...)
+	c.validateJobs(bad)
+	return errors.Join(append(errs, c.TLS.Validate())...)
+}
+
+func (c Config) validateJobs(bad func(key, format string, args ...any)) {
+	for _, s := range c.Cluster.Schedulers {
+		if !daemon.IsDialable(s) {
+			bad("cluster.schedulers", "%q is not host:port, such as scheduler-0:8002", s)
+		}
+	}
+	if c.Jobs.Concurrent < 1 || c.Jobs.Concurrent > 1000 {
+		bad("jobs.concurrent", "%d is not from 1 to 1000", c.Jobs.Concurrent)
+	}
+	if c.Jobs.Timeout.Duration < time.Second || c.Jobs.Keep.Duration < time.Minute {
+		bad("jobs", "timeout must be 1s at least, and keep 1m")
+	}
+	for _, p := range c.Jobs.Platforms {
+		if n := strings.Count(p, "/"); n < 1 || n > 2 || strings.ContainsAny(p, " ,") {
+			bad("jobs.platforms", "%q is not like linux/amd64", p)
+		}
+	}
+	if _, err := prefixes(c.Registries.OpenTo); err != nil {
+		bad("registries.open_to", "%v", err)
+	}
+	if c.KeyFile == "" {
+		bad("key_file", "is empty: name a file, which is made if it is missing")
+	}
 }
 
 // prefixes reads CIDRs; one address stands for itself.

@@ -76,8 +76,8 @@ func TestLoadErrors(t *testing.T) {
 		"unknown key": {"databse = 'x'\n", []string{`:1: unknown key "databse"`, "`dfmanager config default`"}},
 		"type":        {"[web]\nproxies = '10.0.0.1'\n", []string{"web.proxies"}},
 		"time":        {"[auth]\nsession = '1 day'\n", []string{`"1 day" is not a time`}},
-		"all at once": {"listen = '8080'\ndatabase = 'mysql://x'\n[web]\ncert = '/x'\nproxies = ['ten']\nrate = 0\n[auth]\nsession = '1s'\n[debug]\nlisten = 'x'\n",
-			[]string{"listen:", "database: it must begin", "web: cert and key", "web.proxies:", "web.rate:", "auth.session:", "debug.listen:"}},
+		"all at once": {"listen = '8080'\ndatabase = 'mysql://x'\n[web]\ncert = '/x'\nproxies = ['ten']\nrate = 0\n[auth]\nsession = '1s'\n[cluster]\nschedulers = ['x']\n[jobs]\nconcurrent = 0\ntimeout = '0s'\nplatforms = ['linux']\n[registries]\nopen_to = ['all']\n[debug]\nlisten = 'x'\n",
+			[]string{"listen:", "database: it must begin", "web: cert and key", "web.proxies:", "web.rate:", "cluster.schedulers:", "jobs.concurrent:", "jobs:", "jobs.platforms:", "registries.open_to:", "auth.session:", "debug.listen:"}},
 		"tls and plain": {"[web]\ncert = '/a'\nkey = '/b'\ninsecure = true\n", []string{"web.insecure: true contradicts"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,6 @@
 // Command dfmanager is what people and registries speak to: users sign in to
-// it, and what they change is kept in its database. Hosts and schedulers go on
-// without it.
+// it, and what they ask to be preheated is brought into the cluster. Hosts and
+// schedulers go on without it.
 package main
 
 import (
@@ -9,6 +9,7 @@ import (
 	"log/slog"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
 
 // version is set by the linker.
@@ -20,8 +21,8 @@ func program() *daemon.Program[Config] {
 	return &daemon.Program[Config]{
 		Name:  "dfmanager",
 		Short: "The manager of a cluster",
-		Long: `Without a subcommand dfmanager is the daemon: users, access tokens and a REST API.
-With a SQLite database, which is the default, one runs; with PostgreSQL several
+		Long: `Without a subcommand dfmanager is the daemon: users, access tokens, a REST API, and
+jobs that preheat images, which Harbor and other registries can ask for. With a SQLite database, which is the default, one runs; with PostgreSQL several
 may, and any of them answers. At the very first start a user named root is
 created: its password is the value of DFMANAGER_ROOT_PASSWORD, or is made up and
 printed, and has to be changed at the first sign-in.`,
@@ -31,8 +32,14 @@ printed, and has to be changed at the first sign-in.`,
 	}
 }
 
-// probe reads the certificate.
-func probe(c Config, _ *slog.Logger) error {
+// probe reads the certificates.
+func probe(c Config, log *slog.Logger) error {
+	if _, err := c.TLS.Identity(wire.RoleHost, log); err != nil {
+		return err
+	}
+	if _, err := c.Registries.roots(); err != nil {
+		return err
+	}
 	if c.Web.Cert == "" {
 		return nil
 	}

@@ -16,7 +16,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
@@ -24,7 +27,7 @@ import (
 
 // run serves until ctx ends.
 func run(ctx context.Context, c Config, log *slog.Logger) error {
-	s, err := open(ctx, c, os.Getenv("DFMANAGER_ROOT_PASSWORD"), os.Stdout, log)
+	s, err := open(ctx, c, secrets{os.Getenv("DFMANAGER_ROOT_PASSWORD"), os.Getenv("DFMANAGER_SECRET_KEY")}, os.Stdout, log)
 	if err != nil {
 		return err
 	}
@@ -40,18 +43,24 @@ func run(ctx context.Context, c Config, log *slog.Logger) error {
 	return errors.Join(err, s.close())
 }
 
+// secrets come from the environment; "": they are made up.
+type secrets struct{ rootPassword, key string }
+
 // server is the daemon: its parts in the order in which they are opened.
 type server struct {
 	db     *store.DB
+	images *registry.Client
+	warm   *warm.Client // nil: there is no cluster
+	jobs   *job.Runner
 	debug  *daemon.Debug
 	ln     net.Listener
 	http   *http.Server
 	served chan error // how Serve ended
 }
 
-// open starts all parts. The first user's password is rootPassword; if that is
-// "", one is made up and told to out.
-func open(ctx context.Context, c Config, rootPassword string, out io.Writer, log *slog.Logger) (_ *server, err error) {
+// open starts all parts. If a password for the first user is made up, it is told
+// to out.
+func open(ctx context.Context, c Config, known secrets, out io.Writer, log *slog.Logger) (_ *server, err error) {
 	s := &server{served: make(chan error, 1)}
 	defer func() {
 		if err != nil {
@@ -64,17 +73,13 @@ func open(ctx context.Context, c Config, rootPassword string, out io.Writer, log
 		return nil, err
 	}
 	hasher := auth.NewHasher()
-	if err := firstUser(ctx, s.db, hasher, rootPassword, out); err != nil {
+	if err := firstUser(ctx, s.db, hasher, known.rootPassword, out); err != nil {
 		return nil, err
 	}
-	proxies, err := prefixes(c.Web.Proxies)
-	if err != nil {
-		return nil, fmt.Errorf("web.proxies: %w", err)
+	if err := s.openJobs(c, known.key, reg, log); err != nil {
+		return nil, err
 	}
-	api, err := web.New(web.Config{
-		Store: s.db, Hasher: hasher, Session: c.Auth.Session.Duration, Secure: c.Web.Cert != "" || len(proxies) > 0,
-		Proxies: proxies, Rate: c.Web.Rate, Version: version, Log: log, Registerer: reg,
-	})
+	api, err := c.api(s, hasher, reg, log)
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +93,22 @@ func open(ctx context.Context, c Config, rootPassword string, out io.Writer, log
 	go func() { s.served <- s.http.Serve(s.ln) }()
 	s.debug.SetReady(true)
 	return s, nil
+}
+
+// api makes what is served.
+func (c Config) api(s *server, hasher *auth.Hasher, reg prometheus.Registerer, log *slog.Logger) (*web.Server, error) {
+	proxies, err := prefixes(c.Web.Proxies)
+	if err != nil {
+		return nil, fmt.Errorf("web.proxies: %w", err)
+	}
+	openTo, err := prefixes(c.Registries.OpenTo)
+	if err != nil {
+		return nil, fmt.Errorf("registries.open_to: %w", err)
+	}
+	return web.New(web.Config{
+		Store: s.db, Hasher: hasher, Jobs: s.jobs, Session: c.Auth.Session.Duration, Secure: c.Web.Cert != "" || len(proxies) > 0,
+		Proxies: proxies, OpenTo: openTo, Rate: c.Web.Rate, Version: version, Log: log, Registerer: reg,
+	})
 }
 
 // listen listens for browsers and registries.
@@ -160,6 +181,7 @@ func (s *server) close() error {
 	if s.debug != nil {
 		errs = append(errs, s.debug.Close())
 	}
+	errs = append(errs, s.closeJobs())
 	if s.db != nil {
 		errs = append(errs, s.db.Close())
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -14,13 +16,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/clustertest"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store/storetest"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/wiretest"
 )
 
-func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
+func TestMain(m *testing.M) {
+	code := storetest.Main(m)
+	if err := errors.Join(os.RemoveAll(binaries), clustertest.Remove()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
 
 func testConfig(url string) Config {
 	c := DefaultConfig()
@@ -32,7 +42,7 @@ func testConfig(url string) Config {
 func start(t *testing.T, c Config, rootPassword string) (*server, string) {
 	t.Helper()
 	var out bytes.Buffer
-	s, err := open(t.Context(), c, rootPassword, &out, slog.New(slog.DiscardHandler))
+	s, err := open(t.Context(), c, secrets{rootPassword: rootPassword, key: strings.Repeat("k", 64)}, &out, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +91,7 @@ func TestFirstPasswordIsGiven(t *testing.T) {
 	if got := signIn(t, http.DefaultClient, "http://"+s.ln.Addr().String(), "given by the operator"); got != 201 {
 		t.Errorf("signing in: %d", got)
 	}
-	_, err := open(t.Context(), testConfig(storetest.SQLite(t)), "short", io.Discard, slog.New(slog.DiscardHandler))
+	_, err := open(t.Context(), testConfig(storetest.SQLite(t)), secrets{rootPassword: "short"}, io.Discard, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), "DFMANAGER_ROOT_PASSWORD") || strings.Contains(err.Error(), "short") {
 		t.Errorf("with a bad password: %v", err)
 	}
@@ -170,19 +180,35 @@ func TestDebug(t *testing.T) {
 func TestStartFails(t *testing.T) {
 	t.Parallel()
 	taken, _ := start(t, testConfig(storetest.SQLite(t)), "given by the operator")
-	file := filepath.Join(t.TempDir(), "file")
+	dir := t.TempDir()
+	ca, err := wiretest.NewCA(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*Config){
-		"listen":       func(c *Config) { c.Listen = taken.ln.Addr().String() },
-		"debug.listen": func(c *Config) { c.Debug.Listen = taken.debug.Addr() },
-		"database":     func(c *Config) { c.Database = "sqlite://" + file + "/x.db" },
-		"web.cert":     func(c *Config) { c.Web.Cert, c.Web.Key = file, file },
+		"listen":        func(c *Config) { c.Listen = taken.ln.Addr().String() },
+		"debug.listen":  func(c *Config) { c.Debug.Listen = taken.debug.Addr() },
+		"database":      func(c *Config) { c.Database = "sqlite://" + file + "/x.db" },
+		"web.cert":      func(c *Config) { c.Web.Cert, c.Web.Key = file, file },
+		"key_file":      func(c *Config) { c.KeyFile = file },
+		"registries.ca": func(c *Config) { c.Registries.CA = file },
+		"tls.cert": func(c *Config) {
+			c.Cluster.Schedulers = []string{"127.0.0.1:1"}
+			f, err := ca.Issue(dir, "seed", wire.RoleSeed, time.Hour)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.TLS.CA, c.TLS.Cert, c.TLS.Key = f.CA, f.Cert, f.Key
+		},
 	} {
 		c := testConfig(storetest.SQLite(t))
+		c.KeyFile = filepath.Join(t.TempDir(), "key")
 		change(&c)
-		if _, err := open(t.Context(), c, "given by the operator", io.Discard, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), name+":") {
+		if _, err := open(t.Context(), c, secrets{rootPassword: "given by the operator"}, io.Discard, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), name+":") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -22,6 +22,7 @@ type call struct {
 	remote string // address
 
 	user    store.User // zero: nobody
+	open    bool       // nobody, from an address that is open to registries
 	session string     // hash of the session; "": it is a token or a password that speaks
 	scopes  []string   // of the token
 }

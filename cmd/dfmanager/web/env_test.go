@@ -2,6 +2,7 @@ package web_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -16,8 +17,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store/storetest"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
 )
 
@@ -32,6 +37,53 @@ type env struct {
 	url   string
 	log   *buffer
 	users map[string]store.User
+	runs  *cluster
+}
+
+// cluster is one that has at once what it is told to have.
+type cluster struct {
+	mu   sync.Mutex
+	fail error         // nil: nothing fails
+	hold chan struct{} // nothing is there before it is closed; nil: at once
+}
+
+func (c *cluster) set(fail error, hold chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fail, c.hold = fail, hold
+}
+
+func (c *cluster) Warm(ctx context.Context, o warm.Order, _ func(warm.Progress)) (warm.Progress, error) {
+	c.mu.Lock()
+	fail, hold := c.fail, c.hold
+	c.mu.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return warm.Progress{}, context.Cause(ctx)
+		}
+	}
+	return warm.Progress{Host: "seed-1", Addr: "192.0.2.1:65002", Got: o.Blob.Size}, fail
+}
+
+// runner runs the jobs of e.
+func (e *env) runner() *job.Runner {
+	k, err := seal.New(strings.Repeat("k", 32))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	client := registry.New(registry.Config{})
+	e.t.Cleanup(client.Close)
+	r, err := job.Open(job.Config{
+		Store: e.db, Registry: client, Warmer: e.runs, Key: k, Owner: "test", Concurrent: 4, Timeout: time.Minute, Keep: time.Hour,
+		Pace: job.Pace{Poll: 20 * time.Millisecond, Again: time.Millisecond, Lease: time.Second}, Log: slog.New(slog.NewTextHandler(e.log, nil)), Registerer: prometheus.NewRegistry(),
+	})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.t.Cleanup(r.Close)
+	return r
 }
 
 // buffer is a log that can be read.
@@ -63,11 +115,12 @@ var hash = sync.OnceValue(func() string {
 
 func newEnv(t *testing.T, change ...func(*web.Config)) *env {
 	t.Helper()
-	e := &env{t: t, db: storetest.Open(t, storetest.SQLite(t)), log: &buffer{}, users: map[string]store.User{}}
+	e := &env{t: t, db: storetest.Open(t, storetest.SQLite(t)), log: &buffer{}, users: map[string]store.User{}, runs: &cluster{}}
 	c := web.Config{
 		Store: e.db, Hasher: auth.NewHasher(), Session: time.Hour, Rate: 10_000, Version: "test",
 		Log: slog.New(slog.NewTextHandler(e.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Registerer: prometheus.NewRegistry(),
 	}
+	c.Jobs = e.runner()
 	for _, f := range change {
 		f(&c)
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -38,7 +39,13 @@ func (s *Server) identify(c *call) error {
 	case h != "":
 		return errCredentials
 	}
-	return s.bySession(c)
+	if err := s.bySession(c); err != nil || c.user.ID != 0 {
+		return err
+	}
+	if addr, err := netip.ParseAddr(c.remote); err == nil && within(s.OpenTo, addr) {
+		c.open, c.user.Name = true, "anonymous"
+	}
+	return nil
 }
 
 // bySession looks for a cookie. One that is not good any more is as good as none.

@@ -144,6 +144,9 @@ func fields(t reflect.Type, properties object, required *[]string) {
 		if name == "-" || !f.IsExported() {
 			continue
 		}
+		if name == "" {
+			name = f.Name
+		}
 		properties[name] = schema(f.Type)
 		if f.Type.Kind() != reflect.Pointer && options != "omitempty" {
 			*required = append(*required, name)

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 )
 
@@ -27,9 +28,11 @@ import (
 type Config struct {
 	Store      *store.DB
 	Hasher     *auth.Hasher
+	Jobs       *job.Runner
 	Session    time.Duration  // how long a sign-in lasts
 	Secure     bool           // browsers reach it by https only
 	Proxies    []netip.Prefix // whose X-Forwarded-For is believed
+	OpenTo     []netip.Prefix // where registries need no credentials
 	Rate       int            // requests per second and address
 	Version    string
 	Log        *slog.Logger

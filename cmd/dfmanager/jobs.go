@@ -1,0 +1,108 @@
+package main
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
+)
+
+// openJobs opens what jobs need, and runs them.
+func (s *server) openJobs(c Config, secret string, reg prometheus.Registerer, log *slog.Logger) error {
+	key, err := c.key(secret)
+	if err != nil {
+		return err
+	}
+	roots, err := c.Registries.roots()
+	if err != nil {
+		return err
+	}
+	s.images = registry.New(registry.Config{Roots: roots, Proxy: http.ProxyFromEnvironment})
+	b := make([]byte, 8)
+	_, _ = rand.Read(b) // never fails
+	name := "dfmanager-" + hex.EncodeToString(b)
+	var warmer job.Warmer
+	if len(c.Cluster.Schedulers) > 0 {
+		id, err := c.TLS.Identity(wire.RoleHost, log)
+		if err != nil {
+			return err
+		}
+		if err := reg.Register(daemon.Expiry("dfmanager", id)); err != nil {
+			return err
+		}
+		s.warm, err = warm.Open(warm.Config{Schedulers: c.Cluster.Schedulers, Identity: id, Name: p2p.HostID(name), Log: log})
+		if err != nil {
+			return fmt.Errorf("cluster.schedulers: %w", err)
+		}
+		warmer = s.warm
+	}
+	s.jobs, err = job.Open(job.Config{
+		Store: s.db, Registry: s.images, Warmer: warmer, Key: key, Owner: name, Concurrent: c.Jobs.Concurrent,
+		Timeout: c.Jobs.Timeout.Duration, Platforms: c.Jobs.Platforms, Keep: c.Jobs.Keep.Duration, Log: log, Registerer: reg,
+	})
+	return err
+}
+
+// closeJobs gives the jobs back and closes what they needed.
+func (s *server) closeJobs() error {
+	if s.jobs != nil {
+		s.jobs.Close()
+	}
+	var err error
+	if s.warm != nil {
+		err = s.warm.Close()
+	}
+	if s.images != nil {
+		s.images.Close()
+	}
+	return err
+}
+
+// key is what credentials are sealed with.
+func (c Config) key(secret string) (*seal.Key, error) {
+	if secret == "" {
+		k, err := seal.File(c.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("key_file: %w", err)
+		}
+		return k, nil
+	}
+	k, err := seal.New(secret)
+	if err != nil {
+		return nil, fmt.Errorf("DFMANAGER_SECRET_KEY: %w", err)
+	}
+	return k, nil
+}
+
+// roots are the CAs of registries; nil: the system's.
+func (c RegistriesConfig) roots() (*x509.CertPool, error) {
+	if c.CA == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(c.CA)
+	if err != nil {
+		return nil, fmt.Errorf("registries.ca: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // there are none
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New("registries.ca: no certificate in " + c.CA)
+	}
+	return pool, nil
+}
