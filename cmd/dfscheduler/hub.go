@@ -29,6 +29,7 @@ type hub struct {
 	wg       sync.WaitGroup // the clock and the receivers of all streams
 	mu       sync.Mutex     // guards what follows; outboxes are filled under it, so that they keep the order of the decisions
 	state    *sched.State
+	indexes  *sched.Indexes
 	sessions map[p2p.HostID]*session
 	streams  map[netip.Addr]int
 	bans     map[p2p.HostID]sched.Ban // that are known to the log
@@ -39,7 +40,7 @@ type hub struct {
 func newHub(c Config, log *slog.Logger, m *metrics) *hub {
 	h := &hub{
 		limits: c.Limits, log: log, metrics: m, wake: make(chan struct{}, 1),
-		state: sched.New(c.scheduling()), sessions: map[p2p.HostID]*session{}, streams: map[netip.Addr]int{}, bans: map[p2p.HostID]sched.Ban{},
+		state: sched.New(c.scheduling()), indexes: sched.NewIndexes(), sessions: map[p2p.HostID]*session{}, streams: map[netip.Addr]int{}, bans: map[p2p.HostID]sched.Ban{},
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	h.wg.Go(h.clock)
@@ -92,7 +93,7 @@ func (h *hub) announce(s *session, a p2p.Announce) error {
 	} else if old == nil && len(h.sessions) >= h.limits.Hosts {
 		return fmt.Errorf("%d hosts: %w", len(h.sessions), sched.ErrLimit)
 	}
-	s.host = a.Host.ID
+	s.host, s.seed = a.Host.ID, a.Host.Seed
 	h.sessions[s.host] = s
 	return h.handle(s.host, a)
 }
@@ -103,6 +104,9 @@ func (h *hub) says(s *session, m p2p.Message) error {
 	defer h.mu.Unlock()
 	if h.sessions[s.host] != s {
 		return context.Cause(s.ctx) // another one took its place
+	}
+	if h.ofIndexes(s, m) {
+		return nil
 	}
 	return h.handle(s.host, m)
 }
@@ -128,6 +132,7 @@ func (h *hub) gone(s *session) p2p.HostID {
 	if s.host != "" && h.sessions[s.host] == s {
 		delete(h.sessions, s.host)
 		h.deliver(h.state.Disconnect(time.Now(), s.host))
+		h.indexes.Leave(s.host)
 	}
 	return s.host
 }

@@ -14,6 +14,7 @@ type metrics struct {
 	conns     *prometheus.CounterVec // result
 	bans      *prometheus.CounterVec // what
 	throttled prometheus.Counter
+	distrusts prometheus.Counter
 	decisions prometheus.Histogram
 	ticks     prometheus.Histogram
 }
@@ -37,6 +38,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		throttled: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "dfscheduler_messages_throttled_total", Help: "Messages that waited because their host sent too many.",
 		}),
+		distrusts: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "dfscheduler_indexes_distrusted_total", Help: "Indexes that a host has found false; the log names them.",
+		}),
 		decisions: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "dfscheduler_decision_seconds", Help: "Time it took to decide about one message.", Buckets: buckets,
 		}),
@@ -44,7 +48,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "dfscheduler_tick_seconds", Help: "Time it took to do what had become due.", Buckets: buckets,
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.messages, m.streams, m.conns, m.bans, m.throttled, m.decisions, m.ticks} {
+	for _, c := range []prometheus.Collector{m.messages, m.streams, m.conns, m.bans, m.throttled, m.distrusts, m.decisions, m.ticks} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

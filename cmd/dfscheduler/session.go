@@ -33,6 +33,7 @@ type session struct {
 	ctx    context.Context // of the session; its cause is how the stream ends
 	end    context.CancelCauseFunc
 	host   p2p.HostID // once it has announced itself; guarded by hub.mu
+	seed   bool       // likewise
 	heard  chan error // how receive has ended
 
 	// for the receiver only
