@@ -27,6 +27,7 @@ type Network struct {
 	Listener   net.Listener   // where pieces are given; nil: none are
 	Upload     peer.Limiter   // nil: no limit
 	Tokens     Tokens         // nil: this host lends none, and uses none of others
+	Indexer    Indexer        // nil: nobody here cares for indexes
 }
 
 // Tokens are short-lived leaves to read private repositories.
@@ -58,6 +59,9 @@ type network struct {
 	kick    chan struct{}
 	seed    bool
 
+	schedulers []string
+	identity   *wire.Identity
+
 	mu      sync.Mutex // guards what follows and what shares say; nobody waits while it is held
 	links   *peer.Links
 	host    *swarm.Host
@@ -67,6 +71,7 @@ type network struct {
 	more    chan struct{} // closed when there is one more
 	running map[uint64]context.CancelCauseFunc
 	watches map[watched]context.CancelCauseFunc
+	indexes indexes
 }
 
 // watched is a peer whose pieces of a blob this host hears of.
@@ -84,6 +89,7 @@ func openNetwork(f *Fetcher, c *Network) error {
 		host: swarm.New(swarm.Config{Self: c.Self, Schedulers: schedulers, OriginRun: originRun}),
 		up:   map[string]bool{}, shares: map[digest.Digest]*share{},
 		running: map[uint64]context.CancelCauseFunc{}, watches: map[watched]context.CancelCauseFunc{},
+		schedulers: schedulers, identity: c.Identity, indexes: newIndexes(c.Indexer),
 	}
 	f.network = n
 	var err error
@@ -301,7 +307,10 @@ type listener struct{ n *network }
 func (l listener) SchedulerUp(name string) {
 	l.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
 		l.n.up[name] = true
-		return h.SchedulerUp(now, name)
+		actions := h.SchedulerUp(now, name)
+		l.n.do(actions) // the announce goes first
+		l.n.republish(name)
+		return nil
 	})
 }
 
@@ -314,6 +323,9 @@ func (l listener) SchedulerDown(name string) {
 
 func (l listener) SchedulerSays(name string, m p2p.Message) {
 	l.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
+		if l.n.ofIndexes(m) {
+			return nil
+		}
 		switch m := m.(type) {
 		case p2p.Fetch:
 			if !l.n.ordered(m) {
@@ -348,6 +360,9 @@ func (n *network) ordered(m p2p.Fetch) bool {
 	s.ordered, s.origin = true, p2p.Origin{Registry: m.Origin.Registry, Repository: m.Origin.Repository}
 	n.answered(m.Blob.Digest) // nobody will name parents
 	n.f.start(s.pin)
+	if m.Whole && n.indexes.indexer != nil {
+		n.indexes.indexer.Ordered(Ref{Digest: m.Blob.Digest, Size: m.Blob.Size, Repo: repo(m.Origin)})
+	}
 	if m.Origin.Token != "" && n.tokens != nil {
 		n.tokens.Learn(repo(m.Origin), m.Origin.Token)
 	}

@@ -1,0 +1,234 @@
+package fetcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
+)
+
+// Indexer is who makes use of the indexes of layers that hosts share. Its
+// methods must return soon and not call the Fetcher.
+type Indexer interface {
+	// Ordered says that this seed is about to fetch all of a blob.
+	Ordered(r Ref)
+	// Distrusted says that the cluster no longer uses an index.
+	Distrusted(m p2p.Distrust)
+}
+
+// indexes is what the network knows of them; network.mu guards it.
+type indexes struct {
+	indexer   Indexer // nil: nobody cares
+	lookups   map[digest.Digest]*lookup
+	published map[digest.Digest]p2p.Index // by layer
+}
+
+// lookup is a question that is on its way.
+type lookup struct {
+	done  chan struct{}
+	found *p2p.Index
+}
+
+func newIndexes(x Indexer) indexes {
+	return indexes{indexer: x, lookups: map[digest.Digest]*lookup{}, published: map[digest.Digest]p2p.Index{}}
+}
+
+// FindIndex asks the cluster for the index of a layer. It is false if there is
+// none, or nobody answers within half a second.
+func (f *Fetcher) FindIndex(ctx context.Context, layer digest.Digest, version int) (p2p.Index, bool) {
+	n := f.network
+	if n == nil {
+		return p2p.Index{}, false
+	}
+	l := n.lookup(layer, version)
+	if l == nil {
+		return p2p.Index{}, false
+	}
+	t := time.NewTimer(answerAfter)
+	defer t.Stop()
+	select {
+	case <-l.done:
+	case <-t.C:
+		return p2p.Index{}, false
+	case <-ctx.Done():
+		return p2p.Index{}, false
+	}
+	if l.found == nil || l.found.Layer != layer || l.found.Version != version {
+		return p2p.Index{}, false
+	}
+	if err := n.proven(*l.found); err != nil {
+		n.log.Warn("an index was offered that nobody of this cluster has made", "blob", layer, "index", l.found.ID, "err", err)
+		return p2p.Index{}, false
+	}
+	return *l.found, true
+}
+
+// lookup asks the scheduler that is responsible for the layer, if it was not
+// asked already. The result is nil if there is none.
+func (n *network) lookup(layer digest.Digest, version int) *lookup {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if l := n.indexes.lookups[layer]; l != nil {
+		return l
+	}
+	home := n.home(layer)
+	if home == "" {
+		return nil
+	}
+	l := &lookup{done: make(chan struct{})}
+	n.indexes.lookups[layer] = l
+	n.links.Send(home, p2p.Lookup{Layers: []digest.Digest{layer}, Version: version})
+	time.AfterFunc(answerAfter, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.indexes.lookups[layer] == l {
+			delete(n.indexes.lookups, layer)
+		}
+	})
+	return l
+}
+
+// home is the scheduler that is responsible for a layer, of those that can be
+// reached. The caller holds n.mu.
+func (n *network) home(layer digest.Digest) string {
+	for _, name := range p2p.Rendezvous(string(layer), n.schedulers) {
+		if n.up[name] {
+			return name
+		}
+	}
+	return ""
+}
+
+// PublishIndex offers an index whose pack this host has, now and whenever a
+// scheduler comes up.
+func (f *Fetcher) PublishIndex(x p2p.Index) error {
+	n := f.network
+	if n == nil {
+		return nil
+	}
+	if n.identity != nil {
+		var err error
+		if x.Proof, err = n.identity.Prove(x.Statement()); err != nil {
+			return fmt.Errorf("publish index: %w", err)
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.indexes.published[x.Layer] = x
+	for name := range n.up {
+		n.links.Send(name, p2p.Publish{Index: x})
+	}
+	return nil
+}
+
+// DistrustIndex tells the cluster that an index is not that of its layer, all
+// of which this host has seen.
+func (f *Fetcher) DistrustIndex(m p2p.Distrust) {
+	n := f.network
+	if n == nil {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for name := range n.up {
+		n.links.Send(name, m)
+	}
+}
+
+// Keep puts a blob that this host has made into the store, to be given to
+// others: size bytes of r, whose digest is d.
+func (f *Fetcher) Keep(d digest.Digest, size int64, r io.Reader) error {
+	b, err := f.open(Ref{Digest: d, Size: size})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = b.Close() }() // it returns nil
+	if !b.Verified() {
+		if err := b.keep(size, r); err != nil {
+			return fmt.Errorf("keep %s: %w", d, err)
+		}
+	}
+	if f.network == nil {
+		return nil
+	}
+	f.network.mu.Lock()
+	defer f.network.mu.Unlock()
+	if s := f.network.share(p2p.Blob{Digest: d, Size: size}); s != nil {
+		s.present()
+	}
+	return nil
+}
+
+func (b *Blob) keep(size int64, r io.Reader) error {
+	buf := getBuffer(usualPiece)
+	defer putBuffer(buf)
+	for off := int64(0); off < size; {
+		n, err := io.ReadFull(r, buf[:min(size-off, usualPiece)])
+		if err != nil {
+			return err
+		}
+		if _, err := b.c.stored.Fill(buf[:n], off); err != nil {
+			return err
+		}
+		off += int64(n)
+	}
+	return b.MarkVerified()
+}
+
+// republish offers a scheduler that is up again what was published. The caller
+// holds n.mu.
+func (n *network) republish(name string) {
+	for x := range maps.Values(n.indexes.published) {
+		n.links.Send(name, p2p.Publish{Index: x})
+	}
+}
+
+// ofIndexes deals with a scheduler's message that is about indexes. The caller
+// holds n.mu.
+func (n *network) ofIndexes(m p2p.Message) bool {
+	switch m := m.(type) {
+	case p2p.Indexes:
+		for _, d := range m.Layers {
+			if l := n.indexes.lookups[d]; l != nil {
+				for _, x := range m.Found {
+					if x.Layer == d {
+						l.found = &x
+					}
+				}
+				delete(n.indexes.lookups, d)
+				close(l.done)
+			}
+		}
+	case p2p.Distrust:
+		if x := n.indexes.published[m.Layer]; x.ID == m.ID {
+			delete(n.indexes.published, m.Layer)
+		}
+		if n.indexes.indexer != nil {
+			n.indexes.indexer.Distrusted(m)
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+var errNotMaker = errors.New("its maker is neither host nor seed")
+
+// proven checks who made an index, where hosts have certificates.
+func (n *network) proven(x p2p.Index) error {
+	if n.identity == nil {
+		return nil
+	}
+	name, err := n.identity.Prover(x.Statement(), x.Proof)
+	if err == nil && name.Role != wire.RoleSeed && name.Role != wire.RoleHost {
+		err = errNotMaker
+	}
+	return err
+}
