@@ -17,8 +17,8 @@ import (
 // Indexer is who makes use of the indexes of layers that hosts share. Its
 // methods must return soon and not call the Fetcher.
 type Indexer interface {
-	// Ordered says that this seed is about to fetch all of a blob.
-	Ordered(r Ref)
+	// Whole says that this seed has all of a blob that it was ordered to fetch.
+	Whole(r Ref)
 	// Distrusted says that the cluster no longer uses an index.
 	Distrusted(m p2p.Distrust)
 }
@@ -166,6 +166,16 @@ func (f *Fetcher) Keep(d digest.Digest, size int64, r io.Reader) error {
 	return nil
 }
 
+// Has reports whether all of a blob is in the store and has matched its digest.
+func (f *Fetcher) Has(d digest.Digest, size int64) bool {
+	b, err := f.open(Ref{Digest: d, Size: size})
+	if err != nil {
+		return false
+	}
+	defer func() { _ = b.Close() }() // it returns nil
+	return b.Verified()
+}
+
 func (b *Blob) keep(size int64, r io.Reader) error {
 	buf := getBuffer(usualPiece)
 	defer putBuffer(buf)
@@ -231,4 +241,14 @@ func (n *network) proven(x p2p.Index) error {
 		err = errNotMaker
 	}
 	return err
+}
+
+// indexed tells who makes indexes that a seed has all of an ordered blob.
+func (s *share) indexed() {
+	s.n.mu.Lock()
+	ordered, where := s.ordered, s.origin
+	s.n.mu.Unlock()
+	if ordered && s.n.indexes.indexer != nil {
+		s.n.indexes.indexer.Whole(Ref{Digest: s.blob.Digest, Size: s.blob.Size, Repo: repo(where)})
+	}
 }

@@ -18,14 +18,14 @@ import (
 // hearing is an Indexer that remembers what it hears.
 type hearing struct {
 	mu         sync.Mutex
-	ordered    []digest.Digest
+	whole      []digest.Digest
 	distrusted []digest.Digest
 }
 
-func (h *hearing) Ordered(r fetcher.Ref) {
+func (h *hearing) Whole(r fetcher.Ref) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ordered = append(h.ordered, r.Digest)
+	h.whole = append(h.whole, r.Digest)
 }
 
 func (h *hearing) Distrusted(m p2p.Distrust) {
@@ -69,7 +69,7 @@ func TestIndexes(t *testing.T) {
 	}
 	b := openBlob(t, host.Fetcher, ref(layer))
 	want(t, b, layer, 0, int64(len(layer)), fetcher.Prefetch)
-	eventually(t, func() error { return seedHears.heard(&seedHears.ordered, index.Layer) })
+	eventually(t, func() error { return seedHears.heard(&seedHears.whole, index.Layer) })
 
 	if err := seed.Keep(index.Pack.Digest, index.Pack.Size, bytes.NewReader(pack)); err != nil {
 		t.Fatal(err)

@@ -32,6 +32,7 @@ func (s *share) match() {
 			s.n.log.Warn("blob not marked as verified", "blob", s.blob.Digest, "err", err)
 		}
 	}
+	s.indexed()
 }
 
 // rehash tells the sums of a blob that is on disk since before the start. What a

@@ -360,9 +360,6 @@ func (n *network) ordered(m p2p.Fetch) bool {
 	s.ordered, s.origin = true, p2p.Origin{Registry: m.Origin.Registry, Repository: m.Origin.Repository}
 	n.answered(m.Blob.Digest) // nobody will name parents
 	n.f.start(s.pin)
-	if m.Whole && n.indexes.indexer != nil {
-		n.indexes.indexer.Ordered(Ref{Digest: m.Blob.Digest, Size: m.Blob.Size, Repo: repo(m.Origin)})
-	}
 	if m.Origin.Token != "" && n.tokens != nil {
 		n.tokens.Learn(repo(m.Origin), m.Origin.Token)
 	}

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"os"
 	"slices"
 	"time"
 
@@ -215,8 +214,4 @@ func (c *comparer) close() {
 		c.file.put()
 		c.file = nil
 	}
-}
-
-func sortByTime(infos []os.FileInfo) {
-	slices.SortFunc(infos, func(a, b os.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 )
 
 // finalize turns a filled layer into an ordinary directory. Each step can be
@@ -241,6 +242,7 @@ func (l *Layer) prove(ctx context.Context) error {
 			err = l.compare(ctx)
 		}
 		if isLie(err) {
+			l.tell(err)
 			return errors.Join(err, l.refuse(err))
 		}
 		if err != nil {
@@ -258,7 +260,14 @@ func (l *Layer) prove(ctx context.Context) error {
 	return nil
 }
 
-var errDiffers = errors.New("the tar is not what the TOC says")
+// tell lets the cluster know that an index it gave is false.
+func (l *Layer) tell(reason error) {
+	if l.rec.Pack != (indexes.Pack{}) {
+		l.fs.indexes.False(l.rec.Blob, l.index.Info().ID, reason.Error())
+	}
+}
+
+var errDiffers = errors.New("the tar is not what the index says")
 
 func isLie(err error) bool {
 	return errors.Is(err, errDiffers) || errors.Is(err, index.ErrDigest) || errors.Is(err, index.ErrCorrupt) || errors.Is(err, index.ErrInvalid)

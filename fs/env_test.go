@@ -21,6 +21,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin/origintest"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
 	oracle "github.com/dfsnapshotter/dfsnapshotter/script/oracle/compare"
 )
@@ -87,7 +88,11 @@ func (e *env) open() {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	c := Config{Root: e.root, Fetcher: e.fetcher, Keeper: e.keeper, Unproven: true, Quiet: time.Hour, Log: log, Metrics: prometheus.NewRegistry()}
+	kept, err := indexes.New(filepath.Join(e.root, "index"), false, log, nil)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	c := Config{Root: e.root, Fetcher: e.fetcher, Indexes: kept, Keeper: e.keeper, Unproven: true, Quiet: time.Hour, Log: log, Metrics: prometheus.NewRegistry()}
 	if e.config != nil {
 		e.config(&c)
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
 )
 
@@ -27,6 +28,7 @@ import (
 type Config struct {
 	Root     string // 0700; layers, trees and mount points lie below it
 	Fetcher  *fetcher.Fetcher
+	Indexes  *indexes.Indexes // kept ones, and the cluster's
 	Keeper   *keeper.Client
 	Relay    bool          // the keeper stays between kernel and daemon
 	Unproven bool          // serve a TOC's tree before the blob was seen to be its diffID
@@ -40,6 +42,7 @@ type FS struct {
 	root     string
 	boot     string
 	fetcher  *fetcher.Fetcher
+	indexes  *indexes.Indexes
 	log      *slog.Logger
 	metrics  *metrics
 	files    *files
@@ -77,7 +80,7 @@ var errClosed = errors.New("fs: closed")
 // earlier process left with the keeper or on new ones.
 func Open(ctx context.Context, c Config) (f *FS, err error) {
 	f = &FS{
-		root: c.Root, fetcher: c.Fetcher, log: c.Log, metrics: newMetrics(c.Metrics), files: newFiles(),
+		root: c.Root, fetcher: c.Fetcher, indexes: c.Indexes, log: c.Log, metrics: newMetrics(c.Metrics), files: newFiles(),
 		unproven: c.Unproven, quiet: c.Quiet, layers: map[uint32]*Layer{}, merges: map[uint32]*merged{}, remains: map[uint32]bool{}, work: map[layerKey]*resolution{},
 		kick: make(chan struct{}, 1),
 	}
@@ -94,7 +97,7 @@ func Open(ctx context.Context, c Config) (f *FS, err error) {
 	if err := os.MkdirAll(f.root, 0o700); err != nil {
 		return nil, err
 	}
-	for _, d := range []string{"layers", "l", "m", "n", "index", "merged"} { // m and n may be mounted, even dead
+	for _, d := range []string{"layers", "l", "m", "n", "merged"} { // m and n may be mounted, even dead
 		if err := os.Mkdir(filepath.Join(f.root, d), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, err
 		}
@@ -108,10 +111,10 @@ func Open(ctx context.Context, c Config) (f *FS, err error) {
 	if err := f.loadMerged(); err != nil {
 		return nil, err
 	}
-	f.trimIndexes(maxKept)
 	if err := f.mount(ctx, c); err != nil {
 		return nil, err
 	}
+	f.indexes.OnFalse(f.quarantine)
 	f.metrics.observe(f)
 	f.start(f.background)
 	return f, nil

@@ -2,7 +2,6 @@ package fs
 
 import (
 	"archive/tar"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,22 +111,6 @@ func TestKeptIndex(t *testing.T) {
 		t.Errorf("a layer with a kept index is %s with %d chunks", s.State, s.Filled)
 	}
 	same(t, unpacked(t, layer.Tar), filepath.Join(e.root, "m", second.name()), impliedPaths(second))
-}
-
-// TestKeptIndexes: one that is kept takes the place of the one used longest ago.
-func TestKeptIndexes(t *testing.T) {
-	e := newEnv(t, nil)
-	old := filepath.Join(e.root, "index", "old")
-	if err := errors.Join(os.WriteFile(old, nil, 0o600), os.Truncate(old, maxKept), os.Chtimes(old, someTime, someTime)); err != nil {
-		t.Fatal(err)
-	}
-	l := e.layer(e.want(indextest.Gzip(big(10), indextest.GzipOptions{})))
-	if _, err := os.Stat(old); !os.IsNotExist(err) {
-		t.Errorf("more is kept than may be: %v", err)
-	}
-	if _, err := os.Stat(e.fs.keptPath(l.Blob())); err != nil {
-		t.Errorf("the new one is not kept: %v", err)
-	}
 }
 
 // TestRestart goes on with half-filled layers after a stop and after a death.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 )
 
 // record is what is kept of a layer beside its index: layers/N/layer.json.
@@ -25,6 +26,7 @@ type record struct {
 	Size    int64         `json:"size"`
 	DiffID  digest.Digest `json:"diffID"` // what the image's config says, proven or not
 	Ref     fetcher.Ref   `json:"ref"`
+	Pack    indexes.Pack  `json:"pack,omitzero"`     // where the index came from, if from another host
 	Proven  bool          `json:"proven"`            // the blob was seen to unpack to DiffID
 	Placed  bool          `json:"placed"`            // Implied is final
 	Implied []implied     `json:"implied,omitempty"` // folders the tar has no entry for
@@ -156,6 +158,7 @@ func (l *Layer) open() (err error) {
 	if l.index, err = index.Open(filepath.Join(l.dir, "index")); err != nil {
 		return fmt.Errorf("layer %d: %w", l.id, err)
 	}
+	l.fs.indexes.Windows(l.ctx, l.index, l.rec.Pack)
 	l.filled, err = openBitmap(filepath.Join(l.dir, "filled"), l.index.Info().Chunks, l.fs.boot)
 	if err != nil {
 		_ = l.index.Close()

@@ -23,7 +23,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		resolved: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dfsnapshotter_layers_resolved_total",
-			Help: "Layers by how their tree came to be known: index (kept from before), toc (in the blob), unpacked, failed.",
+			Help: "Layers by how their tree came to be known: index (kept from before), toc (in the blob), cluster (an index of another host), unpacked, failed.",
 		}, []string{"result"}),
 	}
 	if reg != nil {

@@ -14,11 +14,12 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 )
 
 // minLazy is the size in bytes below which a blob is unpacked at once: its
 // index would cost as much as itself.
-const minLazy = 4 << 20
+const minLazy = indexes.MinLayer
 
 // Want describes a layer as its image's manifest and config do.
 type Want struct {
@@ -147,11 +148,14 @@ func (l *Layer) build(w Want) (how string, err error) {
 		return "", err
 	}
 	large := w.Desc.Size >= minLazy
+	path := filepath.Join(l.dir, "index")
 	switch {
-	case large && l.fs.keptIndex(l):
+	case large && l.fs.indexes.Link(w.Desc.Digest, w.Desc.Size, w.DiffID, path):
 		how, l.rec.Proven = "index", true
 	case large && l.fs.unproven && l.fs.tocIndex(l, w):
 		how = "toc"
+	case large && l.cluster(w, path):
+		how = "cluster"
 	default:
 		how, l.rec.Proven = "unpacked", true
 		if err := l.unpack(); err != nil {
@@ -166,63 +170,10 @@ func (l *Layer) build(w Want) (how string, err error) {
 	return how, l.save(l.rec)
 }
 
-// keptPath is where the index of a blob that was unpacked here is kept, for
-// when the blob is wanted again.
-func (f *FS) keptPath(blob digest.Digest) string {
-	return filepath.Join(f.root, "index", blob.Encoded())
-}
-
-// keptIndex gives l the index kept of its blob, if that was seen to unpack to
-// the diffID wanted.
-func (f *FS) keptIndex(l *Layer) bool {
-	path := f.keptPath(l.rec.Blob)
-	x, err := index.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return false
-	}
-	if err != nil {
-		l.log().Warn("kept index cannot be used; the layer is unpacked again", "err", err)
-		return false
-	}
-	i := x.Info()
-	_ = x.Close()
-	if i.Blob != l.rec.Blob || i.DiffID != l.rec.DiffID || i.BlobSize != l.rec.Size || !i.Seekable {
-		return false
-	}
-	now := time.Now()
-	_ = os.Chtimes(path, now, now) // only the order of trimIndexes suffers
-	return os.Link(path, filepath.Join(l.dir, "index")) == nil
-}
-
-// maxKept bounds the bytes of all kept indexes.
-const maxKept = 2 << 30
-
-// trimIndexes removes the kept indexes that were used longest ago until the rest
-// have no more than room bytes.
-func (f *FS) trimIndexes(room int64) {
-	dir := filepath.Join(f.root, "index")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		f.log.Warn("list kept indexes", "err", err)
-		return
-	}
-	var total int64
-	infos := make([]os.FileInfo, 0, len(entries))
-	for _, e := range entries {
-		if fi, err := e.Info(); err == nil {
-			infos = append(infos, fi)
-			total += fi.Size()
-		}
-	}
-	sortByTime(infos)
-	for _, fi := range infos {
-		if total <= room {
-			return
-		}
-		if err := os.Remove(filepath.Join(dir, fi.Name())); err == nil || errors.Is(err, os.ErrNotExist) {
-			total -= fi.Size()
-		}
-	}
+// cluster gives l the index that other hosts have of its blob.
+func (l *Layer) cluster(w Want, path string) (ok bool) {
+	l.rec.Pack, ok = l.fs.indexes.Find(l.ctx, w.Desc.Digest, w.Desc.Size, w.DiffID, path)
+	return ok
 }
 
 // tocIndex gives l an index made from the TOC in its blob. A TOC that is
@@ -280,7 +231,7 @@ func (l *Layer) unpack() error {
 		return err
 	}
 	if info.Seekable && l.rec.Size >= minLazy {
-		l.keepIndex(path)
+		l.fs.indexes.Keep(l.rec.Blob, path)
 	}
 	return nil
 }
@@ -310,20 +261,6 @@ func (l *Layer) download(ctx context.Context, path string, w index.Sink, prio fe
 		}
 	}
 	return info, err
-}
-
-// keepIndex keeps the index at path for when the blob is wanted again. Without
-// it the blob is unpacked again, so an error is only reported.
-func (l *Layer) keepIndex(path string) {
-	kept := l.fs.keptPath(l.rec.Blob)
-	err := os.Remove(kept)
-	if err == nil || errors.Is(err, os.ErrNotExist) {
-		err = os.Link(path, kept)
-	}
-	if err != nil {
-		l.log().Warn("keep index", "err", err)
-	}
-	l.fs.trimIndexes(maxKept)
 }
 
 // extendHoles gives files that end in a hole, of which nothing is ever

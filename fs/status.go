@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 )
 
 // State says how far a layer has come.
@@ -216,4 +217,26 @@ func (f *FS) IDs() []uint32 {
 		all[id] = true
 	}
 	return slices.Sorted(maps.Keys(all))
+}
+
+// quarantine refuses the layers that are read by a false index of the cluster.
+func (f *FS) quarantine(id digest.Digest, reason string) {
+	for _, l := range f.all() {
+		if !l.hold() {
+			continue
+		}
+		if l.index.Info().ID == id && l.doubtful() {
+			if err := l.refuse(fmt.Errorf("its index is false: %s", reason)); err != nil {
+				l.log().Error("refused layer not noted", "err", err)
+			}
+		}
+		l.release()
+	}
+}
+
+// doubtful reports whether only another host vouches for the layer's index.
+func (l *Layer) doubtful() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rec.Pack != (indexes.Pack{}) && !l.rec.Proven && l.rec.Refused == ""
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
 	"github.com/dfsnapshotter/dfsnapshotter/snapshot"
 )
@@ -39,6 +40,7 @@ type node struct {
 	keeper  *keeper.Client
 	origin  *origin.Client
 	learned origin.Learned // tokens that other hosts lent
+	indexes *indexes.Indexes
 	fetcher *fetcher.Fetcher
 	fs      *fs.FS
 	sn      *snapshot.Snapshotter
@@ -72,8 +74,15 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 	if n.origin, err = n.openOrigin(); err != nil {
 		return err
 	}
+	shares := len(c.Peer.Schedulers) > 0
+	if n.indexes, err = indexes.New(filepath.Join(c.Root, "index"), shares, n.log, n.reg); err != nil {
+		return err
+	}
 	if n.fetcher, err = n.openFetcher(); err != nil {
 		return err
+	}
+	if shares {
+		n.indexes.Start(n.fetcher)
 	}
 	if c.mounts() {
 		if err := n.openMounts(ctx); err != nil {
@@ -107,6 +116,7 @@ func (n *node) openFetcher() (*fetcher.Fetcher, error) {
 	if m != nil {
 		config.Network = &fetcher.Network{
 			Self: m.host, Schedulers: c.Peer.Schedulers, Identity: m.identity, Listener: m.pieces, Upload: limits.upload,
+			Indexer: n.indexes,
 		}
 		n.reg.MustRegister(daemon.Expiry("dfsnapshotter", m.identity))
 		if m.identity != nil { // in plain text no token is sent
@@ -121,7 +131,7 @@ func (n *node) openFetcher() (*fetcher.Fetcher, error) {
 func (n *node) openMounts(ctx context.Context) (err error) {
 	c := n.cfg
 	n.fs, err = fs.Open(ctx, fs.Config{
-		Root: c.Root, Fetcher: n.fetcher, Keeper: n.keeper, Relay: c.Relay, Unproven: c.Lazy.Unproven,
+		Root: c.Root, Fetcher: n.fetcher, Indexes: n.indexes, Keeper: n.keeper, Relay: c.Relay, Unproven: c.Lazy.Unproven,
 		Quiet: quiet, Log: n.log, Metrics: n.reg,
 	})
 	if err != nil {
@@ -280,6 +290,9 @@ func (n *node) close() error {
 	}
 	if n.fs != nil {
 		errs = append(errs, n.fs.Close())
+	}
+	if n.indexes != nil {
+		n.indexes.Close()
 	}
 	if n.fetcher != nil {
 		errs = append(errs, n.fetcher.Close())

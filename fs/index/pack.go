@@ -124,11 +124,12 @@ func expand(h Head, r io.Reader) ([]byte, error) {
 // Windows gives bytes of a pack that are windows: n at off.
 type Windows func(off, n int64) ([]byte, error)
 
-// Lazy makes the index take windows that it lacks from get, and keep them. It
-// is to be called before the first Decode, with the head of the index's pack.
-func (x *Index) Lazy(h Head, get Windows) {
+// Lazy makes the index take windows that it lacks from its pack, of size bytes,
+// and keep them. It is to be called before the first Decode.
+func (x *Index) Lazy(size int64, get Windows) {
+	first := size - (x.tablesAt() - headerSize)
 	x.lacking = func(loc windowLoc) ([]byte, error) {
-		frame, err := get(PackPrefix+h.Size+loc.off-headerSize, int64(loc.size))
+		frame, err := get(first+loc.off-headerSize, int64(loc.size))
 		if err == nil && len(frame) != int(loc.size) {
 			err = io.ErrUnexpectedEOF
 		}

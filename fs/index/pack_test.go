@@ -40,7 +40,7 @@ func unpack(t testing.TB, packed []byte, get index.Windows) (*index.Index, error
 			t.Error(err)
 		}
 	})
-	x.Lazy(h, get)
+	x.Lazy(int64(len(packed)), get)
 	return x, nil
 }
 

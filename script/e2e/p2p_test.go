@@ -322,6 +322,29 @@ func (c *cloud) metric(t *testing.T, name, labels string, nodes ...*lab.Node) (s
 	return sum
 }
 
+// indexed waits until one of the nodes has offered an index of each layer that is
+// worth one.
+func (c *cloud) indexed(t *testing.T, nodes []*lab.Node) {
+	t.Helper()
+	want := 0.0
+	for _, mib := range scaled().layers {
+		if mib >= 5 {
+			want++
+		}
+	}
+	err := lab.Eventually(c.ctx, time.Minute, func() error {
+		for _, n := range nodes {
+			if m, err := n.Daemon.Metrics(c.ctx); err == nil && m["dfsnapshotter_indexes_offered_total"] >= want {
+				return nil
+			}
+		}
+		return errors.New("no host has offered indexes of all layers")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestP2P starts an image on all hosts at once, and then on others: the registry
 // sends it about once.
 func TestP2P(t *testing.T) {
@@ -349,7 +372,13 @@ func TestP2P(t *testing.T) {
 			}
 			c.complete(t, first...)
 			before := c.layerBytes(t)
+			if x.form == imagetest.Gzip {
+				c.indexed(t, append(c.Seeds[:len(c.Seeds):len(c.Seeds)], first...))
+			}
 			c.start(t, x.form, second...).wait(t)
+			if n := c.metric(t, "dfsnapshotter_layers_resolved_total", `"cluster"`, second...); x.form == imagetest.Gzip && n == 0 {
+				t.Error("no layer that the cluster knows was mounted by its index")
+			}
 			c.complete(t, second...)
 			if n := c.layerBytes(t) - before; n > 0 {
 				t.Errorf("in the second wave the registry sent %d bytes of layers", n)

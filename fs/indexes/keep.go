@@ -1,0 +1,94 @@
+package indexes
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+)
+
+// maxKept bounds the bytes of all kept indexes.
+const maxKept = 2 << 30
+
+// offerSuffix marks the file that says how a kept index was offered.
+const offerSuffix = ".offer"
+
+// path is where the index of a layer is kept.
+func (x *Indexes) path(layer digest.Digest) string { return filepath.Join(x.dir, layer.Encoded()) }
+
+// Link gives path the kept index of a layer of that size and diffID; it reports
+// false if there is none.
+func (x *Indexes) Link(layer digest.Digest, size int64, diffID digest.Digest, path string) bool {
+	kept := x.path(layer)
+	i, err := info(kept)
+	if errors.Is(err, os.ErrNotExist) {
+		return false
+	}
+	if err != nil {
+		x.log.Warn("kept index cannot be used", "blob", layer, "err", err)
+		return false
+	}
+	if i.Blob != layer || i.DiffID != diffID || i.BlobSize != size || !i.Seekable {
+		return false
+	}
+	now := time.Now()
+	_ = os.Chtimes(kept, now, now) // only the order of trim suffers
+	return os.Link(kept, path) == nil
+}
+
+// Keep keeps the index at path, which this host has made of the whole layer, and
+// offers it to the cluster. Without it the layer is unpacked again, so an error is
+// only reported.
+func (x *Indexes) Keep(layer digest.Digest, path string) {
+	kept := x.path(layer)
+	err := os.Remove(kept)
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		err = os.Link(path, kept)
+	}
+	if err != nil {
+		x.log.Warn("index not kept", "blob", layer, "err", err)
+		return
+	}
+	x.trim(maxKept)
+	x.do(job{layer: layer})
+}
+
+func info(path string) (index.Info, error) {
+	i, err := index.Open(path)
+	if err != nil {
+		return index.Info{}, err
+	}
+	return i.Info(), i.Close()
+}
+
+// trim removes the kept indexes that were used longest ago until the rest have
+// no more than room bytes.
+func (x *Indexes) trim(room int64) {
+	entries, err := os.ReadDir(x.dir)
+	if err != nil {
+		x.log.Warn("list kept indexes", "err", err)
+		return
+	}
+	var total int64
+	files := make([]os.FileInfo, 0, len(entries))
+	for _, e := range entries {
+		if fi, err := e.Info(); err == nil {
+			files = append(files, fi)
+			total += fi.Size()
+		}
+	}
+	slices.SortFunc(files, func(a, b os.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
+	for _, fi := range files {
+		if total <= room {
+			return
+		}
+		if err := os.Remove(filepath.Join(x.dir, fi.Name())); err == nil || errors.Is(err, os.ErrNotExist) {
+			total -= fi.Size()
+		}
+	}
+}
