@@ -249,6 +249,11 @@ func (l *Layer) prove(ctx context.Context) error {
 			return err
 		}
 	}
+	return l.noteProven()
+}
+
+// noteProven writes down that the layer is the diffID its image says.
+func (l *Layer) noteProven() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := l.rec

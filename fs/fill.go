@@ -196,6 +196,9 @@ func (l *Layer) fly(ctx context.Context, f *flight) {
 		l.log().Debug("fetch", "path", l.index.Path(l.index.Chunk(f.extent.First).Ino), "chunks", f.extent.Last-f.extent.First+1,
 			"off", f.extent.Off, "len", f.extent.Len, "priority", f.prio)
 		err = l.fetch(ctx, f.extent, f.prio, func(chunk int) { f.step(chunk+1, false, nil) })
+		if errors.Is(err, index.ErrCorrupt) && l.doubtful() {
+			err = l.mend(ctx, err)
+		}
 		l.mu.Lock()
 		for c := f.extent.First; c <= f.extent.Last; {
 			e := l.extent(c)
@@ -246,27 +249,30 @@ func (l *Layer) refill(ctx context.Context, w *chunkWriter, prio fetcher.Priorit
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	_, err = l.download(ctx, filepath.Join(dir, "index"), &verifier{w}, prio)
+	_, err = l.download(ctx, filepath.Join(dir, "index"), &verifier{l.index, w.fill}, prio)
 	return err
 }
 
-// verifier is a sink that takes what the layer's index says and no other bytes.
-type verifier struct{ w *chunkWriter }
+// verifier is a sink that takes what an index of the layer says and no other
+// bytes.
+type verifier struct {
+	index *index.Index
+	take  func(chunk int, data []byte) error
+}
 
 // WriteChunk implements index.Sink.
 func (v *verifier) WriteChunk(ino uint32, off int64, data []byte) error {
-	l := v.w.l
-	if in, ok := l.index.Inode(ino); ok && in.Dead {
+	if in, ok := v.index.Inode(ino); ok && in.Dead {
 		return nil
 	}
-	n, _, ok := l.index.Find(ino, off, int64(len(data)))
+	n, _, ok := v.index.Find(ino, off, int64(len(data)))
 	if !ok {
 		return fmt.Errorf("content of inode %d at %d: %w", ino, off, index.ErrCorrupt)
 	}
-	if c := l.index.Chunk(n); c.Off != off || c.Len != int64(len(data)) || c.Digest != sha256.Sum256(data) {
+	if c := v.index.Chunk(n); c.Off != off || c.Len != int64(len(data)) || c.Digest != sha256.Sum256(data) {
 		return fmt.Errorf("chunk %d: %w", n, index.ErrCorrupt)
 	}
-	return v.w.fill(n, data)
+	return v.take(n, data)
 }
 
 // decode calls fn with every verified chunk of extent e.

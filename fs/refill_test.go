@@ -30,7 +30,7 @@ func TestRefill(t *testing.T) {
 
 	w := &chunkWriter{l: l}
 	defer w.close()
-	if err := (&verifier{w}).WriteChunk(lost.Ino, lost.Off, make([]byte, lost.Len)); !errors.Is(err, index.ErrCorrupt) {
+	if err := (&verifier{l.index, w.fill}).WriteChunk(lost.Ino, lost.Off, make([]byte, lost.Len)); !errors.Is(err, index.ErrCorrupt) {
 		t.Errorf("wrong bytes give %v", err)
 	}
 	blob, err := l.source()

@@ -227,7 +227,7 @@ func (l *Layer) unpack() error {
 	}
 	l.filled.setAll()
 	l.fs.metrics.filled.Add(float64(info.Bytes))
-	if err := l.extendHoles(); err != nil {
+	if err := l.extendHoles(l.index); err != nil {
 		return err
 	}
 	if info.Seekable && l.rec.Size >= minLazy {
@@ -265,16 +265,16 @@ func (l *Layer) download(ctx context.Context, path string, w index.Sink, prio fe
 
 // extendHoles gives files that end in a hole, of which nothing is ever
 // written, their size.
-func (l *Layer) extendHoles() error {
+func (l *Layer) extendHoles(x *index.Index) error {
 	for ino := uint32(1); ; ino++ {
-		in, ok := l.index.Inode(ino)
+		in, ok := x.Inode(ino)
 		if !ok {
 			return nil
 		}
 		if !isRegular(in.Mode) || in.Size == 0 || in.Dead {
 			continue
 		}
-		if _, _, ok := l.index.Find(ino, in.Size-1, 1); ok {
+		if _, _, ok := x.Find(ino, in.Size-1, 1); ok {
 			continue
 		}
 		f, err := l.openBacking(ino, true)
