@@ -69,6 +69,9 @@ func New(dir string, shares bool, log *slog.Logger, reg prometheus.Registerer) (
 		}
 	}
 	x.ctx, x.cancel = context.WithCancel(context.Background())
+	if err := x.sweep(); err != nil {
+		return nil, fmt.Errorf("indexes: %w", err)
+	}
 	if shares {
 		x.jobs = make(chan job, maxJobs)
 	}
@@ -183,6 +186,9 @@ func (x *Indexes) run(j job) error {
 			return err
 		}
 	}
+	if known, err := x.known(j.layer); err != nil || known && j.ref == nil {
+		return err
+	}
 	offer, err := x.pack(j.layer)
 	if err != nil {
 		return err
@@ -192,6 +198,16 @@ func (x *Indexes) run(j job) error {
 	}
 	x.offered.Inc()
 	return nil
+}
+
+// known reports whether the cluster has the index that is kept of a layer.
+func (x *Indexes) known(layer digest.Digest) (bool, error) {
+	i, err := info(x.path(layer))
+	if err != nil {
+		return false, err
+	}
+	found, ok := x.fetcher.FindIndex(x.ctx, layer, i.Version)
+	return ok && found.ID == i.ID, nil
 }
 
 var errNoLayer = errors.New("not a layer that can be read at random")

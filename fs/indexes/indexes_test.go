@@ -21,9 +21,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // the one used longest ago.
 func TestKept(t *testing.T) {
 	dir, log := t.TempDir(), slog.New(slog.DiscardHandler)
+	half := filepath.Join(dir, "index", ".pack.1")
+	if err := errors.Join(os.Mkdir(filepath.Dir(half), 0o700), os.WriteFile(half, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	x, err := New(filepath.Join(dir, "index"), false, log, nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Stat(half); !os.IsNotExist(err) {
+		t.Errorf("what was being written is left: %v", err)
 	}
 	old, long := filepath.Join(dir, "index", "old"), time.Unix(1, 0)
 	if err := errors.Join(os.WriteFile(old, nil, 0o600), os.Truncate(old, maxKept), os.Chtimes(old, long, long)); err != nil {

@@ -66,6 +66,15 @@ func info(path string) (index.Info, error) {
 	return i.Info(), i.Close()
 }
 
+// sweep removes what an earlier process was about to write.
+func (x *Indexes) sweep() error {
+	names, err := filepath.Glob(filepath.Join(x.dir, ".*"))
+	for _, name := range names {
+		err = errors.Join(err, os.Remove(name))
+	}
+	return err
+}
+
 // trim removes the kept indexes that were used longest ago until the rest have
 // no more than room bytes.
 func (x *Indexes) trim(room int64) {

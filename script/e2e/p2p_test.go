@@ -322,23 +322,33 @@ func (c *cloud) metric(t *testing.T, name, labels string, nodes ...*lab.Node) (s
 	return sum
 }
 
-// indexed waits until one of the nodes has offered an index of each layer that is
-// worth one.
-func (c *cloud) indexed(t *testing.T, nodes []*lab.Node) {
+// indexed waits until the layers that are worth an index have one that counts:
+// the seed's, or, without one, those of two hosts.
+func (c *cloud) indexed(t *testing.T, seeds int, nodes []*lab.Node) {
 	t.Helper()
-	want := 0.0
+	want := 2.0
+	if seeds > 0 {
+		nodes, want = c.Seeds[:seeds], 1
+	}
+	layers := 0.0
 	for _, mib := range scaled().layers {
 		if mib >= 5 {
-			want++
+			layers++
 		}
 	}
 	err := lab.Eventually(c.ctx, time.Minute, func() error {
+		offered := 0.0
 		for _, n := range nodes {
-			if m, err := n.Daemon.Metrics(c.ctx); err == nil && m["dfsnapshotter_indexes_offered_total"] >= want {
-				return nil
+			m, err := n.Daemon.Metrics(c.ctx)
+			if err != nil {
+				return err
 			}
+			offered += m["dfsnapshotter_indexes_offered_total"]
 		}
-		return errors.New("no host has offered indexes of all layers")
+		if offered < want*layers {
+			return fmt.Errorf("%v indexes are offered, of %v layers", offered, layers)
+		}
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -373,7 +383,7 @@ func TestP2P(t *testing.T) {
 			c.complete(t, first...)
 			before := c.layerBytes(t)
 			if x.form == imagetest.Gzip {
-				c.indexed(t, append(c.Seeds[:len(c.Seeds):len(c.Seeds)], first...))
+				c.indexed(t, x.seeds, first)
 			}
 			c.start(t, x.form, second...).wait(t)
 			if n := c.metric(t, "dfsnapshotter_layers_resolved_total", `"cluster"`, second...); x.form == imagetest.Gzip && n == 0 {
