@@ -359,7 +359,7 @@ func (c *cloud) indexed(t *testing.T, seeds int, nodes []*lab.Node) {
 // sends it about once.
 func TestP2P(t *testing.T) {
 	s := scaled()
-	c := openCloud(t, lab.ClusterConfig{Nodes: s.nodes + 2, Seeds: 1}, imagetest.Gzip, imagetest.EStargz)
+	c := openCloud(t, lab.ClusterConfig{Nodes: s.nodes + 2, Seeds: 1, TLS: true}, imagetest.Gzip, imagetest.EStargz)
 	for _, x := range []struct {
 		form  imagetest.Form
 		seeds int
