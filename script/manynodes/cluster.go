@@ -51,6 +51,7 @@ type cluster struct {
 	lab    *lab.Lab
 	ways   []way
 	images map[imagetest.Form]image
+	image  string
 	count  int // nodes in a wave
 	waves  int // so far
 	rows   []row
@@ -62,12 +63,12 @@ type image struct {
 	layers map[string]bool // their digests
 }
 
-// openCluster starts two times count nodes, and what the ways that are wanted
+// openCluster starts two times as many nodes as a wave has, and what the ways that are wanted
 // need.
-func openCluster(ctx context.Context, count int, debug bool, wanted func(way) bool) (*cluster, error) {
-	c := &cluster{count: count, images: map[imagetest.Form]image{}}
+func openCluster(ctx context.Context, o options, wanted func(way) bool) (*cluster, error) {
+	c := &cluster{image: o.image, count: o.nodes, images: map[imagetest.Form]image{}}
 	cfg := lab.ClusterConfig{}
-	if debug {
+	if o.debug {
 		cfg.Flags = []string{"--log-level", "debug"}
 	}
 	for _, w := range ways {
@@ -79,9 +80,9 @@ func openCluster(ctx context.Context, count int, debug bool, wanted func(way) bo
 		cfg.Seeds = max(cfg.Seeds, w.seeds)
 		switch {
 		case w.p2p && !w.alone:
-			cfg.Nodes = 2 * count
+			cfg.Nodes = 2 * o.nodes
 		case !w.alone:
-			cfg.Nodes = max(cfg.Nodes, count)
+			cfg.Nodes = max(cfg.Nodes, o.nodes)
 		default:
 			cfg.Nodes = max(cfg.Nodes, 1)
 		}
@@ -109,7 +110,7 @@ func (c *cluster) push(ctx context.Context) error {
 		if _, ok := c.images[w.form]; ok {
 			continue
 		}
-		img, err := imagetest.Debian(ctx, c.lab.Root, "python", w.form)
+		img, err := imagetest.Debian(ctx, c.lab.Root, c.image, w.form)
 		if err != nil {
 			return err
 		}
@@ -124,7 +125,7 @@ func (c *cluster) push(ctx context.Context) error {
 		if i.size, err = img.Size(); err != nil {
 			return err
 		}
-		if i.ref, err = c.Registry.Push(ctx, img, "python", string(w.form)); err != nil {
+		if i.ref, err = c.Registry.Push(ctx, img, c.image, string(w.form)); err != nil {
 			return err
 		}
 		c.images[w.form] = i

@@ -33,6 +33,7 @@ type options struct {
 	nodes  int
 	rates  string
 	only   string
+	image  string
 	list   bool
 	json   string
 	logs   string
@@ -47,6 +48,7 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.nodes, "nodes", 8, "hosts that start at once; as many more wait for the second wave")
 	flag.StringVar(&o.rates, "rates", "20mbit,200mbit", "how fast the links are, one after the other")
 	flag.StringVar(&o.only, "only", "", "measure only ways whose name matches")
+	flag.StringVar(&o.image, "image", "python", "which: python, node, openjdk, postgres, gcc or nginx")
 	flag.BoolVar(&o.list, "list", false, "show the ways to start, and do nothing")
 	flag.StringVar(&o.json, "json", "", "write the figures to this file, too")
 	flag.StringVar(&o.logs, "logs", "out/many-nodes-logs", "folder for the logs if something fails")
@@ -66,7 +68,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	rates := strings.Split(o.rates, ",")
-	c, err := openCluster(ctx, o.nodes, o.debug, func(w way) bool { return only.MatchString(w.name) && (o.soak == 0 || w.p2p) })
+	c, err := openCluster(ctx, o, func(w way) bool { return only.MatchString(w.name) && (o.soak == 0 || w.p2p) })
 	switch {
 	case err != nil:
 	case o.soak > 0:
