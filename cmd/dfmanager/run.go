@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
@@ -105,8 +106,9 @@ func (c Config) api(s *server, hasher *auth.Hasher, reg prometheus.Registerer, l
 	if err != nil {
 		return nil, fmt.Errorf("registries.open_to: %w", err)
 	}
+	accounts := account.New(account.Config{Store: s.db, Hasher: hasher, Session: c.Auth.Session.Duration, Log: log})
 	return web.New(web.Config{
-		Store: s.db, Hasher: hasher, Jobs: s.jobs, Session: c.Auth.Session.Duration, Secure: c.Web.Cert != "" || len(proxies) > 0,
+		Store: s.db, Accounts: accounts, Jobs: s.jobs, Secure: c.Web.Cert != "" || len(proxies) > 0,
 		Proxies: proxies, OpenTo: openTo, Rate: c.Web.Rate, Version: version, Log: log, Registerer: reg,
 	})
 }

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,9 +18,10 @@ import (
 // call is one request.
 type call struct {
 	*http.Request
-	w      *answer
-	route  *route // nil: there is none
-	remote string // address
+	w       *answer
+	route   *route          // nil: there is none
+	remote  string          // address
+	arrived context.Context // ends when who asks has left
 
 	user    store.User // zero: nobody
 	open    bool       // nobody, from an address that is open to registries
@@ -31,6 +33,17 @@ type call struct {
 type answer struct {
 	http.ResponseWriter
 	status int
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// Write is http.ResponseWriter's.
+func (a *answer) Write(p []byte) (int, error) {
+	if a.status == 0 {
+		a.WriteHeader(http.StatusOK)
+	}
+	return a.ResponseWriter.Write(p)
 }
 
 // WriteHeader is http.ResponseWriter's.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
@@ -117,9 +118,10 @@ func newEnv(t *testing.T, change ...func(*web.Config)) *env {
 	t.Helper()
 	e := &env{t: t, db: storetest.Open(t, storetest.SQLite(t)), log: &buffer{}, users: map[string]store.User{}, runs: &cluster{}}
 	c := web.Config{
-		Store: e.db, Hasher: auth.NewHasher(), Session: time.Hour, Rate: 10_000, Version: "test",
+		Store: e.db, Rate: 10_000, Version: "test",
 		Log: slog.New(slog.NewTextHandler(e.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Registerer: prometheus.NewRegistry(),
 	}
+	c.Accounts = account.New(account.Config{Store: e.db, Hasher: auth.NewHasher(), Session: time.Hour, Log: c.Log})
 	c.Jobs = e.runner()
 	for _, f := range change {
 		f(&c)

@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/field"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 )
 
@@ -32,10 +35,7 @@ type problem struct {
 
 // invalid is the error of fields that are wrong; nil if there are none.
 func invalid(fields map[string]string) error {
-	if len(fields) == 0 {
-		return nil
-	}
-	return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "some values are not what they should be", Fields: fields}
+	return field.Errors(fields).Err()
 }
 
 // fail answers with an error. What the client can do nothing about goes to the
@@ -49,6 +49,10 @@ func (s *Server) fail(c *call, err error) {
 		seconds := (e.RetryAfter + time.Second - 1) / time.Second
 		c.w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
 	}
+	if s.forPeople(c) {
+		s.Pages.Fail(s.visit(c), e)
+		return
+	}
 	if e.Status == http.StatusUnauthorized {
 		c.w.Header().Set("WWW-Authenticate", `Bearer realm="dfmanager"`)
 	}
@@ -58,9 +62,21 @@ func (s *Server) fail(c *call, err error) {
 // told is what of an error may be told to everybody.
 func told(err error) *Error {
 	var e *Error
+	var wrong field.Errors
+	var wait *account.WaitError
 	switch {
 	case errors.As(err, &e):
 		return e
+	case errors.As(err, &wrong):
+		return &Error{Status: http.StatusBadRequest, Code: "invalid", Message: "some values are not what they should be", Fields: wrong}
+	case errors.As(err, &wait):
+		return &Error{Status: http.StatusTooManyRequests, Code: "too_many_failures", Message: "too many failed sign-ins; wait", RetryAfter: wait.For}
+	case errors.Is(err, account.ErrCredentials):
+		return &Error{Status: http.StatusUnauthorized, Code: "unauthorized", Message: account.ErrCredentials.Error()}
+	case errors.Is(err, job.ErrNoCluster):
+		return &Error{Status: http.StatusConflict, Code: "no_cluster", Message: err.Error()}
+	case errors.Is(err, store.ErrFull):
+		return &Error{Status: http.StatusTooManyRequests, Code: "too_many_jobs", Message: err.Error(), RetryAfter: 30 * time.Second}
 	case errors.Is(err, store.ErrNotFound):
 		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such thing"}
 	case errors.Is(err, store.ErrExists):

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/field"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
@@ -50,7 +51,7 @@ func request(kind, url string, headers map[string]string) (q job.Request, err er
 	for name, value := range headers {
 		if strings.EqualFold(name, "Authorization") && value != "" {
 			q.Credential.Authorization = value
-			if !printable(value) {
+			if !field.Printable(value) {
 				fields["headers"] = "Authorization must be printable"
 			}
 		}
@@ -116,7 +117,7 @@ func (s *Server) createDragonfly(c *call) (any, error) {
 		return nil, err
 	}
 	if p := in.Args.Platform; p != "" {
-		if !platform.MatchString(p) {
+		if !job.IsPlatform(p) {
 			return nil, invalid(map[string]string{"platform": "must be like linux/amd64"})
 		}
 		q.Platforms = []string{p}

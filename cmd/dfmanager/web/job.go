@@ -3,13 +3,10 @@ package web
 import (
 	"errors"
 	"net/http"
-	"regexp"
-	"slices"
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
-	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 )
 
@@ -17,22 +14,12 @@ var order = access{role: store.Operator, scope: auth.Preheat}
 
 func (s *Server) jobRoutes() []route {
 	return []route{
-		{method: "POST", path: "/api/v1/jobs", access: order, summary: "Preheat an image, named by image or by url", in: newJob{}, out: oneJob{}, status: http.StatusCreated, do: s.createJob},
+		{method: "POST", path: "/api/v1/jobs", access: order, summary: "Preheat an image, named by image or by url", in: job.Order{}, out: oneJob{}, status: http.StatusCreated, do: s.createJob},
 		{method: "GET", path: "/api/v1/jobs", access: look, summary: "All jobs, newest first; of one state, if asked for", out: list[oneJob]{}, page: true, query: []string{"state"}, do: s.jobs},
 		{method: "GET", path: "/api/v1/jobs/{id}", access: look, summary: "A job", out: oneJob{}, do: s.job},
 		{method: "GET", path: "/api/v1/jobs/{id}/blobs", access: look, summary: "The blobs of a job, largest first, and who has them", out: list[jobBlob]{}, do: s.jobBlobs},
 		{method: "POST", path: "/api/v1/jobs/{id}/cancel", access: order, summary: "Cancel a job", out: oneJob{}, do: s.cancelJob},
 	}
-}
-
-type newJob struct {
-	Image     string   `json:"image,omitempty"`      // nginx:1.29
-	URL       string   `json:"url,omitempty"`        // https://HOST/v2/…/manifests/…
-	PlainHTTP bool     `json:"plain_http,omitempty"` // of the registry that image names
-	Platforms []string `json:"platforms,omitempty"`  // linux/amd64
-	User      string   `json:"registry_user,omitempty"`
-	Password  string   `json:"registry_password,omitempty"`
-	Token     string   `json:"registry_token,omitempty"`
 }
 
 type oneJob struct {
@@ -64,35 +51,13 @@ func showJob(j store.Job) oneJob {
 	}
 }
 
-var platform = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$`)
-
 func (s *Server) createJob(c *call) (any, error) {
-	in, err := body[newJob](c)
+	in, err := body[job.Order](c)
 	if err != nil {
 		return nil, err
 	}
-	q := job.Request{Platforms: in.Platforms, Credential: registry.Credential{User: in.User, Password: in.Password}}
-	fields := map[string]string{}
-	field, parse := "image", func() (registry.Ref, error) { return registry.ParseName(in.Image, in.PlainHTTP) }
-	if in.URL != "" {
-		field, parse = "url", func() (registry.Ref, error) { return registry.ParseURL(in.URL) }
-	}
-	if q.Ref, err = parse(); err != nil {
-		fields[field] = err.Error()
-	}
-	if in.URL != "" && in.Image != "" {
-		fields["url"] = "must not be given together with image"
-	}
-	if slices.ContainsFunc(in.Platforms, func(p string) bool { return !platform.MatchString(p) }) || len(in.Platforms) > 20 {
-		fields["platforms"] = "must be like linux/amd64 or linux/arm/v7, 20 at most"
-	}
-	if in.Token != "" {
-		q.Credential = registry.Credential{Authorization: "Bearer " + in.Token}
-		if in.User != "" || in.Password != "" || !printable(in.Token) {
-			fields["registry_token"] = "must be printable, and not be given together with a user and password"
-		}
-	}
-	if err := invalid(fields); err != nil {
+	q, err := in.Request()
+	if err != nil {
 		return nil, err
 	}
 	j, err := s.create(c, q)
@@ -101,14 +66,7 @@ func (s *Server) createJob(c *call) (any, error) {
 
 // create adds a job.
 func (s *Server) create(c *call, q job.Request) (store.Job, error) {
-	j, err := s.Jobs.Create(c.Context(), c.by(), q)
-	switch {
-	case errors.Is(err, job.ErrNoCluster):
-		return j, &Error{Status: http.StatusConflict, Code: "no_cluster", Message: err.Error()}
-	case errors.Is(err, store.ErrFull):
-		return j, &Error{Status: http.StatusTooManyRequests, Code: "too_many_jobs", Message: err.Error(), RetryAfter: 30 * time.Second}
-	}
-	return j, err
+	return s.Jobs.Create(c.Context(), c.by(), q)
 }
 
 func (s *Server) jobs(c *call) (any, error) {

@@ -27,5 +27,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 
 func (m *metrics) observe(c *call, began time.Time) {
 	m.requests.WithLabelValues(c.name(), strconv.Itoa(c.w.status)).Inc()
-	m.took.Observe(time.Since(began).Seconds())
+	if c.route == nil || c.route.view == nil || !c.route.view.Live {
+		m.took.Observe(time.Since(began).Seconds())
+	}
 }

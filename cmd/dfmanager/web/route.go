@@ -17,7 +17,8 @@ type route struct {
 	out          any  // zero value of the answer; nil: there is none
 	page         bool // it is a list, of which parts are asked for
 	query        []string
-	status       int // of success; 0: 200
+	status       int   // of success; 0: 200
+	view         *Page // it is shown to people, and answers by itself
 	do           func(*call) (any, error)
 }
 

@@ -57,28 +57,17 @@ func (s *Server) cookie(value string, age time.Duration) *http.Cookie {
 	}
 }
 
-// signIn begins a session. It always is a new one: what a browser brought along
-// ends, whoever gave it that.
 func (s *Server) signIn(c *call) (any, error) {
 	in, err := body[signIn](c)
 	if err != nil {
 		return nil, err
 	}
-	u, err := s.password(c, in.Name, in.Password)
+	u, session, err := s.Accounts.SignIn(c.Context(), c.by(), c.session, in.Name, in.Password)
 	if err != nil {
 		return nil, err
 	}
-	if c.session != "" {
-		if err := s.Store.DeleteSession(c.Context(), c.by(), c.session); err != nil {
-			return nil, err
-		}
-	}
 	c.user, c.scopes = u, nil
-	session, hash := auth.NewSession()
-	if err := s.Store.CreateSession(c.Context(), c.by(), u.ID, hash, time.Now().Add(s.Session)); err != nil {
-		return nil, err
-	}
-	http.SetCookie(c.w, s.cookie(session, s.Session))
+	http.SetCookie(c.w, s.cookie(session, s.Accounts.Session))
 	return c.self(), nil
 }
 
@@ -100,21 +89,5 @@ func (s *Server) changePassword(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.password(c, c.user.Name, in.Old); err != nil {
-		return nil, err
-	}
-	err = auth.CheckPassword(c.user.Name, in.New)
-	switch {
-	case err != nil:
-		return nil, invalid(map[string]string{"new": err.Error()})
-	case in.New == in.Old:
-		return nil, invalid(map[string]string{"new": "must not be the old one"})
-	}
-	hash, err := s.Hasher.Hash(c.Context(), in.New)
-	if err != nil {
-		return nil, err
-	}
-	must := false
-	_, err = s.Store.ChangeUser(c.Context(), c.by(), c.user.ID, store.UserChange{Password: &hash, MustChange: &must, Keep: c.session})
-	return nil, err
+	return nil, s.Accounts.ChangePassword(c.Context(), c.by(), c.user, c.session, in.Old, in.New)
 }

@@ -1,5 +1,5 @@
-// Package web is what the manager shows: the REST API below /api/v1, and what
-// registries call.
+// Package web is what the manager answers: the REST API below /api/v1, what
+// registries call, and the pages that it is given.
 //
 // Every route stands in one table, with who may use it; what is not in the
 // table does not exist. A handler gets a call of which it is known who makes it
@@ -19,7 +19,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 )
@@ -27,9 +27,9 @@ import (
 // Config says what the server needs.
 type Config struct {
 	Store      *store.DB
-	Hasher     *auth.Hasher
+	Accounts   *account.Accounts
 	Jobs       *job.Runner
-	Session    time.Duration  // how long a sign-in lasts
+	Pages      Pages          // nil: none
 	Secure     bool           // browsers reach it by https only
 	Proxies    []netip.Prefix // whose X-Forwarded-For is believed
 	OpenTo     []netip.Prefix // where registries need no credentials
@@ -42,13 +42,14 @@ type Config struct {
 // Server answers requests. It is an http.Handler.
 type Server struct {
 	Config
-	routes    map[string]*route // by pattern of mux
-	mux       *http.ServeMux    // finds routes; its handlers do nothing
-	cross     *http.CrossOriginProtection
-	limits    *limits
-	passwords *checked
-	metrics   *metrics
-	openAPI   []byte
+	routes   map[string]*route // by pattern of mux
+	mux      *http.ServeMux    // finds routes; its handlers do nothing
+	cross    *http.CrossOriginProtection
+	limits   *limits
+	metrics  *metrics
+	openAPI  []byte
+	stopping context.Context // ends what is live
+	stop     context.CancelFunc
 }
 
 // Bounds of one request.
@@ -62,15 +63,17 @@ const (
 func New(c Config) (*Server, error) {
 	s := &Server{
 		Config: c, routes: map[string]*route{}, mux: http.NewServeMux(), cross: http.NewCrossOriginProtection(),
-		limits: newLimits(c.Rate), passwords: newChecked(),
+		limits: newLimits(c.Rate),
 	}
 	var err error
 	if s.metrics, err = newMetrics(c.Registerer); err != nil {
 		return nil, err
 	}
+	s.stopping, s.stop = context.WithCancel(context.Background())
 	table := s.table()
-	for i := range table {
-		r := &table[i]
+	all := append(table, s.pageRoutes()...)
+	for i := range all {
+		r := &all[i]
 		pattern := r.method + " " + r.path
 		s.routes[pattern] = r
 		s.mux.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
@@ -83,11 +86,13 @@ func New(c Config) (*Server, error) {
 
 // HTTP returns a server for it with limits on how long anything may take.
 func (s *Server) HTTP() *http.Server {
-	return &http.Server{
+	h := &http.Server{
 		Handler: s, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 20 * time.Second, WriteTimeout: time.Minute,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxHeaders,
 		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug), // what clients do wrong with TLS and HTTP
 	}
+	h.RegisterOnShutdown(s.stop)
+	return h
 }
 
 // ServeHTTP answers a request.
@@ -95,14 +100,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(r.Context(), answerIn)
 	defer cancel()
-	c := &call{Request: r.WithContext(ctx), w: &answer{ResponseWriter: w}}
+	c := &call{Request: r.WithContext(ctx), w: &answer{ResponseWriter: w}, arrived: r.Context()}
 	c.remote = s.address(r)
 	c.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	secure(w.Header(), s.Secure)
 	out, err := s.handle(c)
-	if err != nil {
+	switch {
+	case err != nil:
 		s.fail(c, err)
-	} else {
+	case c.route.view == nil:
 		c.reply(out)
 	}
 	s.metrics.observe(c, began)
