@@ -26,11 +26,17 @@ func TestIndexes(t *testing.T) {
 	if found := hears(early); len(found) != 0 {
 		t.Errorf("found %v before anybody made it", found)
 	}
-	late.say(t, p2p.Publish{Index: index}) // which counts for nothing by itself
+	late.say(t, p2p.Publish{Index: index})
+	late.say(t, lookup)
+	if found := hears(late); len(found) != 0 {
+		t.Errorf("found %v, which nobody but one host has made", found)
+	}
 	seed := join(t, s, nil, host("seed", true))
 	seed.say(t, p2p.Publish{Index: index})
-	if found := hears(early); len(found) != 1 || found[0].ID != index.ID {
-		t.Errorf("who waited was told %v", found)
+	for _, n := range []node{early, late} {
+		if found := hears(n); len(found) != 1 || found[0].ID != index.ID {
+			t.Errorf("who waited was told %v", found)
+		}
 	}
 	late.say(t, lookup)
 	if found := hears(late); len(found) != 1 || found[0].ID != index.ID {
