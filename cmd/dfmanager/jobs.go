@@ -22,11 +22,7 @@ import (
 )
 
 // openJobs opens what jobs need, and runs them.
-func (s *server) openJobs(c Config, secret string, reg prometheus.Registerer, log *slog.Logger) error {
-	key, err := c.key(secret)
-	if err != nil {
-		return err
-	}
+func (s *server) openJobs(c Config, reg prometheus.Registerer, log *slog.Logger) error {
 	roots, err := c.Registries.roots()
 	if err != nil {
 		return err
@@ -51,7 +47,7 @@ func (s *server) openJobs(c Config, secret string, reg prometheus.Registerer, lo
 		warmer = s.warm
 	}
 	s.jobs, err = job.Open(job.Config{
-		Store: s.db, Registry: s.images, Warmer: warmer, Key: key, Owner: name, Concurrent: c.Jobs.Concurrent,
+		Store: s.db, Registry: s.images, Warmer: warmer, Key: s.key, Owner: name, Concurrent: c.Jobs.Concurrent,
 		Timeout: c.Jobs.Timeout.Duration, Platforms: c.Jobs.Platforms, Keep: c.Jobs.Keep.Duration, Log: log, Registerer: reg,
 	})
 	return err

@@ -17,8 +17,10 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/cluster"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
@@ -50,6 +52,7 @@ type secrets struct{ rootPassword, key string }
 // server is the daemon: its parts in the order in which they are opened.
 type server struct {
 	db     *store.DB
+	key    *seal.Key
 	images *registry.Client
 	warm   *warm.Client // nil: there is no cluster
 	jobs   *job.Runner
@@ -77,7 +80,13 @@ func open(ctx context.Context, c Config, known secrets, out io.Writer, log *slog
 	if err := firstUser(ctx, s.db, hasher, known.rootPassword, out); err != nil {
 		return nil, err
 	}
-	if err := s.openJobs(c, known.key, reg, log); err != nil {
+	if s.key, err = c.key(known.key); err != nil {
+		return nil, err
+	}
+	if err := firstCluster(ctx, s.db, s.key); err != nil {
+		return nil, err
+	}
+	if err := s.openJobs(c, reg, log); err != nil {
 		return nil, err
 	}
 	api, err := c.api(s, hasher, reg, log)
@@ -108,7 +117,7 @@ func (c Config) api(s *server, hasher *auth.Hasher, reg prometheus.Registerer, l
 	}
 	accounts := account.New(account.Config{Store: s.db, Hasher: hasher, Session: c.Auth.Session.Duration, Log: log})
 	return web.New(web.Config{
-		Store: s.db, Accounts: accounts, Jobs: s.jobs, Secure: c.Web.Cert != "" || len(proxies) > 0,
+		Store: s.db, Accounts: accounts, Jobs: s.jobs, Key: s.key, Secure: c.Web.Cert != "" || len(proxies) > 0,
 		Proxies: proxies, OpenTo: openTo, Rate: c.Web.Rate, Version: version, Log: log, Registerer: reg,
 	})
 }
@@ -157,6 +166,19 @@ func firstUser(ctx context.Context, db *store.DB, h *auth.Hasher, password strin
 		return err
 	}
 	_, err = fmt.Fprintf(out, "dfmanager: the first user is %s with the password %s, to be changed at the first sign-in. This is shown once.\n", name, password)
+	return err
+}
+
+// firstCluster creates the first cluster of an empty database.
+func firstCluster(ctx context.Context, db *store.DB, key *seal.Key) error {
+	if some, err := db.Clusters(ctx, store.Page{Limit: 1}); err != nil || len(some) > 0 {
+		return err
+	}
+	c, err := cluster.New(cluster.Standard, key)
+	if err != nil {
+		return err
+	}
+	_, err = db.FirstCluster(ctx, c)
 	return err
 }
 

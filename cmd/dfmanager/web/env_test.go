@@ -38,23 +38,24 @@ type env struct {
 	url   string
 	log   *buffer
 	users map[string]store.User
-	runs  *cluster
+	runs  *warmer
+	key   *seal.Key
 }
 
-// cluster is one that has at once what it is told to have.
-type cluster struct {
+// warmer is a cluster that has at once what it is told to have.
+type warmer struct {
 	mu   sync.Mutex
 	fail error         // nil: nothing fails
 	hold chan struct{} // nothing is there before it is closed; nil: at once
 }
 
-func (c *cluster) set(fail error, hold chan struct{}) {
+func (c *warmer) set(fail error, hold chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.fail, c.hold = fail, hold
 }
 
-func (c *cluster) Warm(ctx context.Context, o warm.Order, _ func(warm.Progress)) (warm.Progress, error) {
+func (c *warmer) Warm(ctx context.Context, o warm.Order, _ func(warm.Progress)) (warm.Progress, error) {
 	c.mu.Lock()
 	fail, hold := c.fail, c.hold
 	c.mu.Unlock()
@@ -70,10 +71,7 @@ func (c *cluster) Warm(ctx context.Context, o warm.Order, _ func(warm.Progress))
 
 // runner runs the jobs of e.
 func (e *env) runner() *job.Runner {
-	k, err := seal.New(strings.Repeat("k", 32))
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	k := e.key
 	client := registry.New(registry.Config{})
 	e.t.Cleanup(client.Close)
 	r, err := job.Open(job.Config{
@@ -116,13 +114,17 @@ var hash = sync.OnceValue(func() string {
 
 func newEnv(t *testing.T, change ...func(*web.Config)) *env {
 	t.Helper()
-	e := &env{t: t, db: storetest.Open(t, storetest.SQLite(t)), log: &buffer{}, users: map[string]store.User{}, runs: &cluster{}}
+	e := &env{t: t, db: storetest.Open(t, storetest.SQLite(t)), log: &buffer{}, users: map[string]store.User{}, runs: &warmer{}}
 	c := web.Config{
 		Store: e.db, Rate: 10_000, Version: "test",
 		Log: slog.New(slog.NewTextHandler(e.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Registerer: prometheus.NewRegistry(),
 	}
 	c.Accounts = account.New(account.Config{Store: e.db, Hasher: auth.NewHasher(), Session: time.Hour, Log: c.Log})
-	c.Jobs = e.runner()
+	var err error
+	if e.key, err = seal.New(strings.Repeat("k", 32)); err != nil {
+		t.Fatal(err)
+	}
+	c.Key, c.Jobs = e.key, e.runner()
 	for _, f := range change {
 		f(&c)
 	}

@@ -22,7 +22,7 @@ func document(table []route, version string) ([]byte, error) {
 	}
 	return json.MarshalIndent(object{
 		"openapi": "3.1.0",
-		"info":    object{"title": "dfmanager", "version": version, "description": "Users, tokens and preheat jobs of a dfsnapshotter cluster."},
+		"info":    object{"title": "dfmanager", "version": version, "description": "Clusters, users, tokens and preheat jobs of dfsnapshotter."},
 		"paths":   paths,
 		"components": object{
 			"schemas": object{"Error": schema(reflect.TypeOf(problem{}))},

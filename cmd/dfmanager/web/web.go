@@ -21,6 +21,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 )
 
@@ -29,6 +30,7 @@ type Config struct {
 	Store      *store.DB
 	Accounts   *account.Accounts
 	Jobs       *job.Runner
+	Key        *seal.Key      // of the CAs' keys
 	Pages      Pages          // nil: none
 	Secure     bool           // browsers reach it by https only
 	Proxies    []netip.Prefix // whose X-Forwarded-For is believed
