@@ -169,6 +169,27 @@ func TestThinLines(t *testing.T) {
 	}
 }
 
+// Queues before lines that are full make all ways long. What a host waits for then
+// is under way meanwhile, even if there is but one that it can ask.
+func TestQueues(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		hosts, full, seeds int
+		slower             float64
+	}{
+		{1, 0, 1, 1.1}, {2, 0, 1, 1.2}, {8, 0, 1, 1.25}, {8, 0, 0, 1.4}, {8, 8, 1, 1.15},
+	} {
+		name := fmt.Sprintf("%d hosts, %d full, %d seeds", c.hosts, c.full, c.seeds)
+		cfg := thin(c.hosts, c.full, c.seeds, 0)
+		cfg.Delay = 100 * time.Millisecond
+		r := run(t, p2ptest.New(cfg))
+		t.Logf("%s: %.2f times the bound", name, r.Ratio())
+		if r.Ratio() > c.slower {
+			t.Errorf("%s: want at most %.2f", name, c.slower)
+		}
+	}
+}
+
 // TestBig prints the figures of a large cluster: go test ./p2p/p2ptest -run
 // TestBig -big -v -timeout 1h.
 func TestBig(t *testing.T) {

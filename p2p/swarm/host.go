@@ -48,6 +48,7 @@ type Host struct {
 	requests map[uint64]*request
 	lastID   uint64
 	flight   int64 // bytes asked of peers and not here
+	under    int   // requests for pieces under way to peers
 	meter    meter
 	latency  latency
 	queue    []*blob   // that want all, the most urgent and oldest first

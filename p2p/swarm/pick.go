@@ -14,6 +14,7 @@ const (
 	lateFor     = 2 * time.Second        // that backups have had what first parents lack, at least
 	latePieces  = 24                     // and at least as long as so many pieces take
 	fewPieces   = 4
+	fewRequests = 4           // under way to peers: with less, each of them gets more than its own
 	endingBelow = 8           // one part of so many is missing: the end is near
 	eagerBelow  = 8           // pieces on their way near the end: anyone is asked for anything
 	leastSize   = 8           // pieces that may be on their way however slow the host is
@@ -194,7 +195,7 @@ func (h *Host) fillFirst(b *blob) (led uint8) {
 				of = b.beyond(p)
 			}
 			f, l := h.pick(b, p, of, stripeMask(b.stripes, p.first))
-			if f >= 0 && (best == nil || b.rarity[f] < b.rarity[first]) {
+			if f >= 0 && (best == nil || cmp.Or(cmp.Compare(p.under, best.under), cmp.Compare(b.rarity[f], b.rarity[first])) < 0) {
 				best, first, last = p, f, l
 			}
 		}
@@ -308,12 +309,15 @@ func (h *Host) full(b *blob) bool {
 }
 
 // depth returns how many requests a parent should have at a time, of all blobs:
-// one, unless the way there and back is known to be long beside what a piece takes.
+// one, unless the way there and back is known to be long beside what a piece takes,
+// or others have too few to fill this host's line: where queues on the way grow,
+// one connection may get but a part of what is free.
 func (h *Host) depth(p *parent) int {
-	if p.idle*4 <= p.piece {
-		return 1
+	n := max(1, fewRequests-(h.under-p.under))
+	if p.idle*4 > p.piece {
+		n = max(n, h.cfg.PerPeer)
 	}
-	return h.cfg.PerPeer
+	return n
 }
 
 // drain asks a parent for pieces of some stripes until it has enough to do.

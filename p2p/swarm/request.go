@@ -43,6 +43,7 @@ func (h *Host) ask(b *blob, p *parent, first, last int, through bool) {
 	}
 	p.requests++
 	p.under++
+	h.under++
 	h.do(Request{r.id, p.host, b.Blob, first, last, through, b.urgency(first)})
 }
 
@@ -91,6 +92,7 @@ func (h *Host) advance(r *request, next int) {
 		case !r.check:
 			r.from.requests--
 			r.from.under--
+			h.under--
 		}
 	}
 }
