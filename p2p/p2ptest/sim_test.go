@@ -190,6 +190,24 @@ func TestQueues(t *testing.T) {
 	}
 }
 
+// An image so large that some of its layers wait for others for longer than a host
+// waits for its peers: nobody goes to the registry for those.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	for _, delay := range []time.Duration{time.Millisecond, 100 * time.Millisecond} {
+		for _, seeds := range []int{0, 1} {
+			cfg := thin(8, 0, seeds, 0)
+			cfg.Sizes = []int64{100 << 20, 50 << 20, 50 << 20, 50 << 20, 10 << 20}
+			cfg.Delay = delay
+			r := run(t, p2ptest.New(cfg))
+			t.Logf("%d seeds, delay %v: %.4f images from the registry", seeds, delay, r.Blobs())
+			if r.Blobs() > 1.001 {
+				t.Errorf("%d seeds, delay %v: want it once", seeds, delay)
+			}
+		}
+	}
+}
+
 // TestBig prints the figures of a large cluster: go test ./p2p/p2ptest -run
 // TestBig -big -v -timeout 1h.
 func TestBig(t *testing.T) {

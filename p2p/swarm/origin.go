@@ -17,7 +17,7 @@ const (
 	hopeless     = 20 * time.Second // whatever the scheduler says
 	originPause  = 500 * time.Millisecond
 	originAfter  = 250 * time.Millisecond // the next request begins while the one before has not brought anything
-	originTurn   = 15 * time.Second       // that a blob waits for others
+	originTurn   = 10 * time.Second       // that a blob waits for others
 	hearing      = 2 * time.Second        // until the scheduler knows for sure what it was told
 	aloneRun     = 1                      // requests of a host that goes by itself: others may do so, too
 )

@@ -14,13 +14,14 @@ const (
 	lateFor     = 2 * time.Second        // that backups have had what first parents lack, at least
 	latePieces  = 24                     // and at least as long as so many pieces take
 	fewPieces   = 4
-	fewRequests = 4           // under way to peers: with less, each of them gets more than its own
-	endingBelow = 8           // one part of so many is missing: the end is near
-	eagerBelow  = 8           // pieces on their way near the end: anyone is asked for anything
-	leastSize   = 8           // pieces that may be on their way however slow the host is
-	starveFor   = time.Second // with hardly anything on its way: seeds are asked for what peers should have; peers after a quarter of it
-	maxNeeded   = 64          // needed pieces looked at in one go
-	maxHeld     = 64          // pieces held without a sum while a scheduler could tell it
+	fewRequests = 4              // under way to peers: with less, each of them gets more than its own
+	endingBelow = 8              // one part of so many is missing: the end is near
+	eagerBelow  = 8              // pieces on their way near the end: anyone is asked for anything
+	leastSize   = 8              // pieces that may be on their way however slow the host is
+	starveFor   = time.Second    // with hardly anything on its way: seeds are asked for what peers should have; peers after a quarter of it
+	maxNeeded   = 64             // needed pieces looked at in one go
+	peerTurn    = originTurn / 2 // that a blob waits for others
+	maxHeld     = 64             // pieces held without a sum while a scheduler could tell it
 )
 
 // fill asks for all that may be asked for now.
@@ -187,7 +188,7 @@ func (h *Host) fillFirst(b *blob) (led uint8) {
 		var best *parent
 		var first, last int
 		for _, p := range b.parents {
-			if p.first == 0 || !p.usable(h.now) || p.under >= h.depth(p) || p.count == 0 {
+			if p.first == 0 || !p.usable(h.now) || p.under >= h.depth(b, p) || p.count == 0 {
 				continue
 			}
 			var of set
@@ -229,7 +230,7 @@ func (h *Host) fillFrom(b *blob, p *parent) {
 		h.fill(b)
 		return
 	}
-	h.drain(b, p, nil, p.first, h.depth(p))
+	h.drain(b, p, nil, p.first, h.depth(b, p))
 }
 
 // age finds the pieces that backups had some time ago and that the first
@@ -311,11 +312,15 @@ func (h *Host) full(b *blob) bool {
 // depth returns how many requests a parent should have at a time, of all blobs:
 // one, unless the way there and back is known to be long beside what a piece takes,
 // or others have too few to fill this host's line: where queues on the way grow,
-// one connection may get but a part of what is free.
-func (h *Host) depth(p *parent) int {
+// one connection may get but a part of what is free. One more is for a blob that
+// has waited for others for long: who stands still for too long goes to the origin.
+func (h *Host) depth(b *blob, p *parent) int {
 	n := max(1, fewRequests-(h.under-p.under))
 	if p.idle*4 > p.piece {
 		n = max(n, h.cfg.PerPeer)
+	}
+	if b.flight == 0 && h.now.Sub(b.lastMoved()) >= peerTurn {
+		n++
 	}
 	return n
 }
