@@ -1,9 +1,21 @@
 package origin
 
-import "time"
+import (
+	"context"
+	"net"
+	"net/url"
+	"time"
+)
 
 // SetClock changes what time a client thinks it is.
 func (c *Client) SetClock(now func() time.Time) { c.now = now }
 
 // RecheckHosts is how long a registry's files are not looked at again.
 const RecheckHosts = recheckHosts
+
+// Guarded wraps a way to dial of a client that is configured to use a server.
+func Guarded(trusted *url.URL, dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	d := &dialer{}
+	d.trust(trusted)
+	return d.guard(dial)
+}

@@ -30,6 +30,7 @@ const recheckHosts = 2 * time.Second
 type registry struct {
 	hosts      []*host
 	transports []*http.Transport
+	dialer     dialer
 	print      string    // of the files it was made from
 	checked    time.Time // guarded by Client.mu
 }
@@ -98,8 +99,13 @@ func (c *Client) registry(name string, now time.Time) (*registry, error) {
 // there is none.
 func (c *Client) load(name, dir string) (*registry, error) {
 	r := &registry{}
+	scheme := ""
+	if slices.Contains(c.cfg.Plain, name) {
+		scheme = "http"
+	}
 	hosts, err := config.ConfigureHosts(quiet(c.ctx), config.HostOptions{
-		HostDir: func(string) (string, error) { return dir, nil },
+		HostDir:       func(string) (string, error) { return dir, nil },
+		DefaultScheme: scheme,
 		UpdateClient: func(client *http.Client) error {
 			r.tune(client, c.cfg)
 			return nil
@@ -109,7 +115,7 @@ func (c *Client) load(name, dir string) (*registry, error) {
 		return nil, err
 	}
 	for i, h := range hosts {
-		if !h.Capabilities.Has(docker.HostCapabilityPull) {
+		if !h.Capabilities.Has(docker.HostCapabilityPull) || c.cfg.Own(h.Host) {
 			continue
 		}
 		r.hosts = append(r.hosts, &host{
@@ -121,8 +127,13 @@ func (c *Client) load(name, dir string) (*registry, error) {
 			logins: map[string]*session{},
 		})
 	}
+	if dir != "" {
+		for _, h := range r.hosts {
+			r.dialer.trust(&h.base)
+		}
+	}
 	if len(r.hosts) == 0 {
-		return nil, errors.New(`no host has the capability "pull"`)
+		return nil, errors.New(`no host but this one's own mirror has the capability "pull"`)
 	}
 	return r, nil
 }
@@ -147,8 +158,9 @@ func (r *registry) tune(client *http.Client, cfg Config) {
 	if len(r.transports) == 0 {
 		t.DialContext = (&net.Dialer{Timeout: cfg.DialTimeout, KeepAlive: 30 * time.Second}).DialContext
 	}
+	t.DialContext = r.dialer.guard(t.DialContext)
 	r.transports = append(r.transports, t)
-	t.Proxy = cfg.Proxy
+	t.Proxy = r.dialer.proxy(cfg.Proxy)
 	t.ResponseHeaderTimeout = cfg.HeaderTimeout
 	t.DisableCompression = true
 	t.ForceAttemptHTTP2 = true

@@ -13,6 +13,7 @@ const (
 	kindBlob     = "blob"
 	kindManifest = "manifest"
 	kindToken    = "token"
+	kindPassed   = "passed" // for a client of the mirror
 )
 
 type metrics struct {

@@ -40,6 +40,17 @@ type Config struct {
 	Registerer prometheus.Registerer // nil registers nowhere
 	UserAgent  string                // "" means dfsnapshotter
 
+	// Own reports whether host:port is a registry mirror of this host, which
+	// hosts.toml names for other programs; nil means that none is. It is never
+	// asked.
+	Own func(hostport string) bool
+	// Via is what this host calls itself in the header Via of its requests to
+	// registries; "" sends none.
+	Via string
+	// Plain are the registries that speak plain HTTP where hosts.toml does not
+	// say what they speak.
+	Plain []string
+
 	// DialTimeout bounds making a connection where hosts.toml has no
 	// dial_timeout; 0 means 10 s.
 	DialTimeout time.Duration
@@ -63,6 +74,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Credentials == nil {
 		c.Credentials = Chain(c.Log)
+	}
+	if c.Own == nil {
+		c.Own = func(string) bool { return false }
 	}
 	return c
 }

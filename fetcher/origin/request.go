@@ -151,6 +151,7 @@ func (c *Client) send(ctx context.Context, h *host, q query, u *url.URL, auth st
 				req.Header.Add(k, v)
 			}
 		}
+		c.via(req.Header)
 	}
 	req.Header.Set("User-Agent", c.cfg.UserAgent)
 	req.Header.Set("Accept-Encoding", "identity") // ranges are of the blob's bytes
