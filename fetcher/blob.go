@@ -31,7 +31,22 @@ func (b *Blob) Size() int64 { return b.c.size }
 // where n is large. The reader ends with ctx, and its Close must be called. Its
 // bytes are not verified.
 func (b *Blob) Range(ctx context.Context, off, n int64, p Priority) (io.ReadCloser, error) {
-	r, err := b.reader(ctx, off, n, p, only{})
+	return b.RangeFrom(ctx, off, n, p, Anywhere)
+}
+
+// From says where a read may ask for what is not in the store.
+type From int
+
+// Where a read may ask.
+const (
+	Anywhere   From = iota
+	OriginOnly      // not peers
+	PeersOnly       // not the origin, so that the read fails where no peer has the bytes
+)
+
+// RangeFrom is Range of some sources only.
+func (b *Blob) RangeFrom(ctx context.Context, off, n int64, p Priority, from From) (io.ReadCloser, error) {
+	r, err := b.reader(ctx, off, n, p, only{origin: from == OriginOnly, peers: from == PeersOnly})
 	if err != nil {
 		return nil, err
 	}
@@ -41,6 +56,7 @@ func (b *Blob) Range(ctx context.Context, off, n int64, p Priority) (io.ReadClos
 // only says what is particular about a read.
 type only struct {
 	origin bool // no bytes of peers
+	peers  bool // no bytes of the origin, unless they come anyway
 	hops   int  // it serves another host's read, which was passed on so often
 }
 

@@ -61,11 +61,12 @@ type stretch struct {
 
 // waiter is a reader that waits for the byte at pos.
 type waiter struct {
-	pos  int64
-	done chan struct{} // closed after what follows is set
-	err  error         // nil: look again
-	data []byte        // the bytes from pos on, if they are not in the store
-	from string        // name of the source that gave them
+	pos   int64
+	peers bool          // its read may not ask the origin
+	done  chan struct{} // closed after what follows is set
+	err   error         // nil: look again
+	data  []byte        // the bytes from pos on, if they are not in the store
+	from  string        // name of the source that gave them
 }
 
 // Stats says where the bytes of a blob came from since it was opened.

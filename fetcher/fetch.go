@@ -87,7 +87,8 @@ func (f *fetch) run() {
 	c.remove(f)
 	for w := range c.waiters {
 		if f.pos <= w.pos && w.pos < f.end && c.covering(w.pos) == nil {
-			if !errors.Is(err, errShared) && !errors.Is(err, errAlone) {
+			// Who may ask the origin is not stopped by one who may not.
+			if w.peers == f.only.peers && !errors.Is(err, errShared) && !errors.Is(err, errAlone) {
 				w.err = err
 			}
 			c.wake(w)
@@ -148,7 +149,10 @@ func (f *fetch) more() bool {
 
 // places returns where the byte at pos may be had, the best first.
 func (f *fetch) places(pos, end int64) []place {
-	all := f.c.places()
+	var all []place
+	if !f.only.peers {
+		all = f.c.places()
+	}
 	if n := f.c.f.network; n != nil && !f.only.origin {
 		if peers, _ := n.nextRun(f.c, pos, end); peers {
 			all = append([]place{f.c.f.peers()}, all...)

@@ -113,7 +113,7 @@ func (c *content) uncovered(gap store.Range, r *reader) []store.Range {
 	left := []store.Range{gap}
 	for _, f := range c.fetches {
 		lo, hi := max(f.pos, gap.Off), min(f.end, gap.End())
-		if lo >= hi || r.only.origin && !f.asksOrigin() {
+		if lo >= hi || r.only.origin && !f.asksOrigin() || f.only.peers && !r.only.peers {
 			continue
 		}
 		if !c.inTime(f, lo, r) {

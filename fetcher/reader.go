@@ -119,7 +119,7 @@ func (r *reader) wait() error {
 	if r.prio == Background && c.f.store.Full() {
 		return fmt.Errorf("read %s at %d: %w", c.digest, r.pos, ErrFull)
 	}
-	w := &waiter{pos: r.pos, done: make(chan struct{})}
+	w := &waiter{pos: r.pos, peers: r.only.peers, done: make(chan struct{})}
 	c.mu.Lock()
 	r.planned = true
 	c.plan(r)
