@@ -9,13 +9,15 @@ import (
 	"strings"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/mirror"
 )
 
 // Config is the daemon's configuration file.
 type Config struct {
 	Root     string         `toml:"root" comment:"Layers, snapshots and the cache. Not to be changed while containers run."`
-	Address  string         `toml:"address" comment:"Socket of the containerd proxy plugin. The keeper's and status sockets lie beside it."`
+	Address  string         `toml:"address" comment:"Socket of the containerd proxy plugin. The keeper's and status sockets lie beside it. Empty where there is only\nthe mirror, or a seed: nothing is mounted."`
 	Relay    bool           `toml:"relay" comment:"Keep the keeper between kernel and daemon even where Linux (6.9 or later) can resend requests."`
+	Mirror   MirrorConfig   `toml:"mirror"`
 	Registry RegistryConfig `toml:"registry"`
 	Lazy     LazyConfig     `toml:"lazy"`
 	Cache    CacheConfig    `toml:"cache"`
@@ -23,6 +25,13 @@ type Config struct {
 	Limits   LimitsConfig   `toml:"limits"`
 	TLS      daemon.TLS     `toml:"tls"`
 	Debug    DebugConfig    `toml:"debug"`
+}
+
+// MirrorConfig is the registry mirror and proxy that Docker, containerd and others
+// point at.
+type MirrorConfig struct {
+	Listen   string `toml:"listen" comment:"Registry mirror and HTTP proxy, in plain HTTP, for programs on this machine; empty for none."`
+	Upstream string `toml:"upstream" comment:"Registry of requests that name none, such as Docker's; empty to refuse them."`
 }
 
 // RegistryConfig says how registries are reached.
@@ -72,6 +81,7 @@ func DefaultConfig() Config {
 	return Config{
 		Root:     "/var/lib/dfsnapshotter",
 		Address:  "/run/dfsnapshotter/dfsnapshotter.sock",
+		Mirror:   MirrorConfig{Listen: "127.0.0.1:65001", Upstream: "https://registry-1.docker.io"},
 		Registry: RegistryConfig{HostsDir: "/etc/containerd/certs.d", DockerConfig: "/root/.docker/config.json"},
 		Lazy:     LazyConfig{Unproven: true},
 		Cache:    CacheConfig{Max: "50GiB"},
@@ -97,8 +107,8 @@ func (c Config) Validate() error {
 		bad("root", "%q holds one of : , \\ \" which overlayfs cannot take in a path", c.Root)
 	}
 	switch {
-	case c.Address == "" && !c.Peer.Seed:
-		bad("address", "is empty, which is for seeds: set a socket's path, or peer.seed = true")
+	case c.Address == "" && !c.Peer.Seed && c.Mirror.Listen == "":
+		bad("address", "is empty, and so is mirror.listen, which is for seeds: set a socket's path, or peer.seed = true")
 	case c.Address != "" && !filepath.IsAbs(c.Address):
 		bad("address", "%q is not an absolute path", c.Address)
 	}
@@ -110,6 +120,12 @@ func (c Config) Validate() error {
 	}
 	if c.Debug.Listen != "" && !daemon.IsHostPort(c.Debug.Listen) {
 		bad("debug.listen", "%q is not host:port", c.Debug.Listen)
+	}
+	if c.Mirror.Listen != "" && !daemon.IsHostPort(c.Mirror.Listen) {
+		bad("mirror.listen", "%q is not host:port", c.Mirror.Listen)
+	}
+	if _, _, err := mirror.ParseRegistry(c.Mirror.Upstream); c.Mirror.Upstream != "" && err != nil {
+		bad("mirror.upstream", "%v", err)
 	}
 	if u, err := url.Parse(c.Registry.Proxy); c.Registry.Proxy != "" && (err != nil || u.Host == "") {
 		bad("registry.proxy", "%q is not a URL such as http://proxy:3128", c.Registry.Proxy)

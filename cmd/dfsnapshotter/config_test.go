@@ -52,10 +52,13 @@ func TestLoadConfig(t *testing.T) {
 		Schedulers: []string{"s-0:8002", "[::1]:8002"}, Listen: ":65002", Advertise: "seed.example:1", Share: true, Seed: true,
 		IDC: "a", Location: "b|c",
 	}
+	mirrors := DefaultConfig()
+	mirrors.Address, mirrors.Mirror.Upstream = "", "http://hub:5000"
 	for name, c := range map[string]struct {
 		text string
 		want Config
 	}{
+		"mirror only":   {"address = ''\n[mirror]\nupstream = 'http://hub:5000'\n", mirrors},
 		"empty":         {"", DefaultConfig()},
 		"seed":          {"address = ''\n[peer]\nseed = true\nschedulers = ['s-0:8002', '[::1]:8002']\nadvertise = 'seed.example:1'\nidc = 'a'\nlocation = 'b|c'\n[limits]\nupload = '20MiB'\n[tls]\ninsecure = true\n", seed},
 		"over defaults": {"root = '/data/df'\nrelay = true\n[cache]\nmax = '5GiB'\n[debug]\nlisten = ''\n", changed},
@@ -97,6 +100,8 @@ func TestLoadConfigErrors(t *testing.T) {
 		"long folder":        {"address = '/" + strings.Repeat("x", 95) + "/a'\n", []string{"address:", "too long"}},
 		"size":               {"[cache]\nmax = '50 gigs'\n", []string{"cache.max:", "50GiB"}},
 		"listen":             {"[debug]\nlisten = '65004'\n", []string{"debug.listen:", "host:port"}},
+		"mirror's port":      {"[mirror]\nlisten = '65001'\n", []string{"mirror.listen:", "host:port"}},
+		"mirror's upstream":  {"[mirror]\nupstream = 'ftp://x'\n", []string{"mirror.upstream:", "name of a registry"}},
 		"proxy":              {"[registry]\nproxy = 'proxy:3128'\n", []string{"registry.proxy:", "http://proxy:3128"}},
 		"plugins' folder":    {"[registry]\ncredential_provider_config = '/c'\n", []string{"credential_provider_bin_dir"}},
 		"not a list":         {"[peer]\nschedulers = 's:1'\n", []string{":2:14: peer.schedulers must be a list"}},
@@ -109,7 +114,7 @@ func TestLoadConfigErrors(t *testing.T) {
 		"lonely seed":        {"[peer]\nseed = true\n", []string{"peer.seed:", "set peer.schedulers"}},
 		"mean seed":          {"[peer]\nseed = true\nshare = false\nschedulers = ['s:1']\n", []string{"peer.share:"}},
 		"place":              {"[peer]\nlocation = 'Zürich'\n", []string{"peer.location:", "ASCII"}},
-		"no address":         {"address = ''\n", []string{"address:", "peer.seed = true"}},
+		"no address":         {"address = ''\n[mirror]\nlisten = ''\n", []string{"address:", "peer.seed = true"}},
 		"limit":              {"[limits]\nupload = '20 MB'\n", []string{`limits.upload: "20 MB" is not a size`, "0 for no limit"}},
 		"negative limit":     {"[limits]\norigin = '-1MiB'\n", []string{"limits.origin:"}},
 		"small limit":        {"[limits]\ndownload = '20B'\n", []string{"limits.download:", "16KiB"}},

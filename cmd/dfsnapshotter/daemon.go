@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -19,10 +20,12 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/mirror"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/snapshot"
 )
 
@@ -39,9 +42,12 @@ type node struct {
 	debug   *daemon.Debug
 	keeper  *keeper.Client
 	origin  *origin.Client
-	learned origin.Learned // tokens that other hosts lent
+	learned origin.Learned // tokens that other hosts lent, and what clients of the mirror log in with
+	host    p2p.HostID     // in the cluster; "" without one
+	via     string         // this process, in requests to registries
 	indexes *indexes.Indexes
 	fetcher *fetcher.Fetcher
+	mirror  *mirror.Mirror
 	fs      *fs.FS
 	sn      *snapshot.Snapshotter
 	status  *daemon.Server
@@ -49,7 +55,7 @@ type node struct {
 
 // runDaemon serves until ctx ends.
 func runDaemon(ctx context.Context, c Config, configFile string, log *slog.Logger) (err error) {
-	n := &node{cfg: c, log: log, reg: prometheus.NewRegistry()}
+	n := &node{cfg: c, log: log, reg: prometheus.NewRegistry(), via: mirror.NewVia()}
 	n.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() { err = errors.Join(err, n.close()) }()
 	if err := n.open(ctx, configFile); err != nil {
@@ -83,6 +89,11 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 	}
 	if shares {
 		n.indexes.Start(n.fetcher)
+	}
+	if c.Mirror.Listen != "" {
+		if n.mirror, err = n.openMirror(); err != nil {
+			return err
+		}
 	}
 	if c.mounts() {
 		if err := n.openMounts(ctx); err != nil {
@@ -122,6 +133,7 @@ func (n *node) openFetcher() (*fetcher.Fetcher, error) {
 		if m.identity != nil { // in plain text no token is sent
 			config.Network.Tokens = tokens{n.origin, &n.learned}
 		}
+		n.host = m.host.ID
 		n.log.Info("part of a cluster", "host", m.host.ID, "pieces", m.host.Addr, "seed", m.host.Seed, "schedulers", c.Peer.Schedulers)
 	}
 	return fetcher.New(config)
@@ -207,10 +219,40 @@ func (n *node) openOrigin() (*origin.Client, error) {
 		sources = append(sources, origin.NewKubeletPlugins(c.CredentialProvider, c.CredentialBin))
 	}
 	sources = append(sources, &n.learned)
-	return origin.New(origin.Config{
+	config := origin.Config{
 		HostsDir: c.HostsDir, Proxy: proxy(c.Proxy), Credentials: origin.Chain(n.log, sources...),
 		Log: n.log, Registerer: n.reg, UserAgent: "dfsnapshotter/" + version,
+		Own: mirror.Own(n.cfg.Mirror.Listen), Via: n.via,
+	}
+	// The registry of requests that name none is reached as its URL says.
+	if name, plain, err := mirror.ParseRegistry(n.cfg.Mirror.Upstream); err == nil && plain {
+		config.Plain = []string{name}
+	}
+	return origin.New(config)
+}
+
+// openMirror opens the registry mirror.
+func (n *node) openMirror() (*mirror.Mirror, error) {
+	c := n.cfg.Mirror
+	ln, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("mirror.listen: %w", err)
+	}
+	if a, ok := ln.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
+		n.log.Warn("other machines can use the registry mirror, and send what they log in with in plain text", "address", ln.Addr().String())
+	}
+	name := string(n.host)
+	if name == "" {
+		name, _ = os.Hostname() // for people only
+	}
+	m, err := mirror.Open(ln, mirror.Config{
+		Fetcher: n.fetcher, Registries: n.origin, Learned: &n.learned, Upstream: c.Upstream, Name: name, Via: n.via,
+		Proxy: proxy(n.cfg.Registry.Proxy), Log: n.log, Registerer: n.reg,
 	})
+	if err == nil {
+		n.log.Info("registry mirror", "address", ln.Addr().String(), "upstream", c.Upstream)
+	}
+	return m, err
 }
 
 // proxy is the one configured, or else the environment's.
@@ -290,6 +332,9 @@ func (n *node) close() error {
 	}
 	if n.fs != nil {
 		errs = append(errs, n.fs.Close())
+	}
+	if n.mirror != nil {
+		errs = append(errs, n.mirror.Close())
 	}
 	if n.indexes != nil {
 		n.indexes.Close()

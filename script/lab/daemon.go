@@ -20,7 +20,8 @@ import (
 // Daemon is a dfsnapshotter.
 type Daemon struct {
 	*Process
-	Debug string // host:port of metrics and health, on its host
+	Debug  string // host:port of metrics and health, on its host
+	Mirror string // … of the registry mirror
 
 	at      *Host
 	address string
@@ -64,6 +65,9 @@ func (h *Host) daemon(ctx context.Context, address, more string, flags []string)
 		return nil, err
 	}
 	d := &Daemon{at: h, Debug: debug, address: address, flags: flags}
+	if d.Mirror, err = h.debugAddr("65001"); err != nil {
+		return nil, err
+	}
 	if err := d.configure(more); err != nil {
 		return nil, err
 	}
@@ -78,10 +82,13 @@ address = %q
 [registry]
 hosts_dir = %q
 docker_config = %q
+[mirror]
+listen = %q
+upstream = %q
 [debug]
 listen = %q
 %s
-`, h.SnapshotterRoot(), d.address, h.lab.HostsDir(), h.DockerConfig(), d.Debug, more))
+`, h.SnapshotterRoot(), d.address, h.lab.HostsDir(), h.DockerConfig(), d.Mirror, h.lab.Upstream, d.Debug, more))
 	return err
 }
 

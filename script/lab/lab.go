@@ -25,6 +25,9 @@ type Lab struct {
 	Dir  string // of everything the lab has
 	Log  io.Writer
 
+	// Upstream is the registry of requests to mirrors that name none.
+	Upstream string
+
 	building sync.Mutex // held while programs are built
 
 	lock *os.File // held while the owner lives, so that others can tell

@@ -130,6 +130,8 @@ schedulers = ['%s']
 [registry]
 hosts_dir = '%s/certs.d'
 docker_config = '%s/none'
+[mirror]
+listen = ''
 [debug]
 listen = ''
 %s`, dir, strings.Join(schedulers, "', '"), dir, dir, c.tls(name, wire.RoleSeed)))
