@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,12 +35,19 @@ type tokens struct {
 
 	mu     sync.Mutex // guards the rest
 	issued []string
+	users  map[string]account
+}
+
+// account is somebody to whom tokens are issued.
+type account struct {
+	password string
+	repos    []string // that may be pulled; nil: all
 }
 
 // openTokens serves tokens at addr of a host. Registries let them pass for life.
 func openTokens(t *testing.T, h *lab.Host, addr string, life time.Duration) *tokens {
 	t.Helper()
-	s := &tokens{key: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t), life: life}
+	s := &tokens{key: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t), life: life, users: map[string]account{user: {password: secret}}}
 	ln := must(h.Listen(addr))(t)
 	server := &http.Server{Handler: s, ReadHeaderTimeout: time.Second}
 	done := make(chan error, 1)
@@ -67,7 +75,10 @@ func (s *tokens) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		name, password = r.FormValue("username"), r.FormValue("password")
 	}
-	if name != user || password != secret {
+	s.mu.Lock()
+	known := s.users[name]
+	s.mu.Unlock()
+	if known.password == "" || password != known.password {
 		http.Error(w, "who are you?", http.StatusUnauthorized)
 		return
 	}
@@ -75,7 +86,7 @@ func (s *tokens) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	token, err := s.sign(strings.Fields(strings.Join(r.Form["scope"], " ")))
+	token, err := s.sign(strings.Fields(strings.Join(r.Form["scope"], " ")), known.repos)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -88,12 +99,25 @@ func (s *tokens) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"token": token, "access_token": token, "expires_in": 60})
 }
 
+// config makes a registry want tokens of the server at addr. keys is a file that
+// holds its public key.
+func (s *tokens) config(addr, keys string) string {
+	return fmt.Sprintf("auth: {token: {realm: \"http://%s/token\", service: lab, issuer: lab, jwks: %s}}\n", addr, keys)
+}
+
+// set changes who gets tokens.
+func (s *tokens) set(name string, a account) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users[name] = a
+}
+
 // sign makes a token that allows to pull from the repositories of scopes, which
-// look like "repository:NAME:pull".
-func (s *tokens) sign(scopes []string) (string, error) {
+// look like "repository:NAME:pull", as far as they are among repos.
+func (s *tokens) sign(scopes, repos []string) (string, error) {
 	var access []any
 	for _, scope := range scopes {
-		if p := strings.Split(scope, ":"); len(p) == 3 {
+		if p := strings.Split(scope, ":"); len(p) == 3 && (repos == nil || slices.Contains(repos, p[1])) {
 			access = append(access, map[string]any{"type": p[0], "name": p[1], "actions": []string{"pull"}})
 		}
 	}
@@ -143,7 +167,7 @@ func TestP2PPrivate(t *testing.T) {
 	if err := os.WriteFile(keys, server.keys(t), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Registry.Restart(c.ctx, fmt.Sprintf("auth: {token: {realm: \"http://%s/token\", service: lab, issuer: lab, jwks: %s}}\n", at.Addr("5001"), keys)); err != nil {
+	if err := c.Registry.Restart(c.ctx, server.config(at.Addr("5001"), keys)); err != nil {
 		t.Fatal(err)
 	}
 	c.user = user + ":" + secret

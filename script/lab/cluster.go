@@ -56,6 +56,7 @@ func (l *Lab) Cluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) 
 	if c.Registry, err = at.Registry(ctx); err != nil {
 		return nil, err
 	}
+	l.Upstream = "http://" + c.Registry.Host
 	if err := c.hosts(); err != nil {
 		return nil, err
 	}

@@ -111,6 +111,14 @@ func (l *Lab) AddHost(host string) error {
 	return err
 }
 
+// UseMirrors makes hosts.toml send readers of the registry to the mirror on their
+// own host first.
+func (r *Registry) UseMirrors(mirror string) error {
+	_, err := r.at.lab.write(filepath.Join("certs.d", r.Host, "hosts.toml"), fmt.Sprintf(
+		"server = \"http://%s\"\n[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", r.Host, mirror, r.Host))
+	return err
+}
+
 // Push puts an image into the registry and returns its full name.
 func (r *Registry) Push(ctx context.Context, img *imagetest.Image, repo, tag string) (string, error) {
 	return r.Host + "/" + repo + ":" + tag, img.Push(ctx, r.Host, repo, tag)
