@@ -28,21 +28,38 @@ type way struct {
 	alone       bool // one host only
 	p2p         bool
 	seeds       int
+	mirror      bool // containerd pulls through the mirror on its host
 }
 
 var ways = []way{
-	{"overlayfs, alone", overlayfs, imagetest.Gzip, true, false, 0},
-	{"overlayfs", overlayfs, imagetest.Gzip, false, false, 0},
-	{"gzip, alone", ours, imagetest.Gzip, true, false, 0},
-	{"gzip, alone with an idle seed", ours, imagetest.Gzip, true, true, 1},
-	{"gzip, without P2P", ours, imagetest.Gzip, false, false, 0},
-	{"gzip, P2P, one seed", ours, imagetest.Gzip, false, true, 1},
-	{"gzip, P2P, no seed", ours, imagetest.Gzip, false, true, 0},
-	{"eStargz, alone", ours, imagetest.EStargz, true, false, 0},
-	{"eStargz, alone with an idle seed", ours, imagetest.EStargz, true, true, 1},
-	{"eStargz, without P2P", ours, imagetest.EStargz, false, false, 0},
-	{"eStargz, P2P, one seed", ours, imagetest.EStargz, false, true, 1},
-	{"eStargz, P2P, no seed", ours, imagetest.EStargz, false, true, 0},
+	{"overlayfs, alone", overlayfs, imagetest.Gzip, true, false, 0, false},
+	{"overlayfs", overlayfs, imagetest.Gzip, false, false, 0, false},
+	{"overlayfs, mirror, alone", overlayfs, imagetest.Gzip, true, false, 0, true},
+	{"overlayfs, mirror, alone with an idle seed", overlayfs, imagetest.Gzip, true, true, 1, true},
+	{"overlayfs, mirror, P2P, one seed", overlayfs, imagetest.Gzip, false, true, 1, true},
+	{"overlayfs, mirror, P2P, no seed", overlayfs, imagetest.Gzip, false, true, 0, true},
+	{"gzip, alone", ours, imagetest.Gzip, true, false, 0, false},
+	{"gzip, alone with an idle seed", ours, imagetest.Gzip, true, true, 1, false},
+	{"gzip, without P2P", ours, imagetest.Gzip, false, false, 0, false},
+	{"gzip, P2P, one seed", ours, imagetest.Gzip, false, true, 1, false},
+	{"gzip, P2P, no seed", ours, imagetest.Gzip, false, true, 0, false},
+	{"eStargz, alone", ours, imagetest.EStargz, true, false, 0, false},
+	{"eStargz, alone with an idle seed", ours, imagetest.EStargz, true, true, 1, false},
+	{"eStargz, without P2P", ours, imagetest.EStargz, false, false, 0, false},
+	{"eStargz, P2P, one seed", ours, imagetest.EStargz, false, true, 1, false},
+	{"eStargz, P2P, no seed", ours, imagetest.EStargz, false, true, 0, false},
+}
+
+// use prepares the cluster for a way: with nothing on its hosts' disks.
+func (c *cluster) use(ctx context.Context, w way) error {
+	err := c.lab.AddHost(c.Registry.Host)
+	if w.mirror {
+		err = c.Registry.UseMirrors(c.Nodes[0].Daemon.Mirror) // the same on each
+	}
+	if err != nil {
+		return err
+	}
+	return c.Use(ctx, w.p2p, w.seeds)
 }
 
 // cluster is what is measured.

@@ -4,6 +4,7 @@
 //
 //	manynodes [-nodes 8] [-rates 20mbit,200mbit] [-only REGEXP] [-json FILE]
 //	manynodes -soak 10m [-nodes 4] [-rates 200mbit]
+//	manynodes -first 5 [-rates 20mbit]
 package main
 
 import (
@@ -40,6 +41,7 @@ type options struct {
 	rounds int
 	waves  int
 	soak   time.Duration
+	first  int
 	debug  bool
 }
 
@@ -55,6 +57,7 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.rounds, "rounds", 1, "repetitions of each way")
 	flag.IntVar(&o.waves, "waves", 2, "2: with P2P, wait until all layers are complete, and start on other hosts; 1: do not")
 	flag.DurationVar(&o.soak, "soak", 0, "start images again and again for as long, and see whether daemons grow")
+	flag.IntVar(&o.first, "first", 0, "instead, measure so often when a layer's first byte comes to one host, directly and through its mirror")
 	flag.BoolVar(&o.debug, "debug", false, "have daemons log at level debug")
 	flag.Parse()
 	if o.list {
@@ -68,9 +71,14 @@ func run(ctx context.Context) error {
 		return err
 	}
 	rates := strings.Split(o.rates, ",")
+	if o.first > 0 {
+		only = regexp.MustCompile("^overlayfs, mirror, alone") // one host, and a seed
+	}
 	c, err := openCluster(ctx, o, func(w way) bool { return only.MatchString(w.name) && (o.soak == 0 || w.p2p) })
 	switch {
 	case err != nil:
+	case o.first > 0:
+		err = c.firstBytes(ctx, rates, o.first)
 	case o.soak > 0:
 		err = c.soak(ctx, rates[len(rates)-1], o.soak)
 	default:

@@ -61,7 +61,7 @@ func (c *cluster) measure(ctx context.Context, rates []string, rounds, waves int
 // try measures a way from nothing: one wave and, with P2P, a second one on other
 // hosts.
 func (c *cluster) try(ctx context.Context, rate string, w way, waves int) error {
-	if err := c.Use(ctx, w.p2p, w.seeds); err != nil {
+	if err := c.use(ctx, w); err != nil {
 		return err
 	}
 	count := c.count
