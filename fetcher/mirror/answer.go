@@ -24,6 +24,9 @@ const (
 	fromPassed = "passed" // a server, past the fetcher
 )
 
+// maxLogged is how much of a path the log shows.
+const maxLogged = 512
+
 // answer is a response, and what is told of it when it has ended.
 type answer struct {
 	http.ResponseWriter
@@ -79,7 +82,7 @@ func (m *Mirror) ended(a *answer, r *http.Request) {
 	if a.quiet {
 		level = slog.LevelDebug
 	}
-	attrs := []any{"client", r.RemoteAddr, "method", r.Method, "path", r.URL.Path, "status", code, "bytes", a.sent, "took", took}
+	attrs := []any{"client", r.RemoteAddr, "method", r.Method, "path", r.URL.Path[:min(len(r.URL.Path), maxLogged)], "status", code, "bytes", a.sent, "took", took}
 	if a.target.registry != "" {
 		attrs = append(attrs, "registry", a.target.registry)
 	}

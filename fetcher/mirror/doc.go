@@ -9,10 +9,11 @@
 // # Who gets what
 //
 // What is kept on this host may be private. A client gets a blob from here only
-// after the registry has said, for the very Authorization that the client sends,
-// that this repository has it: in a manifest that it just gave this client, or in
-// the answer to a HEAD that the mirror makes with the client's header. Such leave
-// is remembered for minutes (grants). Without it the request itself is passed
+// after the registry has said, for the very Authorization that the client sends
+// (and any other header by which registries may know it), that this repository has
+// it: in a manifest that it just gave this client, or in the answer to a HEAD that
+// the mirror makes with the client's headers. Such leave is remembered for minutes
+// (grants). Without it the request itself is passed
 // through, so that the client gets what the registry answers.
 //
 // # What a client may see

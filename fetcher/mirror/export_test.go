@@ -11,12 +11,12 @@ type Grants = grants
 
 var NewGrants = newGrants
 
-func (g *grants) Add(authorization string, repo origin.Repo, d digest.Digest, size int64) {
-	g.add(authorization, repo, d, size)
+func (g *grants) Add(who string, repo origin.Repo, d digest.Digest, size int64) {
+	g.add(who, repo, d, size)
 }
 
-func (g *grants) Size(authorization string, repo origin.Repo, d digest.Digest) (int64, bool) {
-	return g.size(authorization, repo, d)
+func (g *grants) Size(who string, repo origin.Repo, d digest.Digest) (int64, bool) {
+	return g.size(who, repo, d)
 }
 
 const (

@@ -5,6 +5,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,20 +43,39 @@ func newGrants() *grants {
 	return g
 }
 
+// harmless are headers that do not tell registries who asks. Some take keys in
+// headers of their own, so all others count.
+var harmless = []string{
+	"Accept", "Accept-Encoding", "Accept-Language", "Cache-Control", "Connection", "Content-Length", "Content-Type", "If-Match",
+	"If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Keep-Alive", "Pragma", "Range", "Traceparent",
+	"Tracestate", "User-Agent", "Via",
+}
+
+// identity is all of a request's headers by which a registry may tell who asks.
+func identity(h http.Header) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		if !slices.Contains(harmless, name) && !strings.HasPrefix(name, "X-Dragonfly-") {
+			fmt.Fprintf(&b, "%s: %q\n", name, h[name])
+		}
+	}
+	return b.String()
+}
+
 // name is the key of a grant. Each part is preceded by its length, so that no two
 // ways to cut them are the same.
-func (g *grants) name(authorization string, repo origin.Repo, d digest.Digest) (k [32]byte) {
+func (g *grants) name(who string, repo origin.Repo, d digest.Digest) (k [32]byte) {
 	h := hmac.New(sha256.New, g.key[:])
-	for _, s := range []string{authorization, repo.Host, repo.Path, d.String()} {
+	for _, s := range []string{who, repo.Host, repo.Path, d.String()} {
 		fmt.Fprintf(h, "%d:%s", len(s), s)
 	}
 	h.Sum(k[:0])
 	return k
 }
 
-// add notes that a registry gave the blob to who logs in so.
-func (g *grants) add(authorization string, repo origin.Repo, d digest.Digest, size int64) {
-	k := g.name(authorization, repo, d)
+// add notes that a registry gave the blob to somebody.
+func (g *grants) add(who string, repo origin.Repo, d digest.Digest, size int64) {
+	k := g.name(who, repo, d)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.young) >= maxGrants {
@@ -61,9 +84,9 @@ func (g *grants) add(authorization string, repo origin.Repo, d digest.Digest, si
 	g.young[k] = grant{size, time.Now().Add(grantLife)}
 }
 
-// size returns that of a blob which a registry gave to who logs in so, lately.
-func (g *grants) size(authorization string, repo origin.Repo, d digest.Digest) (int64, bool) {
-	k := g.name(authorization, repo, d)
+// size returns that of a blob which a registry gave to them, lately.
+func (g *grants) size(who string, repo origin.Repo, d digest.Digest) (int64, bool) {
+	k := g.name(who, repo, d)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e, ok := g.young[k]

@@ -28,7 +28,7 @@ func (m *Mirror) pass(a *answer, r *http.Request, t target) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusOK && t.kind == blob && r.Method == http.MethodHead && resp.ContentLength >= 0 {
-		m.grants.add(r.Header.Get("Authorization"), t.at(), t.digest, resp.ContentLength)
+		m.grants.add(identity(r.Header), t.at(), t.digest, resp.ContentLength)
 	}
 	keepWithin(resp, r, t)
 	body := io.Reader(resp.Body)
@@ -53,8 +53,9 @@ func (m *Mirror) noted(r *http.Request, t target, resp *http.Response) (io.Reade
 	if d := digest.Digest(t.ref); d.Validate() == nil && d.Algorithm().FromBytes(data) != d {
 		return nil, refuse(http.StatusBadGateway, codeDigestInvalid, "the registry's manifest does not match its digest %s", d)
 	}
+	who := identity(r.Header)
 	for _, b := range blobsOf(data) {
-		m.grants.add(r.Header.Get("Authorization"), t.at(), b.Digest, b.Size)
+		m.grants.add(who, t.at(), b.Digest, b.Size)
 	}
 	return bytes.NewReader(data), nil
 }
@@ -122,8 +123,8 @@ func cleaned(from http.Header) http.Header {
 // is asked unless it said so lately. Not ok: what the registry says to the
 // client's own request is the answer.
 func (m *Mirror) allowed(r *http.Request, t target) (size int64, how string, ok bool, err error) {
-	authorization := r.Header.Get("Authorization")
-	if size, ok = m.grants.size(authorization, t.at(), t.digest); ok {
+	who := identity(r.Header)
+	if size, ok = m.grants.size(who, t.at(), t.digest); ok {
 		return size, "known", true, nil
 	}
 	header := cleaned(r.Header)
@@ -142,6 +143,6 @@ func (m *Mirror) allowed(r *http.Request, t target) (size int64, how string, ok 
 	if resp.StatusCode != http.StatusOK || resp.ContentLength < 0 {
 		return 0, "", false, nil
 	}
-	m.grants.add(authorization, t.at(), t.digest, resp.ContentLength)
+	m.grants.add(who, t.at(), t.digest, resp.ContentLength)
 	return resp.ContentLength, "asked", true, nil
 }

@@ -163,6 +163,24 @@ func TestPrivate(t *testing.T) {
 	}
 }
 
+// TestOtherKeys has a registry that knows its clients by a header of its own.
+func TestOtherKeys(t *testing.T) {
+	t.Parallel()
+	reg := origintest.New(t, origintest.Options{Header: map[string]string{"X-Api-Key": "secret"}})
+	// This host may read it, too, but that is not for clients.
+	f := open(t, "", map[string]string{"registry.test": fmt.Sprintf("server = %q\n[host.%q]\n[host.%q.header]\nX-Api-Key = \"secret\"\n", reg.URL(), reg.URL(), reg.URL())})
+	want := data(14, mib)
+	d := reg.AddBlob("a", want)
+	path := blobPath("a", d) + "?ns=registry.test"
+	f.want(f.do("GET", path, "X-Api-Key", "secret"), 200, want)
+	f.want(f.do("GET", path, "X-Api-Key", "secret", "Range", "bytes=0-9", "User-Agent", "x"), 206, want[:10])
+	for _, headers := range [][]string{nil, {"X-Api-Key", "wrong"}} {
+		if r := f.do("GET", path, headers...); r.status != http.StatusBadRequest || len(r.body) > 1000 {
+			t.Errorf("with %v: status %d, %d bytes", headers, r.status, len(r.body))
+		}
+	}
+}
+
 // TestForeign has a manifest that names a blob of another repository, which
 // registries let pass if it is said to be elsewhere.
 func TestForeign(t *testing.T) {

@@ -19,3 +19,13 @@ func Guarded(trusted *url.URL, dial func(context.Context, string, string) (net.C
 	d.trust(trusted)
 	return d.guard(dial)
 }
+
+// MaxRegistries is how many are remembered.
+const MaxRegistries = maxRegistries
+
+// Registries returns how many are remembered.
+func (c *Client) Registries() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.registries)
+}

@@ -22,6 +22,10 @@ import (
 // maxLogins bounds the repositories that a host's logins are kept of.
 const maxLogins = 1024
 
+// maxRegistries bounds the registries that are remembered: clients of the mirror
+// may name any.
+const maxRegistries = 256
+
 // recheckHosts is how long the files of a registry are not looked at again.
 const recheckHosts = 2 * time.Second
 
@@ -88,11 +92,27 @@ func (c *Client) registry(name string, now time.Time) (*registry, error) {
 		return old, nil
 	}
 	r.print, r.checked = files.print, now
+	if old == nil && len(c.registries) >= maxRegistries {
+		c.dropRegistry()
+	}
 	c.registries[name] = r
 	if old != nil {
 		old.closeIdle()
 	}
 	return r, nil
+}
+
+// dropRegistry forgets the registry that was not asked for longest. Who is using
+// it goes on. The caller holds c.mu.
+func (c *Client) dropRegistry() {
+	var oldest string
+	for name, r := range c.registries {
+		if o := c.registries[oldest]; o == nil || r.checked.Before(o.checked) {
+			oldest = name
+		}
+	}
+	c.registries[oldest].closeIdle()
+	delete(c.registries, oldest)
 }
 
 // load reads the configuration of one registry. dir is where it lies, "" if

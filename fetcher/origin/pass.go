@@ -21,8 +21,8 @@ type Request struct {
 	Length int64       // of the body; -1: unknown
 }
 
-// Pass sends a request on to a registry with the credentials it came with, and
-// none of this client's own. The hosts of the registry are asked in their order
+// Pass sends a request on to a registry with the headers it came with, and none
+// of this client's own: those of hosts.toml may be keys. The hosts of the registry are asked in their order
 // until one does not refuse; if all do, the answer is that of the registry's own
 // server. Reads follow redirects, which get no credentials. Requests that change
 // something go to the server alone. The caller closes the answer's body.
@@ -137,9 +137,7 @@ func (c *Client) passOnce(ctx context.Context, h *host, q Request, u *url.URL, o
 	}
 	req.Header = q.Header.Clone()
 	c.via(req.Header)
-	if own {
-		addHeader(req.Header, h.header)
-	} else {
+	if !own {
 		req.Header.Del("Authorization")
 		req.Header.Del("Cookie")
 	}
@@ -147,19 +145,6 @@ func (c *Client) passOnce(ctx context.Context, h *host, q Request, u *url.URL, o
 	err = netError(ctx, err)
 	c.metrics.answered(kindPassed, resp, err)
 	return resp, err
-}
-
-// addHeader adds the extra headers of hosts.toml, but none that logs in: that
-// would give a client rights of this host's.
-func addHeader(to, extra http.Header) {
-	for k, values := range extra {
-		if k = http.CanonicalHeaderKey(k); k == "Authorization" || k == "Cookie" {
-			continue
-		}
-		for _, v := range values {
-			to.Add(k, v)
-		}
-	}
 }
 
 // via adds this host to those that a request came through.

@@ -72,6 +72,19 @@ func fails(status int) func(*origintest.Registry) {
 	return func(r *origintest.Registry) { r.Fail("", origintest.Fault{Status: status}) }
 }
 
+// TestManyRegistries has clients name one registry after the other.
+func TestManyRegistries(t *testing.T) {
+	c := client(t, origin.Config{})
+	for i := range 3 * origin.MaxRegistries {
+		if _, err := c.Server(fmt.Sprintf("r%d.test", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := c.Registries(); n != origin.MaxRegistries {
+		t.Errorf("%d registries are remembered", n)
+	}
+}
+
 // TestPassCredentials sends what the client has, and nothing of this host's.
 func TestPassCredentials(t *testing.T) {
 	reg := origintest.New(t, origintest.Options{Redirect: true})
@@ -86,7 +99,7 @@ func TestPassCredentials(t *testing.T) {
 		}
 		q := reg.Requests()[0].Header
 		via := strings.TrimPrefix(strings.Join(append(h.Values("Via"), "1.1 me"), ", "), ", ")
-		if q.Get("Authorization") != h.Get("Authorization") || q.Get("X-Ours") != "1" || q.Get("Via") != via {
+		if q.Get("Authorization") != h.Get("Authorization") || q.Get("X-Ours") != "" || q.Get("Via") != via {
 			t.Errorf("with %v the registry got %v", h, q)
 		}
 	}
