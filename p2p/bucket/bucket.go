@@ -26,11 +26,10 @@ const (
 // Large amounts are best asked for in steps: bytes that were let through are
 // the past, and whoever comes next must wait until they are paid for.
 type Bucket struct {
-	rate  float64 // bytes per second
-	burst float64
-
 	mu      sync.Mutex // guards what follows
-	tokens  float64    // at the time of filled
+	rate    float64    // bytes per second; 0: no limit
+	burst   float64
+	tokens  float64 // at the time of filled
 	filled  time.Time
 	waiting [p2p.Background + 1][]*waiter
 	timer   *time.Timer // set for when the first one in line has its tokens; nil: nobody has waited yet
@@ -47,9 +46,23 @@ func New(bytesPerSecond int64) *Bucket {
 	if bytesPerSecond <= 0 {
 		return nil
 	}
-	rate := float64(bytesPerSecond)
-	burst := max(rate*burstTime.Seconds(), leastBurst)
-	return &Bucket{rate: rate, burst: burst, tokens: burst, filled: time.Now()}
+	b := &Bucket{filled: time.Now()}
+	b.SetRate(bytesPerSecond)
+	b.tokens = b.burst
+	return b
+}
+
+// SetRate changes the limit, also for those who wait; 0 or less is none. Of a
+// Bucket that may be changed there is one from the beginning: &Bucket{} has no
+// limit.
+func (b *Bucket) SetRate(bytesPerSecond int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fill()
+	b.rate = float64(max(bytesPerSecond, 0))
+	b.burst = max(b.rate*burstTime.Seconds(), leastBurst)
+	b.tokens = min(b.tokens, b.burst)
+	b.serve()
 }
 
 // Wait returns when n more bytes may pass, or with the cause of ctx's end.
@@ -77,6 +90,9 @@ func (b *Bucket) Wait(ctx context.Context, n int, p p2p.Priority) error {
 func (b *Bucket) enter(n float64, p p2p.Priority) *waiter {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.rate == 0 {
+		return nil
+	}
 	b.fill()
 	if n <= b.tokens && !b.before(p) {
 		b.tokens -= n
@@ -143,11 +159,13 @@ func (b *Bucket) serve() {
 		if w == nil {
 			return
 		}
-		if missing := w.n - b.tokens; missing > 0 {
+		if missing := w.n - b.tokens; missing > 0 && b.rate > 0 {
 			b.wake(time.Duration(missing/b.rate*float64(time.Second)) + 1)
 			return
 		}
-		b.tokens -= w.n
+		if b.rate > 0 {
+			b.tokens -= w.n
+		}
 		b.waiting[p] = slices.Delete(b.waiting[p], 0, 1)
 		close(w.turn)
 	}

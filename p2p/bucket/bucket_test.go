@@ -269,3 +269,42 @@ func BenchmarkLine(b *testing.B) {
 		}
 	})
 }
+
+func TestSetRate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b bucket.Bucket
+		pass := func(n int) time.Duration {
+			began := time.Now()
+			if err := b.Wait(t.Context(), n, p2p.OnDemand); err != nil {
+				t.Error(err)
+			}
+			return time.Since(began)
+		}
+		if took := pass(1 << 30); took != 0 {
+			t.Errorf("without a limit it took %v", took)
+		}
+		b.SetRate(1 << 20)
+		pass(64 << 10)
+		if took := pass(1 << 20); took < 900*time.Millisecond || took > 1100*time.Millisecond {
+			t.Errorf("a MiB at 1 MiB/s took %v", took)
+		}
+		waits := make(chan time.Duration, 2)
+		for range cap(waits) {
+			go func() { waits <- pass(10 << 20) }()
+		}
+		time.Sleep(time.Second)
+		b.SetRate(100 << 20)
+		if took := <-waits; took > 1200*time.Millisecond {
+			t.Errorf("who waited did not hear of the higher limit: %v", took)
+		}
+		<-waits
+		b.SetRate(1 << 20)
+		go func() { waits <- pass(100 << 20) }()
+		time.Sleep(time.Second)
+		b.SetRate(0)
+		if took := <-waits; took > 1001*time.Millisecond {
+			t.Errorf("who waited did not hear that there is no limit: %v", took)
+		}
+	})
+}
