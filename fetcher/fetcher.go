@@ -231,6 +231,22 @@ func (f *Fetcher) host(name string) *limiter {
 	return l
 }
 
+// SetSlots changes how many requests one registry gets at a time; 0: the usual
+// number. Requests under way go on.
+func (f *Fetcher) SetSlots(n int) {
+	if n <= 0 {
+		n = defaultSlots
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cfg.Slots = n
+	for name, l := range f.hosts {
+		if name != "" {
+			l.resize(n)
+		}
+	}
+}
+
 func (f *Fetcher) inFlight() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -22,9 +22,8 @@ const (
 // whose request was parked is suspect until bytes of it come again and gets one
 // slot at a time, so that blobs whose source hangs do not slow the others.
 type limiter struct {
-	slots int
-
-	mu     sync.Mutex
+	mu     sync.Mutex // guards what follows
+	slots  int
 	held   [priorities]int
 	probes int // slots held by suspect blobs
 	owners map[*content]*owner
@@ -50,6 +49,14 @@ type ticket struct {
 
 func newLimiter(slots int) *limiter {
 	return &limiter{slots: slots, owners: map[*content]*owner{}}
+}
+
+// resize changes how many slots there are.
+func (l *limiter) resize(slots int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.slots = slots
+	l.grant()
 }
 
 // enter queues a request of blob c.

@@ -125,6 +125,23 @@ func openNetwork(f *Fetcher, c *Network) error {
 	return err
 }
 
+// SetSchedulers says which schedulers there are from now on. Reads that are under
+// way go on. It is for a Fetcher with a network.
+func (f *Fetcher) SetSchedulers(names []string) error {
+	n := f.network
+	names = slices.Compact(slices.Sorted(slices.Values(names)))
+	err := n.links.Set(names, func() {
+		n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
+			n.schedulers = names
+			return h.SetSchedulers(now, names)
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("fetcher: schedulers: %w", err)
+	}
+	return nil
+}
+
 // close ends all that calls the fetcher from outside.
 func (n *network) close() error {
 	var errs []error

@@ -3,7 +3,6 @@ package peer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -53,14 +52,21 @@ type Links struct {
 	listener Listener
 	log      *slog.Logger
 	metrics  *linkMetrics
-	links    map[string]*link
+	identity *wire.Identity
+	ctx      context.Context // of all streams; ends with Close
 	cancel   context.CancelCauseFunc
 	wg       sync.WaitGroup
+	setting  sync.Mutex // held by Set and Close, and while the next is locked
+
+	mu    sync.Mutex // guards links; held while a link's mu is locked
+	links map[string]*link
 }
 
 type link struct {
-	name string
-	conn *wire.Conn
+	name  string
+	conn  *wire.Conn
+	stop  context.CancelCauseFunc // ends keep
+	ended chan struct{}           // closed when it has
 
 	mu     sync.Mutex       // guards what follows
 	out    chan p2p.Message // of the stream that is up; nil: none
@@ -79,46 +85,96 @@ func OpenLinks(c LinksConfig) (*Links, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Links{listener: c.Listener, log: c.Log, links: map[string]*link{}}
-	for _, name := range c.Schedulers {
-		if l.links[name] != nil {
-			continue
-		}
-		conn, err := wire.Dial(name, c.Identity)
-		if err != nil {
-			return nil, errors.Join(err, l.closeConns())
-		}
-		l.links[name] = &link{name: name, conn: conn}
-	}
+	l := &Links{listener: c.Listener, log: c.Log, identity: c.Identity, links: map[string]*link{}}
+	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	var err error
 	if l.metrics, err = newLinkMetrics(c.Registerer, l); err != nil {
-		return nil, errors.Join(err, l.closeConns())
+		return nil, err
 	}
-	ctx, cancel := context.WithCancelCause(context.Background())
-	l.cancel = cancel
-	for _, k := range l.links {
-		l.wg.Go(func() { l.keep(ctx, k) })
+	if err := l.Set(c.Schedulers, func() {}); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
 
-// Close ends the streams.
-func (l *Links) Close() error {
-	l.cancel(ErrClosed)
-	l.wg.Wait()
-	return l.closeConns()
+// Set makes the schedulers those that are named. It ends the streams to others
+// and waits for that, calls meanwhile, and begins to connect to those that are
+// new.
+func (l *Links) Set(names []string, meanwhile func()) error {
+	l.setting.Lock()
+	defer l.setting.Unlock()
+	if l.ctx.Err() != nil {
+		return ErrClosed
+	}
+	err := l.end(l.take(func(name string) bool { return !slices.Contains(names, name) }))
+	meanwhile()
+	for _, name := range names {
+		err = errors.Join(err, l.begin(name))
+	}
+	return err
 }
 
-func (l *Links) closeConns() error {
+// begin connects to a scheduler, unless that is known already.
+func (l *Links) begin(name string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.links[name] != nil {
+		return nil
+	}
+	conn, err := wire.Dial(name, l.identity)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancelCause(l.ctx)
+	k := &link{name: name, conn: conn, stop: stop, ended: make(chan struct{})}
+	l.links[name] = k
+	l.wg.Go(func() {
+		defer close(k.ended)
+		l.keep(ctx, k)
+	})
+	return nil
+}
+
+// take takes out of links what is to end.
+func (l *Links) take(which func(name string) bool) (taken []*link) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, k := range l.links {
+		if which(name) {
+			taken = append(taken, k)
+			delete(l.links, name)
+		}
+	}
+	return taken
+}
+
+// end ends streams and their connections.
+func (l *Links) end(links []*link) error {
 	var errs []error
-	for _, k := range l.links {
+	for _, k := range links {
+		k.stop(ErrClosed)
+	}
+	for _, k := range links {
+		<-k.ended
 		errs = append(errs, k.conn.Close())
 	}
 	return errors.Join(errs...)
 }
 
+// Close ends the streams.
+func (l *Links) Close() error {
+	l.cancel(ErrClosed)
+	l.setting.Lock()
+	defer l.setting.Unlock()
+	err := l.end(l.take(func(string) bool { return true }))
+	l.wg.Wait()
+	return err
+}
+
 // Names returns the schedulers, reachable or not.
 func (l *Links) Names() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	names := make([]string, 0, len(l.links))
 	for n := range l.links {
 		names = append(names, n)
@@ -128,11 +184,14 @@ func (l *Links) Names() []string {
 }
 
 // Send says m to a scheduler. It does not wait. Where the scheduler is not
-// reachable m is dropped: the Announce that comes when it is says it all.
+// reachable, or not one any more, m is dropped: the Announce that comes when it
+// is says it all.
 func (l *Links) Send(scheduler string, m p2p.Message) {
+	l.mu.Lock()
 	k := l.links[scheduler]
+	l.mu.Unlock()
 	if k == nil {
-		panic(fmt.Sprintf("peer: no scheduler %q", scheduler))
+		return
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -149,6 +208,8 @@ func (l *Links) Send(scheduler string, m p2p.Message) {
 
 // up reports how many schedulers are reachable.
 func (l *Links) up() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, k := range l.links {
 		k.mu.Lock()
 		if k.out != nil {

@@ -2,10 +2,12 @@ package peer_test
 
 import (
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -180,6 +182,36 @@ func TestLinksAlone(t *testing.T) {
 	e := newEar()
 	l := openLinks(t, e, nil, nobody(t).Addr)
 	l.Send(l.Names()[0], p2p.Verified{Digest: some})
+}
+
+// TestLinksSet has other schedulers while it runs.
+func TestLinksSet(t *testing.T) {
+	t.Parallel()
+	got := make(chan p2p.Message, 100)
+	one, _ := scheduler(t, "127.0.0.1:0", got)
+	two, _ := scheduler(t, "127.0.0.1:0", got)
+	e := newEar()
+	l := openLinks(t, e, nil)
+	set := func(names ...string) {
+		t.Helper()
+		called := false
+		if err := l.Set(names, func() { called = true }); err != nil || !called {
+			t.Error(err, called)
+		}
+		if diff := cmp.Diff(slices.Sorted(slices.Values(names)), l.Names(), cmpopts.EquateEmpty()); diff != "" {
+			t.Error(diff)
+		}
+	}
+	set(one)
+	e.expect(t, "up", renew)
+	set(one) // nothing changes
+	set(two)
+	e.expect(t, "down", "up", renew)
+	l.Send(one, p2p.Verified{Digest: some}) // it is dropped
+	set()
+	e.expect(t, "down")
+	set(one)
+	e.expect(t, "up", renew)
 }
 
 // TestLinksRole listens to nobody but schedulers: a host or a seed must not

@@ -76,6 +76,39 @@ func (h *Host) SchedulerDown(now time.Time, name string) []Action {
 	if l == nil || !l.up {
 		return h.end()
 	}
+	h.down(l)
+	return h.end()
+}
+
+// SetSchedulers says which schedulers there are from now on. Blobs of one that
+// is not among them go to the others; what new ones are responsible for goes to
+// them when they have been there for a while.
+func (h *Host) SetSchedulers(now time.Time, names []string) []Action {
+	h.begin(now)
+	var links []*link
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
+		l := h.link(name)
+		if l == nil {
+			l = &link{name: name}
+		}
+		links = append(links, l)
+	}
+	gone := slices.DeleteFunc(h.links, func(l *link) bool { return slices.Contains(links, l) })
+	h.links = links
+	for _, b := range h.order {
+		b.homes = h.homes(b.Digest)
+	}
+	for _, l := range gone {
+		if l.up {
+			h.down(l)
+		}
+	}
+	h.wake(now.Add(beat))
+	return h.end()
+}
+
+// down gives the blobs of a scheduler that is gone to others.
+func (h *Host) down(l *link) {
 	l.up = false
 	for _, b := range h.order {
 		b.told = without(b.told, l)
@@ -87,8 +120,7 @@ func (h *Host) SchedulerDown(now time.Time, name string) []Action {
 			}
 		}
 	}
-	h.wake(now.Add(beat))
-	return h.end()
+	h.wake(h.now.Add(beat))
 }
 
 // abandoned goes on with a blob of which nobody can be asked any more.

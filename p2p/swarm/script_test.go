@@ -106,6 +106,8 @@ func (s *script) run(event string, a []string) {
 		s.show(h.SchedulerUp(now, a[0]))
 	case "down": // SCHEDULER
 		s.show(h.SchedulerDown(now, a[0]))
+	case "schedulers": // SCHEDULER…
+		s.show(h.SetSchedulers(now, a))
 	case "have": // PEER BLOB PIECES
 		s.show(h.PeerHave(now, p2p.HostID(a[0]), s.blobs[a[1]].Digest, s.have(a[1], a[2])))
 	case "gone": // PEER BLOB
