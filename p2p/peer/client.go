@@ -35,10 +35,11 @@ type ClientConfig struct {
 
 // Client asks other hosts for pieces. Connections are kept and used again.
 type Client struct {
-	http    *http.Client
-	scheme  string
-	stall   time.Duration
-	metrics *clientMetrics
+	http     *http.Client
+	scheme   string
+	stall    time.Duration
+	identity *wire.Identity
+	metrics  *clientMetrics
 }
 
 // NewClient makes a Client.
@@ -59,7 +60,7 @@ func NewClient(c ClientConfig) (*Client, error) {
 		MaxIdleConns: 1024, MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second, // less than the server's
 		MaxResponseHeaderBytes: 8 << 10, ReadBufferSize: 16 << 10,
 	}
-	client := &Client{scheme: "http", stall: c.Stall, metrics: m}
+	client := &Client{scheme: "http", identity: c.Identity, stall: c.Stall, metrics: m}
 	if c.Identity != nil {
 		client.scheme = "https"
 		t.TLSClientConfig = c.Identity.Client(wire.RoleHost, wire.RoleSeed)
@@ -162,7 +163,7 @@ func (c *Client) do(ctx context.Context, peer p2p.Host, path string, header func
 
 func (c *Client) check(resp *http.Response, peer p2p.Host) error {
 	if resp.TLS != nil {
-		if who, err := wire.Who(resp.TLS); err != nil || who.ID != peer.ID {
+		if who, err := wire.Who(resp.TLS); err != nil || who.ID != peer.ID || c.identity.Blocked(who.ID) {
 			return &Error{Peer: peer.ID, Failure: p2p.Unreachable, Err: errors.Join(ErrIdentity, err)}
 		}
 	}

@@ -39,6 +39,7 @@ type ServerConfig struct {
 // Server gives pieces to other hosts.
 type Server struct {
 	blobs    Blobs
+	identity *wire.Identity
 	upload   Limiter
 	slots    slots
 	watchers slots
@@ -75,7 +76,7 @@ func Serve(ln net.Listener, c ServerConfig) (*Server, error) {
 		c.Conns = defaultConns
 	}
 	s := &Server{
-		blobs: c.Blobs, upload: c.Upload, log: c.Log,
+		blobs: c.Blobs, identity: c.Identity, upload: c.Upload, log: c.Log,
 		slots: slots{n: c.Slots}, watchers: slots{n: c.Watchers}, maxConns: int64(c.Conns),
 		stopping: make(chan struct{}),
 	}
@@ -152,8 +153,23 @@ func (s *Server) owned(h http.HandlerFunc) http.HandlerFunc {
 			return
 		}
 		defer s.requests.Done()
+		if s.refuses(r) {
+			w.Header().Set("Connection", "close")
+			http.Error(w, "blocked in this cluster", http.StatusForbidden)
+			return
+		}
 		h(w, r)
 	}
+}
+
+// refuses reports whether a request comes over a connection that was made before
+// its owner was blocked.
+func (s *Server) refuses(r *http.Request) bool {
+	if r.TLS == nil {
+		return false
+	}
+	who, err := wire.Who(r.TLS)
+	return err != nil || s.identity.Blocked(who.ID)
 }
 
 // Close stops the server. Bodies under way get a moment to end. It may be

@@ -81,3 +81,33 @@ func BenchmarkPiecesTLS(b *testing.B) {
 		benchPieces(b, benchRun, "seed", peer.ServerConfig{Identity: issue("seed", wire.RoleSeed)}, peer.ClientConfig{Identity: issue("host", wire.RoleHost)})
 	})
 }
+
+// Who is blocked is refused at once, also over a connection that stands.
+func TestBlocked(t *testing.T) {
+	t.Parallel()
+	issue := cluster(t)
+	s := newShelf()
+	it := s.put(2 * mib).onDisk(t)
+	server, mine := issue("seed", wire.RoleSeed), issue("host", wire.RoleHost)
+	h := serve(t, peer.ServerConfig{Blobs: s, Identity: server})
+	cl := client(t, peer.ClientConfig{Identity: mine})
+	read := func() error {
+		r := cl.Range(t.Context(), peer.Plan{Blob: it.blob, N: it.blob.Size, Sources: from(false, p2p.Host{ID: "seed", Addr: h.Addr})})
+		defer r.Close()
+		_, err := io.Copy(io.Discard, r)
+		return err
+	}
+	if err := read(); err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]func([]p2p.HostID){"by the server": server.Block, "by the client": mine.Block} {
+		block([]p2p.HostID{"host", "seed"})
+		if err := read(); err == nil {
+			t.Errorf("blocked %s: it read", name)
+		}
+		block(nil)
+		if err := read(); err != nil {
+			t.Errorf("no longer blocked %s: %v", name, err)
+		}
+	}
+}

@@ -15,7 +15,11 @@ import (
 
 // Prove signs a statement as this daemon.
 func (i *Identity) Prove(statement []byte) (p2p.Proof, error) {
-	cert, _, name := i.current()
+	cert, err := i.own()
+	if err != nil {
+		return p2p.Proof{}, err
+	}
+	name := i.Name()
 	signer, ok := cert.PrivateKey.(crypto.Signer)
 	if !ok {
 		return p2p.Proof{}, fmt.Errorf("%w: the key of %s cannot sign", ErrCertificate, name.ID)
@@ -37,11 +41,17 @@ func (i *Identity) Prover(statement []byte, p p2p.Proof) (Name, error) {
 	if err != nil {
 		return Name{}, fmt.Errorf("%w: %w", ErrCertificate, err)
 	}
-	name, err := nameOf(c)
+	name, err := NameOf(c)
 	if err != nil {
 		return Name{}, err
 	}
 	own, pool, _ := i.current()
+	if own == nil {
+		return Name{}, errNone
+	}
+	if i.Blocked(name.ID) {
+		return Name{}, fmt.Errorf("%w: %s is blocked in this cluster", ErrCertificate, name.ID)
+	}
 	between := x509.NewCertPool()
 	for _, der := range own.Certificate[1:] {
 		if c, err := x509.ParseCertificate(der); err == nil {

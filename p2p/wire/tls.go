@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
@@ -39,10 +40,11 @@ func Who(s *tls.ConnectionState) (Name, error) {
 	if len(s.PeerCertificates) == 0 {
 		return Name{}, fmt.Errorf("%w: there is none", ErrCertificate)
 	}
-	return nameOf(s.PeerCertificates[0])
+	return NameOf(s.PeerCertificates[0])
 }
 
-func nameOf(c *x509.Certificate) (Name, error) {
+// NameOf reads whom a certificate names.
+func NameOf(c *x509.Certificate) (Name, error) {
 	n := Name{ID: p2p.HostID(c.Subject.CommonName)}
 	if err := n.ID.Validate(); err != nil {
 		return Name{}, fmt.Errorf("%w: common name: %w", ErrCertificate, err)
@@ -71,13 +73,14 @@ const lookEvery = time.Second
 // ones. Where those are no good, or are somebody else's, the old ones are kept,
 // with a warning.
 type Identity struct {
-	files Files
-	log   *slog.Logger
+	files   Files // none: it is Set
+	log     *slog.Logger
+	blocked atomic.Pointer[map[p2p.HostID]bool]
 
 	mu     sync.Mutex // guards what follows
 	looked time.Time
-	state  [3]stamp // of the files as they were read
-	cert   *tls.Certificate
+	state  [3]stamp         // of the files as they were read
+	cert   *tls.Certificate // nil: there is none yet
 	pool   *x509.CertPool
 	name   Name
 }
@@ -109,9 +112,12 @@ func (i *Identity) Name() Name {
 }
 
 // Until returns when this daemon's certificate, or one of those between it and
-// the CA, is no longer good.
+// the CA, is no longer good; the zero time if there is none.
 func (i *Identity) Until() time.Time {
 	cert, _, _ := i.current()
+	if cert == nil {
+		return time.Time{}
+	}
 	until := cert.Leaf.NotAfter
 	for _, der := range cert.Certificate[1:] {
 		if c, err := x509.ParseCertificate(der); err == nil && c.NotAfter.Before(until) {
@@ -125,9 +131,9 @@ func (i *Identity) Until() time.Time {
 func (i *Identity) current() (*tls.Certificate, *x509.CertPool, Name) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if time.Since(i.looked) >= lookEvery {
+	if i.files != (Files{}) && time.Since(i.looked) >= lookEvery {
 		i.looked = time.Now()
-		if err := i.refresh(); err != nil {
+		if err := i.refresh(); err != nil && i.cert != nil {
 			i.log.Warn("new certificate files are no good; the old ones stay in use", "err", err)
 		}
 	}
@@ -174,11 +180,11 @@ func (i *Identity) read() error {
 	if err != nil {
 		return fmt.Errorf("%s and %s: %w", i.files.Cert, i.files.Key, err)
 	}
-	name, err := nameOf(cert.Leaf)
+	name, err := NameOf(cert.Leaf)
 	if err != nil {
 		return fmt.Errorf("%s: %w", i.files.Cert, err)
 	}
-	if i.cert != nil && name != i.name {
+	if i.name != (Name{}) && name != i.name {
 		return fmt.Errorf("%s: %w: it was of a %s (%s) and is of a %s (%s) now, as which this daemon must be started anew", i.files.Cert, ErrCertificate, i.name.Role, i.name.ID, name.Role, name.ID)
 	}
 	i.cert, i.pool, i.name = &cert, pool, name
@@ -189,12 +195,9 @@ func (i *Identity) read() error {
 // those roles.
 func (i *Identity) Server(roles ...Role) *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		ClientAuth: tls.RequireAnyClientCert, // and verify below, against the CA of the moment
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			cert, _, _ := i.current()
-			return cert, nil
-		},
+		MinVersion:       tls.VersionTLS13,
+		ClientAuth:       tls.RequireAnyClientCert, // and verify below, against the CA of the moment
+		GetCertificate:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return i.own() },
 		VerifyConnection: func(s tls.ConnectionState) error { return i.verify(&s, x509.ExtKeyUsageClientAuth, roles) },
 	}
 }
@@ -203,13 +206,10 @@ func (i *Identity) Server(roles ...Role) *tls.Config {
 // those roles, wherever they are.
 func (i *Identity) Client(roles ...Role) *tls.Config {
 	return &tls.Config{
-		MinVersion:         tls.VersionTLS13,
-		InsecureSkipVerify: true, // verified below: by role, not by name
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			cert, _, _ := i.current()
-			return cert, nil
-		},
-		VerifyConnection: func(s tls.ConnectionState) error { return i.verify(&s, x509.ExtKeyUsageServerAuth, roles) },
+		MinVersion:           tls.VersionTLS13,
+		InsecureSkipVerify:   true, // verified below: by role, not by name
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return i.own() },
+		VerifyConnection:     func(s tls.ConnectionState) error { return i.verify(&s, x509.ExtKeyUsageServerAuth, roles) },
 	}
 }
 
@@ -220,6 +220,12 @@ func (i *Identity) verify(s *tls.ConnectionState, usage x509.ExtKeyUsage, roles 
 		return err
 	}
 	_, pool, _ := i.current()
+	if pool == nil {
+		return errNone
+	}
+	if i.Blocked(name.ID) {
+		return fmt.Errorf("%w: %s is blocked in this cluster", ErrCertificate, name.ID)
+	}
 	between := x509.NewCertPool()
 	for _, c := range s.PeerCertificates[1:] {
 		between.AddCert(c)

@@ -56,7 +56,7 @@ func Expiry(program string, id *wire.Identity) prometheus.Collector {
 		Name: program + "_certificate_expiry_timestamp_seconds",
 		Help: "When this daemon's certificate is no longer good, in seconds since 1970; 0: there is none.",
 	}, func() float64 {
-		if id == nil {
+		if id == nil || id.Until().IsZero() {
 			return 0
 		}
 		return float64(id.Until().Unix())
