@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
@@ -11,11 +12,15 @@ import (
 
 // Config is the daemon's configuration file.
 type Config struct {
-	Listen string       `toml:"listen" comment:"Where hosts connect. Without certificates only this machine may, whatever stands here."`
-	Swarms SwarmsConfig `toml:"swarms"`
-	Limits LimitsConfig `toml:"limits"`
-	TLS    daemon.TLS   `toml:"tls"`
-	Debug  DebugConfig  `toml:"debug"`
+	Listen    string       `toml:"listen" comment:"Where hosts connect. Without certificates only this machine may, whatever stands here."`
+	Advertise string       `toml:"advertise" comment:"host:port at which hosts reach that, for the manager to tell; empty for listen's port at the address it sees."`
+	Manager   string       `toml:"manager" comment:"The manager, such as 'manager:65003', that gives this scheduler a certificate and tells hosts of it."`
+	JoinToken string       `toml:"join_token" comment:"File with a join token, for the first time; \"dfmanager token create\" prints one."`
+	Root      string       `toml:"root" comment:"For what the manager gives. Without a manager nothing is stored."`
+	Swarms    SwarmsConfig `toml:"swarms"`
+	Limits    LimitsConfig `toml:"limits"`
+	TLS       daemon.TLS   `toml:"tls"`
+	Debug     DebugConfig  `toml:"debug"`
 }
 
 // SwarmsConfig holds what depends on the cluster's network and its people.
@@ -64,7 +69,7 @@ func (d *Duration) UnmarshalText(text []byte) (err error) {
 // DefaultConfig is what holds without a file.
 func DefaultConfig() Config {
 	return Config{
-		Listen: ":8002",
+		Listen: ":8002", JoinToken: "/etc/dfsnapshotter/join-token", Root: "/var/lib/dfscheduler",
 		Swarms: SwarmsConfig{Fanout: 8, Ban: Duration{10 * time.Minute}, MaxBan: Duration{24 * time.Hour}},
 		Limits: LimitsConfig{Hosts: 20_000, HostsPerAddress: 256, Messages: 500},
 		Debug:  DebugConfig{Listen: "127.0.0.1:65005"},
@@ -79,6 +84,18 @@ func (c Config) Validate() error {
 	}
 	if !daemon.IsHostPort(c.Listen) {
 		bad("listen", "%q is not host:port", c.Listen)
+	}
+	if c.Advertise != "" && !daemon.IsDialable(c.Advertise) {
+		bad("advertise", "%q is not host:port as hosts can dial it; leave it empty for the address that the manager sees", c.Advertise)
+	}
+	if c.Manager != "" && !daemon.IsDialable(c.Manager) {
+		bad("manager", "%q is not host:port, such as manager:65003", c.Manager)
+	}
+	if c.Manager != "" && !filepath.IsAbs(c.Root) {
+		bad("root", "%q is not an absolute path", c.Root)
+	}
+	if c.Manager != "" && c.TLS != (daemon.TLS{}) {
+		bad("tls", "the manager gives the certificate: take all of tls out, or the manager")
 	}
 	if c.Debug.Listen != "" && !daemon.IsHostPort(c.Debug.Listen) {
 		bad("debug.listen", "%q is not host:port", c.Debug.Listen)

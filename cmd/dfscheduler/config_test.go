@@ -81,6 +81,7 @@ func TestLoadErrors(t *testing.T) {
 		"all at once":   {"listen = '8002'\n[swarms]\nfanout = 0\nban = '0s'\n[limits]\nhosts = -1\n[debug]\nlisten = 'x'\n", []string{"listen:", "swarms.fanout:", "swarms: ban", "limits.hosts:", "debug.listen:"}},
 		"bans":          {"[swarms]\nban = '48h'\n", []string{"max_ban"}},
 		"half of tls":   {"[tls]\nca = '/ca.pem'\n", []string{"tls.cert: is empty, but ca, cert and key go together", "tls.key:"}},
+		"managed":       {"manager = 'm'\nroot = 'x'\nadvertise = ':8002'\n[tls]\ninsecure = true\n", []string{"manager:", "root:", "advertise:", "tls: the manager gives"}},
 		"tls and plain": {"[tls]\nca = '/a'\ncert = '/b'\nkey = '/c'\ninsecure = true\n", []string{"tls.insecure: true contradicts"}},
 	} {
 		t.Run(name, func(t *testing.T) {

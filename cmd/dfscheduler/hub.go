@@ -13,16 +13,18 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/sched"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
 
 // hub drives the decisions: it gives them the messages of all hosts and the
 // time, one after the other, and hands out what they say.
 type hub struct {
-	limits  LimitsConfig
-	log     *slog.Logger
-	metrics *metrics
-	local   bool          // only this machine can reach the scheduler
-	wake    chan struct{} // holds a token when the clock is to look again
+	limits   LimitsConfig
+	log      *slog.Logger
+	metrics  *metrics
+	identity *wire.Identity // of this scheduler; nil: plain text
+	local    bool           // only this machine can reach the scheduler
+	wake     chan struct{}  // holds a token when the clock is to look again
 
 	ctx      context.Context // ends when the scheduler stops
 	cancel   context.CancelCauseFunc
@@ -88,6 +90,9 @@ func (h *hub) leave(addr netip.Addr) {
 func (h *hub) announce(s *session, a p2p.Announce) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.identity.Blocked(a.Host.ID) { // its connection is older than that
+		return errBlocked
+	}
 	if old := h.sessions[a.Host.ID]; old != nil && old != s {
 		old.end(status.Errorf(codes.Aborted, "host %s has another stream", a.Host.ID))
 	} else if old == nil && len(h.sessions) >= h.limits.Hosts {
@@ -96,6 +101,21 @@ func (h *hub) announce(s *session, a p2p.Announce) error {
 	s.host, s.seed = a.Host.ID, a.Host.Seed
 	h.sessions[s.host] = s
 	return h.handle(s.host, a)
+}
+
+var errBlocked = status.Error(codes.PermissionDenied, "blocked in this cluster")
+
+// expel ends the streams of hosts that are blocked from now on. The identity
+// knows them already.
+func (h *hub) expel(blocked []p2p.HostID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, id := range blocked {
+		if s := h.sessions[id]; s != nil {
+			h.log.Info("host is blocked in this cluster", "peer", id)
+			s.end(errBlocked)
+		}
+	}
 }
 
 // says gives a message of s to the decisions.

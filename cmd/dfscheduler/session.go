@@ -182,6 +182,9 @@ func (s *session) announce(a p2p.Announce) error {
 	}
 	err := s.hub.announce(s, a)
 	s.hub.metrics.messages.WithLabelValues(handled(err)).Inc()
+	if _, is := status.FromError(err); err != nil && is {
+		return err
+	}
 	if err != nil {
 		return status.Error(code(err), err.Error())
 	}

@@ -55,7 +55,9 @@ type CacheConfig struct {
 
 // PeerConfig makes this host part of a cluster.
 type PeerConfig struct {
-	Schedulers []string `toml:"schedulers" comment:"The cluster's schedulers, such as ['scheduler-0:8002', 'scheduler-1:8002']: the same on all hosts. Without\nany, everything comes from registries, and what else stands in this section does not count."`
+	Manager    string   `toml:"manager" comment:"The manager, such as 'manager:65003', that gives this host a certificate and says which schedulers there are."`
+	JoinToken  string   `toml:"join_token" comment:"File with a join token, for the first time; \"dfmanager token create\" prints one."`
+	Schedulers []string `toml:"schedulers" comment:"Without a manager: the cluster's schedulers, such as ['scheduler-0:8002', 'scheduler-1:8002'], the same on all hosts.\nWith neither, everything comes from registries, and what else stands in this section does not count."`
 	Listen     string   `toml:"listen" comment:"Where other hosts fetch pieces. Without certificates only this machine may, whatever stands here."`
 	Advertise  string   `toml:"advertise" comment:"host:port at which other hosts reach that; empty for listen's port at the address that the scheduler sees."`
 	Share      bool     `toml:"share" comment:"Give, too. A host that only takes does not listen."`
@@ -85,7 +87,7 @@ func DefaultConfig() Config {
 		Registry: RegistryConfig{HostsDir: "/etc/containerd/certs.d", DockerConfig: "/root/.docker/config.json"},
 		Lazy:     LazyConfig{Unproven: true},
 		Cache:    CacheConfig{Max: "50GiB"},
-		Peer:     PeerConfig{Schedulers: []string{}, Listen: ":65002", Share: true},
+		Peer:     PeerConfig{JoinToken: "/etc/dfsnapshotter/join-token", Schedulers: []string{}, Listen: ":65002", Share: true},
 		Limits:   LimitsConfig{Download: "0", Upload: "0", Origin: "0"},
 		Debug:    DebugConfig{Listen: "127.0.0.1:65004"},
 	}
@@ -135,6 +137,9 @@ func (c Config) Validate() error {
 	}
 	c.Peer.validate(bad)
 	c.Limits.validate(bad)
+	if c.Peer.Manager != "" && c.TLS != (daemon.TLS{}) {
+		bad("tls", "peer.manager gives the certificate: take all of tls out, or the manager")
+	}
 	return errors.Join(append(errs, c.TLS.Validate())...)
 }
 
@@ -143,6 +148,9 @@ const maxSocket = 107
 
 // mounts reports whether containerd uses this daemon: it may be only a seed.
 func (c Config) mounts() bool { return c.Address != "" }
+
+// clustered reports whether there are, or may be, other hosts.
+func (c Config) clustered() bool { return len(c.Peer.Schedulers) > 0 || c.Peer.Manager != "" }
 
 func (c Config) keeperSocket() string { return filepath.Join(filepath.Dir(c.Address), "keeper.sock") }
 

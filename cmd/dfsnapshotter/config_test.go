@@ -49,7 +49,7 @@ func TestLoadConfig(t *testing.T) {
 	seed := DefaultConfig()
 	seed.Address, seed.Limits.Upload, seed.TLS.Insecure = "", "20MiB", true
 	seed.Peer = PeerConfig{
-		Schedulers: []string{"s-0:8002", "[::1]:8002"}, Listen: ":65002", Advertise: "seed.example:1", Share: true, Seed: true,
+		JoinToken: "/etc/dfsnapshotter/join-token", Schedulers: []string{"s-0:8002", "[::1]:8002"}, Listen: ":65002", Advertise: "seed.example:1", Share: true, Seed: true,
 		IDC: "a", Location: "b|c",
 	}
 	mirrors := DefaultConfig()
@@ -111,6 +111,9 @@ func TestLoadConfigErrors(t *testing.T) {
 		"advertised port":    {"[peer]\nadvertise = 'host:0'\n", []string{"peer.advertise:", "leave it empty"}},
 		"advertised host":    {"[peer]\nadvertise = ':65002'\n", []string{"peer.advertise:", "as others can dial it"}},
 		"advertised all":     {"[peer]\nadvertise = '[::]:65002'\n", []string{"peer.advertise:"}},
+		"managed twice":      {"[peer]\nmanager = 'm:65003'\nschedulers = ['s:8002']\n", []string{"peer.schedulers: the manager says"}},
+		"managed in plain":   {"[peer]\nmanager = 'm:65003'\n[tls]\ninsecure = true\n", []string{"tls: peer.manager gives the certificate"}},
+		"no manager":         {"[peer]\nmanager = ':65003'\n", []string{"peer.manager:"}},
 		"lonely seed":        {"[peer]\nseed = true\n", []string{"peer.seed:", "set peer.schedulers"}},
 		"mean seed":          {"[peer]\nseed = true\nshare = false\nschedulers = ['s:1']\n", []string{"peer.share:"}},
 		"place":              {"[peer]\nlocation = 'Zürich'\n", []string{"peer.location:", "ASCII"}},

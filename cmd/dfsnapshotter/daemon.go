@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/managed"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/mirror"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
@@ -26,6 +27,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/manage"
 	"github.com/dfsnapshotter/dfsnapshotter/snapshot"
 )
 
@@ -48,9 +50,12 @@ type node struct {
 	indexes *indexes.Indexes
 	fetcher *fetcher.Fetcher
 	mirror  *mirror.Mirror
+	managed *managed.Node // nil: there is no manager
 	fs      *fs.FS
 	sn      *snapshot.Snapshotter
 	status  *daemon.Server
+
+	setLimits func(manage.Limits) // what the manager says of them
 }
 
 // runDaemon serves until ctx ends.
@@ -80,7 +85,7 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 	if n.origin, err = n.openOrigin(); err != nil {
 		return err
 	}
-	shares := len(c.Peer.Schedulers) > 0
+	shares := c.clustered()
 	if n.indexes, err = indexes.New(filepath.Join(c.Root, "index"), shares, n.log, n.reg); err != nil {
 		return err
 	}
@@ -113,6 +118,9 @@ func (n *node) openFetcher() (*fetcher.Fetcher, error) {
 		return nil, err
 	}
 	limits, err := c.Limits.buckets()
+	if c.Peer.Manager != "" {
+		limits, n.setLimits, err = c.Limits.adjustable()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -134,9 +142,29 @@ func (n *node) openFetcher() (*fetcher.Fetcher, error) {
 			config.Network.Tokens = tokens{n.origin, &n.learned}
 		}
 		n.host = m.host.ID
-		n.log.Info("part of a cluster", "host", m.host.ID, "pieces", m.host.Addr, "seed", m.host.Seed, "schedulers", c.Peer.Schedulers)
+		if m.managed != nil {
+			said := m.managed.Orders()
+			config.Network.Schedulers, config.Slots = said.Schedulers, said.Limits.OriginRequests
+			n.setLimits(said.Limits)
+		}
+		n.log.Info("part of a cluster", "host", m.host.ID, "pieces", m.host.Addr, "seed", m.host.Seed, "schedulers", config.Network.Schedulers)
 	}
-	return fetcher.New(config)
+	f, err := fetcher.New(config)
+	if err == nil && m != nil && m.managed != nil {
+		n.managed = m.managed
+		n.managed.Start(m.host.Addr, func(o manage.Orders) { n.obey(f, o) })
+	}
+	return f, err
+}
+
+// obey does what the manager says.
+func (n *node) obey(f *fetcher.Fetcher, o manage.Orders) {
+	n.log.Info("the manager says", "schedulers", o.Schedulers, "blocked", len(o.Blocked), "limits", o.Limits)
+	n.setLimits(o.Limits)
+	f.SetSlots(o.Limits.OriginRequests)
+	if err := f.SetSchedulers(o.Schedulers); err != nil {
+		n.log.Error("these schedulers cannot be used", "schedulers", o.Schedulers, "err", err)
+	}
 }
 
 // openMounts opens what makes layers of blobs.
@@ -338,6 +366,9 @@ func (n *node) close() error {
 	}
 	if n.indexes != nil {
 		n.indexes.Close()
+	}
+	if n.managed != nil {
+		n.managed.Close()
 	}
 	if n.fetcher != nil {
 		errs = append(errs, n.fetcher.Close())

@@ -1,22 +1,20 @@
 package main
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/managed"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/bucket"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/peer"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/manage"
 )
 
 // leastLimit is the least that is taken for a limit and not for a slip.
@@ -37,8 +35,14 @@ func (p PeerConfig) validate(bad func(key, format string, args ...any)) {
 	if p.Advertise != "" && !daemon.IsDialable(p.Advertise) {
 		bad("peer.advertise", "%q is not host:port as others can dial it; leave it empty for the address that the scheduler sees", p.Advertise)
 	}
-	if p.Seed && len(p.Schedulers) == 0 {
-		bad("peer.seed", "a seed does what schedulers say: set peer.schedulers")
+	if p.Seed && len(p.Schedulers) == 0 && p.Manager == "" {
+		bad("peer.seed", "a seed does what schedulers say: set peer.schedulers, or peer.manager")
+	}
+	if p.Manager != "" && !daemon.IsDialable(p.Manager) {
+		bad("peer.manager", "%q is not host:port, such as manager:65003", p.Manager)
+	}
+	if p.Manager != "" && len(p.Schedulers) > 0 {
+		bad("peer.schedulers", "the manager says which schedulers there are: take one of the two out")
 	}
 	if p.Seed && !p.Share {
 		bad("peer.share", "false is not for seeds, which are there to give")
@@ -68,6 +72,32 @@ func parseLimit(s string) (int64, error) {
 	return parseSize(s)
 }
 
+// adjustable makes limits that a manager may lower, and what does so.
+func (l LimitsConfig) adjustable() (limits, func(manage.Limits), error) {
+	var all [3]bucket.Bucket
+	var own [3]int64
+	for i, value := range []string{l.Download, l.Upload, l.Origin} {
+		var err error
+		if own[i], err = parseLimit(value); err != nil {
+			return limits{}, nil, err
+		}
+		all[i].SetRate(own[i])
+	}
+	return limits{&all[0], &all[1], &all[2]}, func(m manage.Limits) {
+		for i, told := range []int64{m.Download, m.Upload, m.Origin} {
+			all[i].SetRate(lower(own[i], told))
+		}
+	}, nil
+}
+
+// lower is the lower one of two limits, of which 0 is none.
+func lower(a, b int64) int64 {
+	if a == 0 || b == 0 {
+		return max(a, b)
+	}
+	return min(a, b)
+}
+
 // limits are the buckets of this host's traffic; nil: no limit.
 type limits struct{ download, upload, origin peer.Limiter }
 
@@ -92,19 +122,25 @@ func (l LimitsConfig) buckets() (limits, error) {
 // member is this host as part of a cluster.
 type member struct {
 	identity *wire.Identity // nil: plain text
+	managed  *managed.Node  // nil: there is no manager
 	pieces   net.Listener   // for the piece server, which takes it over; nil: this host does not share
 	host     p2p.Host       // as it is announced
 }
 
 // join makes what this host needs to be part of its cluster. It connects to
-// nobody yet. The result is nil if there are no schedulers.
+// nobody yet. The result is nil if there are neither schedulers nor a manager.
 func (c Config) join(log *slog.Logger) (*member, error) {
-	if len(c.Peer.Schedulers) == 0 {
+	if !c.clustered() {
 		return nil, nil
 	}
 	m := &member{host: p2p.Host{Addr: c.Peer.Advertise, Seed: c.Peer.Seed, Share: c.Peer.Share, IDC: c.Peer.IDC, Location: c.Peer.Location}}
 	var err error
-	if m.identity, err = c.identity(log); err != nil {
+	if c.Peer.Manager != "" {
+		if m.managed, err = c.managed(log); err != nil {
+			return nil, err
+		}
+		m.identity = m.managed.Identity()
+	} else if m.identity, err = c.identity(log); err != nil {
 		return nil, err
 	}
 	if m.host.ID, err = hostID(m.identity, c.Root); err != nil {
@@ -121,6 +157,26 @@ func (c Config) join(log *slog.Logger) (*member, error) {
 		m.host.Addr = advertised(listens)
 	}
 	return m, nil
+}
+
+// managed is this host as a node of its manager's cluster.
+func (c Config) managed(log *slog.Logger) (*managed.Node, error) {
+	id, err := daemon.HostID(c.Root)
+	if err != nil {
+		return nil, err
+	}
+	name := wire.Name{ID: id, Role: wire.RoleHost}
+	if c.Peer.Seed {
+		name.Role = wire.RoleSeed
+	}
+	n, err := managed.Open(managed.Config{
+		Manager: c.Peer.Manager, TokenFile: c.Peer.JoinToken, Dir: filepath.Join(c.Root, "manager"), Name: name, Log: log,
+		Hello: manage.Hello{Version: version, Place: manage.Place{IDC: c.Peer.IDC, Location: c.Peer.Location}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("peer.manager: %w", err)
+	}
+	return n, nil
 }
 
 // close gives up a member whose pieces nobody has taken over.
@@ -154,50 +210,19 @@ func advertised(listens string) string {
 	return listens
 }
 
-// hostID is the name in the certificate, or else the host's with a random part
-// that tells two of one name apart and is kept in root.
+// hostID is the name in the certificate, or else one that is made and kept in root.
 func hostID(id *wire.Identity, root string) (p2p.HostID, error) {
 	if id != nil {
 		return id.Name().ID, nil
 	}
-	part, err := randomPart(filepath.Join(root, "host-id"))
-	if err != nil {
-		return "", fmt.Errorf("host ID: %w", err)
-	}
-	name, err := os.Hostname()
-	if err != nil {
-		name = "host"
-	}
-	name = strings.Map(func(r rune) rune {
-		if r <= ' ' || r > '~' {
-			return '-'
-		}
-		return r
-	}, name)
-	return p2p.HostID(name[:min(len(name), 64)] + "-" + part), nil
+	return daemon.HostID(root)
 }
 
-// randomPart returns what is in the file, or makes it.
-func randomPart(path string) (string, error) {
-	text, err := os.ReadFile(path)
-	if part := strings.TrimSpace(string(text)); err == nil && len(part) == 16 && p2p.HostID(part).Validate() == nil {
-		return part, nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	part := hex.EncodeToString(b[:])
-	next := path + ".new"
-	if err := os.WriteFile(next, []byte(part+"\n"), 0o600); err != nil {
-		return "", err
-	}
-	return part, os.Rename(next, path)
-}
-
-// probe reads the certificates.
+// probe reads the certificates that a manager has not to give.
 func probe(c Config, log *slog.Logger) error {
+	if c.Peer.Manager != "" {
+		return nil
+	}
 	_, err := c.identity(log)
 	return err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/manage"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/wiretest"
 )
 
@@ -185,5 +186,33 @@ func TestBuckets(t *testing.T) {
 	l, err := LimitsConfig{Download: "0", Upload: "20MiB", Origin: "0B"}.buckets()
 	if err != nil || l.download != nil || l.upload == nil || l.origin != nil {
 		t.Errorf("%+v, %v", l, err)
+	}
+}
+
+func TestAdjustableLimits(t *testing.T) {
+	t.Parallel()
+	l, set, err := LimitsConfig{Download: "0", Upload: "20MiB", Origin: "1MiB"}.adjustable()
+	if err != nil || l.download == nil || l.upload == nil || l.origin == nil {
+		t.Fatalf("%+v, %v", l, err)
+	}
+	set(manage.Limits{Download: 1 << 20})
+	for _, c := range [][3]int64{{0, 0, 0}, {5, 0, 5}, {0, 7, 7}, {5, 7, 5}, {7, 5, 5}} {
+		if got := lower(c[0], c[1]); got != c[2] {
+			t.Errorf("of %d and %d the lower one is %d", c[0], c[1], got)
+		}
+	}
+}
+
+// A host with a manager is one at once, and connects to nobody before it has
+// joined.
+func TestJoinManaged(t *testing.T) {
+	t.Parallel()
+	for _, seed := range []bool{false, true} {
+		c := clustered(t)
+		c.Peer.Schedulers, c.Peer.Manager, c.Peer.JoinToken, c.Peer.Seed = nil, "127.0.0.1:1", "/no/token", seed
+		m := join(t, c, slog.New(slog.DiscardHandler))
+		if m.managed == nil || m.identity.Name().ID != m.host.ID || !m.identity.Until().IsZero() || (m.identity.Name().Role == wire.RoleSeed) != seed {
+			t.Errorf("%+v", m)
+		}
 	}
 }
