@@ -215,7 +215,7 @@ func manager(t *testing.T, database, listen string, schedulers ...string) *exec.
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := write(t, fmt.Sprintf("listen = '%s'\ndatabase = '%s'\n[web]\nrate = 100000\n[cluster]\nschedulers = ['%s']\n[debug]\nlisten = ''\n", listen, database, strings.Join(schedulers, "', '")))
+	config := write(t, fmt.Sprintf("listen = '%s'\ngrpc_listen = '127.0.0.1:0'\ndatabase = '%s'\n[web]\nrate = 100000\n[cluster]\nschedulers = ['%s']\n[debug]\nlisten = ''\n", listen, database, strings.Join(schedulers, "', '")))
 	for range 50 {
 		cmd := exec.Command(filepath.Join(dir, "dfmanager"), "--config", config)
 		cmd.Env = []string{"DFMANAGER_ROOT_PASSWORD=" + rootPassword, "DFMANAGER_SECRET_KEY=" + strings.Repeat("k", 64)}

@@ -14,6 +14,7 @@ import (
 // Config is the daemon's configuration file.
 type Config struct {
 	Listen     string           `toml:"listen" comment:"REST API and what registries call. Without certificates only this machine may connect, whatever stands here,\nunless web.insecure is true."`
+	GRPCListen string           `toml:"grpc_listen" comment:"Where schedulers, seeds and hosts join and stay connected. Certificates are the manager's own."`
 	Database   string           `toml:"database" comment:"sqlite:///PATH for one manager, postgres://USER:PASSWORD@HOST/NAME for several."`
 	KeyFile    string           `toml:"key_file" comment:"What stored credentials are sealed with; made if it is missing. Managers of one database need the same one,\nor the same DFMANAGER_SECRET_KEY in the environment, which counts instead."`
 	Web        WebConfig        `toml:"web"`
@@ -25,9 +26,9 @@ type Config struct {
 	Debug      DebugConfig      `toml:"debug"`
 }
 
-// ClusterConfig says which cluster images are preheated in.
+// ClusterConfig names a cluster that has not joined this manager.
 type ClusterConfig struct {
-	Schedulers []string `toml:"schedulers" comment:"As hosts write them, such as [\"sched-0.example:8002\"]. None: nothing can be preheated."`
+	Schedulers []string `toml:"schedulers" comment:"Images are preheated in the default cluster, by the schedulers that have joined it; or in one that knows nothing of\nthis manager, if its schedulers stand here, such as [\"sched-0.example:8002\"], and its certificates in [tls]."`
 }
 
 // JobsConfig bounds preheat jobs.
@@ -67,7 +68,7 @@ type DebugConfig struct {
 type Duration struct{ time.Duration }
 
 // MarshalText writes it as it is read, without zeros at the end.
-func (d Duration) MarshalText() ([]byte, error) { //nolint:unparam // encoding.TextMarshaler
+func (d Duration) MarshalText() ([]byte, error) {
 	for _, u := range []struct {
 		unit time.Duration
 		name string
@@ -90,7 +91,7 @@ func (d *Duration) UnmarshalText(text []byte) (err error) {
 // DefaultConfig is what holds without a file.
 func DefaultConfig() Config {
 	return Config{
-		Listen:   ":8080",
+		Listen: ":8080", GRPCListen: ":65003",
 		Database: "sqlite:///var/lib/dfmanager/manager.db",
 		Web:      WebConfig{Proxies: []string{}, Rate: 100},
 		KeyFile:  "/var/lib/dfmanager/secret.key",
@@ -112,6 +113,9 @@ func (c Config) Validate() error {
 	}
 	if !daemon.IsHostPort(c.Listen) {
 		bad("listen", "%q is not host:port", c.Listen)
+	}
+	if !daemon.IsHostPort(c.GRPCListen) {
+		bad("grpc_listen", "%q is not host:port", c.GRPCListen)
 	}
 	if c.Debug.Listen != "" && !daemon.IsHostPort(c.Debug.Listen) {
 		bad("debug.listen", "%q is not host:port", c.Debug.Listen)

@@ -1,18 +1,21 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/node"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
@@ -28,29 +31,51 @@ func (s *server) openJobs(c Config, reg prometheus.Registerer, log *slog.Logger)
 		return err
 	}
 	s.images = registry.New(registry.Config{Roots: roots, Proxy: http.ProxyFromEnvironment})
-	b := make([]byte, 8)
-	_, _ = rand.Read(b) // never fails
-	name := "dfmanager-" + hex.EncodeToString(b)
-	var warmer job.Warmer
-	if len(c.Cluster.Schedulers) > 0 {
-		id, err := c.TLS.Identity(wire.RoleHost, log)
-		if err != nil {
+	schedulers, id := c.Cluster.Schedulers, s.nodes.Own()
+	if len(schedulers) > 0 {
+		if id, err = c.TLS.Identity(wire.RoleHost, log); err != nil {
 			return err
 		}
-		if err := reg.Register(daemon.Expiry("dfmanager", id)); err != nil {
-			return err
-		}
-		s.warm, err = warm.Open(warm.Config{Schedulers: c.Cluster.Schedulers, Identity: id, Name: p2p.HostID(name), Log: log})
-		if err != nil {
-			return fmt.Errorf("cluster.schedulers: %w", err)
-		}
-		warmer = s.warm
+	}
+	if err := reg.Register(daemon.Expiry("dfmanager", id)); err != nil {
+		return err
+	}
+	s.warm, err = warm.Open(warm.Config{Schedulers: schedulers, Identity: id, Name: p2p.HostID(s.name), Log: log})
+	if err != nil {
+		return fmt.Errorf("cluster.schedulers: %w", err)
 	}
 	s.jobs, err = job.Open(job.Config{
-		Store: s.db, Registry: s.images, Warmer: warmer, Key: s.key, Owner: name, Concurrent: c.Jobs.Concurrent,
+		Store: s.db, Registry: s.images, Warmer: s.warm, Key: s.key, Owner: s.name, Concurrent: c.Jobs.Concurrent,
 		Timeout: c.Jobs.Timeout.Duration, Platforms: c.Jobs.Platforms, Keep: c.Jobs.Keep.Duration, Log: log, Registerer: reg,
 	})
 	return err
+}
+
+// openNodes opens what nodes join and stay connected to.
+func (s *server) openNodes(ctx context.Context, c Config, reg prometheus.Registerer, log *slog.Logger) error {
+	b := make([]byte, 8)
+	_, _ = rand.Read(b) // never fails
+	s.name = "dfmanager-" + hex.EncodeToString(b)
+	ln, err := net.Listen("tcp", c.GRPCListen)
+	if err != nil {
+		return fmt.Errorf("grpc_listen: %w", err)
+	}
+	s.grpcAddr = ln.Addr().String()
+	s.nodes, err = node.Open(ctx, ln, node.Config{Store: s.db, Key: s.key, Name: s.name, Log: log, Registerer: reg})
+	return err
+}
+
+// follow has images preheated by the schedulers that have joined, unless others
+// are configured.
+func (s *server) follow(c Config, log *slog.Logger) {
+	if len(c.Cluster.Schedulers) > 0 {
+		return
+	}
+	s.nodes.Follow(func(schedulers []string) {
+		if err := s.warm.SetSchedulers(schedulers); err != nil {
+			log.Error("schedulers that have joined cannot be used", "err", err)
+		}
+	})
 }
 
 // closeJobs gives the jobs back and closes what they needed.
@@ -59,8 +84,11 @@ func (s *server) closeJobs() error {
 		s.jobs.Close()
 	}
 	var err error
+	if s.nodes != nil {
+		err = s.nodes.Close() // it says which schedulers there are
+	}
 	if s.warm != nil {
-		err = s.warm.Close()
+		err = errors.Join(err, s.warm.Close())
 	}
 	if s.images != nil {
 		s.images.Close()

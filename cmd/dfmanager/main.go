@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/spf13/cobra"
+
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
@@ -15,14 +17,22 @@ import (
 // version is set by the linker.
 var version = "devel"
 
-func main() { daemon.Main(program().Command()) }
+func main() { daemon.Main(newCommand()) }
+
+func newCommand() *cobra.Command {
+	p := program()
+	cmd := p.Command()
+	cmd.AddCommand(tokenCommand(p))
+	return cmd
+}
 
 func program() *daemon.Program[Config] {
 	return &daemon.Program[Config]{
 		Name:  "dfmanager",
 		Short: "The manager of a cluster",
-		Long: `Without a subcommand dfmanager is the daemon: users, access tokens, a REST API, and
-jobs that preheat images, which Harbor and other registries can ask for. With a SQLite database, which is the default, one runs; with PostgreSQL several
+		Long: `Without a subcommand dfmanager is the daemon: clusters, of which schedulers, seeds
+and hosts become members, users, access tokens, a REST API, and jobs that preheat
+images, which Harbor and other registries can ask for. With a SQLite database, which is the default, one runs; with PostgreSQL several
 may, and any of them answers. At the very first start a user named root is
 created: its password is the value of DFMANAGER_ROOT_PASSWORD, or is made up and
 printed, and has to be changed at the first sign-in.`,

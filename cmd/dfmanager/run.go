@@ -19,6 +19,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/cluster"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/node"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
@@ -34,7 +35,7 @@ func run(ctx context.Context, c Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	log.Info("ready", "address", s.ln.Addr(), "debug", s.debug.Addr(), "database", s.db.Engine(), "version", version)
+	log.Info("ready", "address", s.ln.Addr(), "nodes", s.grpcAddr, "debug", s.debug.Addr(), "database", s.db.Engine(), "version", version)
 	daemon.Ready(log)
 	select {
 	case err = <-s.served:
@@ -53,13 +54,17 @@ type secrets struct{ rootPassword, key string }
 type server struct {
 	db     *store.DB
 	key    *seal.Key
+	name   string // of this manager, another one each time it starts
+	nodes  *node.Server
 	images *registry.Client
-	warm   *warm.Client // nil: there is no cluster
+	warm   *warm.Client
 	jobs   *job.Runner
 	debug  *daemon.Debug
 	ln     net.Listener
 	http   *http.Server
 	served chan error // how Serve ended
+
+	grpcAddr string // where nodes connect
 }
 
 // open starts all parts. If a password for the first user is made up, it is told
@@ -86,9 +91,13 @@ func open(ctx context.Context, c Config, known secrets, out io.Writer, log *slog
 	if err := firstCluster(ctx, s.db, s.key); err != nil {
 		return nil, err
 	}
+	if err := s.openNodes(ctx, c, reg, log); err != nil {
+		return nil, err
+	}
 	if err := s.openJobs(c, reg, log); err != nil {
 		return nil, err
 	}
+	s.follow(c, log)
 	api, err := c.api(s, hasher, reg, log)
 	if err != nil {
 		return nil, err
@@ -117,7 +126,7 @@ func (c Config) api(s *server, hasher *auth.Hasher, reg prometheus.Registerer, l
 	}
 	accounts := account.New(account.Config{Store: s.db, Hasher: hasher, Session: c.Auth.Session.Duration, Log: log})
 	return web.New(web.Config{
-		Store: s.db, Accounts: accounts, Jobs: s.jobs, Key: s.key, Secure: c.Web.Cert != "" || len(proxies) > 0,
+		Store: s.db, Accounts: accounts, Jobs: s.jobs, Key: s.key, Changed: s.nodes.Changed, Secure: c.Web.Cert != "" || len(proxies) > 0,
 		Proxies: proxies, OpenTo: openTo, Rate: c.Web.Rate, Version: version, Log: log, Registerer: reg,
 	})
 }

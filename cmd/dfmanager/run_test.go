@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 
 func testConfig(url string) Config {
 	c := DefaultConfig()
-	c.Listen, c.Debug.Listen, c.Database = "127.0.0.1:0", "127.0.0.1:0", url
+	c.Listen, c.GRPCListen, c.Debug.Listen, c.Database = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", url
 	return c
 }
 
@@ -191,6 +191,7 @@ func TestStartFails(t *testing.T) {
 	}
 	for name, change := range map[string]func(*Config){
 		"listen":        func(c *Config) { c.Listen = taken.ln.Addr().String() },
+		"grpc_listen":   func(c *Config) { c.GRPCListen = taken.grpcAddr },
 		"debug.listen":  func(c *Config) { c.Debug.Listen = taken.debug.Addr() },
 		"database":      func(c *Config) { c.Database = "sqlite://" + file + "/x.db" },
 		"web.cert":      func(c *Config) { c.Web.Cert, c.Web.Key = file, file },

@@ -52,11 +52,29 @@ func Remove() error {
 	return os.RemoveAll(built.dir)
 }
 
-// Cluster is one with or without certificates.
+// Cluster is one with or without certificates, or one of a manager.
 type Cluster struct {
-	t  testing.TB
-	ca *wiretest.CA // nil: without
-	n  int
+	t       testing.TB
+	ca      *wiretest.CA // nil: without
+	n       int
+	manager string // whose it is; "": nobody's
+	token   func(wire.Role) string
+}
+
+// Managed makes a cluster of nobody whose nodes join the manager there, with the
+// join tokens that token makes.
+func Managed(t testing.TB, manager string, token func(wire.Role) string) *Cluster {
+	return &Cluster{t: t, manager: manager, token: token}
+}
+
+// joins is what a node's configuration says of its manager.
+func (c *Cluster) joins(role wire.Role) string {
+	c.t.Helper()
+	file := filepath.Join(c.t.TempDir(), "join-token")
+	if err := os.WriteFile(file, []byte(c.token(role)), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	return fmt.Sprintf("manager = '%s'\njoin_token = '%s'\n", c.manager, file)
 }
 
 // New makes a cluster of nobody.
@@ -88,6 +106,7 @@ func (c *Cluster) Files(name p2p.HostID, role wire.Role) wire.Files {
 // Process is a daemon.
 type Process struct {
 	Addr string // where others reach it
+	Root string // of a seed
 	t    testing.TB
 	name string
 	text string // configuration
@@ -102,12 +121,17 @@ var ready = regexp.MustCompile(`msg=ready (?:address=(\S*:\d+))?`)
 func (c *Cluster) Scheduler() *Process {
 	c.t.Helper()
 	c.n++
-	p := c.process("dfscheduler", "listen = 'ADDR'\n[debug]\nlisten = ''\n"+c.tls(p2p.HostID(fmt.Sprint("scheduler-", c.n)), wire.RoleScheduler))
+	text := "listen = 'ADDR'\n"
+	if c.manager != "" {
+		text += fmt.Sprintf("root = '%s'\n", c.t.TempDir()) + c.joins(wire.RoleScheduler)
+	}
+	p := c.process("dfscheduler", text+"[debug]\nlisten = ''\n"+c.tls(p2p.HostID(fmt.Sprint("scheduler-", c.n)), wire.RoleScheduler))
 	p.Start()
 	return p
 }
 
-// Seed starts a seed that speaks plain HTTP to a registry.
+// Seed starts a seed that speaks plain HTTP to a registry. A managed one hears
+// of schedulers from its manager.
 func (c *Cluster) Seed(registry string, schedulers ...string) *Process {
 	c.t.Helper()
 	c.n++
@@ -121,20 +145,24 @@ func (c *Cluster) Seed(registry string, schedulers ...string) *Process {
 	if err := os.WriteFile(hosts+"/hosts.toml", []byte(text), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
+	told := "schedulers = ['" + strings.Join(schedulers, "', '") + "']\n"
+	if c.manager != "" {
+		told = c.joins(wire.RoleSeed)
+	}
 	p := c.process("dfsnapshotter", fmt.Sprintf(`root = '%s/root'
 address = ''
 [peer]
 listen = 'ADDR'
 seed = true
-schedulers = ['%s']
-[registry]
+%s[registry]
 hosts_dir = '%s/certs.d'
 docker_config = '%s/none'
 [mirror]
 listen = ''
 [debug]
 listen = ''
-%s`, dir, strings.Join(schedulers, "', '"), dir, dir, c.tls(name, wire.RoleSeed)))
+%s`, dir, told, dir, dir, c.tls(name, wire.RoleSeed)))
+	p.Root = dir + "/root"
 	ln, err := net.Listen("tcp", p.Addr) // it does not say where it listens
 	if err != nil {
 		c.t.Fatal(err)

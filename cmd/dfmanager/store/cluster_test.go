@@ -244,13 +244,15 @@ func TestPresence(t *testing.T) {
 		state("dead")
 		set("m1", 1, true)
 		state("dead") // nobody has heard of m1
-		if err := db.KeepManager(t.Context(), "m1", time.Hour); err != nil {
-			t.Fatal(err)
+		for _, want := range []bool{false, true} {
+			if was, err := db.KeepManager(t.Context(), "m1", time.Hour); err != nil || was != want {
+				t.Fatal(was, err)
+			}
 		}
 		state("alive")
 		set("m2", 1, true)
 		set("m1", 1, false) // it has moved
-		if err := db.KeepManager(t.Context(), "m2", time.Hour); err != nil {
+		if _, err := db.KeepManager(t.Context(), "m2", time.Hour); err != nil {
 			t.Fatal(err)
 		}
 		state("alive")

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"time"
 )
 
@@ -172,11 +173,17 @@ func (db *DB) SetPresence(ctx context.Context, manager string, all []Presence) e
 	})
 }
 
-// KeepManager says that a manager is alive for that long from now on.
-func (db *DB) KeepManager(ctx context.Context, name string, lease time.Duration) error {
-	_, err := db.sql.ExecContext(ctx, "INSERT INTO managers (name, lease) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET lease = $2",
-		name, millis(time.Now().Add(lease)))
-	return known(err)
+// KeepManager says that a manager is alive for that long from now on, and reports
+// whether it was known: of one that was not for a while, the others may have
+// forgotten which nodes it has.
+func (db *DB) KeepManager(ctx context.Context, name string, lease time.Duration) (was bool, err error) {
+	until := millis(time.Now().Add(lease))
+	err = known(one(db.sql.ExecContext(ctx, "UPDATE managers SET lease = $2 WHERE name = $1", name, until)))
+	if !errors.Is(err, ErrNotFound) {
+		return err == nil, err
+	}
+	_, err = db.sql.ExecContext(ctx, "INSERT INTO managers (name, lease) VALUES ($1, $2)", name, until)
+	return false, known(err)
 }
 
 // ForgetManager says that a manager has ended: its nodes have gone with it.

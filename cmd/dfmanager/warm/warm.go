@@ -111,6 +111,18 @@ func (c *Client) Close() error {
 	return err
 }
 
+// SetSchedulers says which schedulers there are from now on.
+func (c *Client) SetSchedulers(names []string) error {
+	return c.links.Set(names, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.names = names
+		for _, w := range c.blobs {
+			w.look()
+		}
+	})
+}
+
 // Up returns how many of the schedulers are reachable, and how many there are.
 func (c *Client) Up() (up, all int) {
 	c.mu.Lock()

@@ -124,6 +124,7 @@ func (s *Server) createCluster(c *call) (any, error) {
 		return nil, err
 	}
 	k.Scope, k.Settings = in.Scope, in.Settings
+	defer s.changed()
 	k, err = s.Store.CreateCluster(c.Context(), c.by(), k)
 	return s.showCluster(c, k, err)
 }
@@ -156,6 +157,7 @@ func (s *Server) changeCluster(c *call) (any, error) {
 	if err := checkCluster(in.Name, in.Scope, in.Settings); err != nil {
 		return nil, err
 	}
+	defer s.changed()
 	k, err := s.Store.ChangeCluster(c.Context(), c.by(), id, store.ClusterChange{Name: in.Name, Scope: in.Scope, Settings: in.Settings, Standard: in.Standard})
 	return s.showCluster(c, k, err)
 }
@@ -170,6 +172,13 @@ func (s *Server) deleteCluster(c *call) (any, error) {
 		err = &Error{Status: http.StatusConflict, Code: "conflict", Message: "it is the default cluster, or has nodes"}
 	}
 	return nil, err
+}
+
+// changed has the nodes hear of what is new.
+func (s *Server) changed() {
+	if s.Changed != nil {
+		s.Changed()
+	}
 }
 
 type oneNode struct {
@@ -228,6 +237,7 @@ func (s *Server) revokeNode(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer s.changed()
 	n, err := s.Store.RevokeNode(c.Context(), c.by(), id)
 	return showNode(n), err
 }

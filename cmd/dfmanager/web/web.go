@@ -31,6 +31,7 @@ type Config struct {
 	Accounts   *account.Accounts
 	Jobs       *job.Runner
 	Key        *seal.Key      // of the CAs' keys
+	Changed    func()         // has nodes hear at once of what has changed; nil: they hear soon
 	Pages      Pages          // nil: none
 	Secure     bool           // browsers reach it by https only
 	Proxies    []netip.Prefix // whose X-Forwarded-For is believed
