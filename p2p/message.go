@@ -9,7 +9,8 @@ import (
 
 // A Message travels on the one stream between a host and a scheduler, in
 // either direction. Messages are values; who gets one must not change what it
-// points to. The types of this file and of index.go are all there are.
+// points to. The types of this file, of index.go and of
+// profile.go are all there are.
 type Message interface{ message() }
 
 // A Sum is the SHA-256 of one piece.

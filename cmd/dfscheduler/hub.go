@@ -32,6 +32,7 @@ type hub struct {
 	mu       sync.Mutex     // guards what follows; outboxes are filled under it, so that they keep the order of the decisions
 	state    *sched.State
 	indexes  *sched.Indexes
+	profiles *sched.Profiles
 	sessions map[p2p.HostID]*session
 	streams  map[netip.Addr]int
 	bans     map[p2p.HostID]sched.Ban // that are known to the log
@@ -42,7 +43,7 @@ type hub struct {
 func newHub(c Config, log *slog.Logger, m *metrics) *hub {
 	h := &hub{
 		limits: c.Limits, log: log, metrics: m, wake: make(chan struct{}, 1),
-		state: sched.New(c.scheduling()), indexes: sched.NewIndexes(), sessions: map[p2p.HostID]*session{}, streams: map[netip.Addr]int{}, bans: map[p2p.HostID]sched.Ban{},
+		state: sched.New(c.scheduling()), indexes: sched.NewIndexes(), profiles: sched.NewProfiles(), sessions: map[p2p.HostID]*session{}, streams: map[netip.Addr]int{}, bans: map[p2p.HostID]sched.Ban{},
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	h.wg.Go(h.clock)
@@ -125,7 +126,7 @@ func (h *hub) says(s *session, m p2p.Message) error {
 	if h.sessions[s.host] != s {
 		return context.Cause(s.ctx) // another one took its place
 	}
-	if h.ofIndexes(s, m) {
+	if h.ofIndexes(s, m) || h.ofProfiles(s, m) {
 		return nil
 	}
 	return h.handle(s.host, m)

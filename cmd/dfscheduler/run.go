@@ -69,7 +69,7 @@ func open(c Config, log *slog.Logger) (*server, error) {
 	s.hub = newHub(c, log, m)
 	s.hub.identity = id
 	s.hub.local = loopback(s.addr())
-	reg.MustRegister(newCounts(s.hub.counts))
+	reg.MustRegister(newCounts(s.hub.counts), newProfiles(s.hub))
 	if s.debug, err = daemon.OpenDebug(c.Debug.Listen, reg, s.hub.routes); err != nil {
 		s.hub.close()
 		return nil, errors.Join(err, s.gate.Close())

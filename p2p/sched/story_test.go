@@ -49,7 +49,7 @@ func TestStories(t *testing.T) {
 
 // tell runs a script and returns it with its answers.
 func tell(t *testing.T, script string) string {
-	st := &story{t: t, s: New(Config{}), now: time.Unix(0, 0), blobs: map[string]p2p.Blob{}, names: map[godigest.Digest]string{}}
+	st := &story{t: t, s: New(Config{}), profiles: NewProfiles(), now: time.Unix(0, 0), blobs: map[string]p2p.Blob{}, names: map[godigest.Digest]string{}}
 	var out bytes.Buffer
 	for i, par := range strings.Split(strings.TrimSpace(script), "\n\n") {
 		if i > 0 {
@@ -81,12 +81,13 @@ func tell(t *testing.T, script string) string {
 }
 
 type story struct {
-	t     *testing.T
-	s     *State
-	now   time.Time
-	blobs map[string]p2p.Blob
-	names map[godigest.Digest]string
-	out   bytes.Buffer
+	t        *testing.T
+	s        *State
+	now      time.Time
+	profiles *Profiles
+	blobs    map[string]p2p.Blob
+	names    map[godigest.Digest]string
+	out      bytes.Buffer
 }
 
 func (st *story) command(f []string) {
@@ -124,6 +125,10 @@ func (st *story) command(f []string) {
 			fmt.Fprintf(&st.out, "%s: %s, owner %q, %d peers, %d wanting, %d complete, %d starving, %d leases, %d sums, verified %v\n",
 				st.names[v.Blob.Digest], v.State, string(v.Owner), v.Peers, v.Wanting, v.Complete, v.Starving, v.Leases, v.Sums, v.Verified)
 		}
+	case "learn":
+		st.profiles.Learn(st.now, p2p.Learn{Profile: st.profile(args[1:], opts), Again: slices.Contains(args, "again")})
+	case "recall":
+		st.show(st.profiles.Recall(st.now, p2p.HostID(args[0]), p2p.Recall{Image: st.digest(args[1]), Layer: st.digest(args[2])}))
 	case "bans":
 		for _, b := range st.s.Bans(st.now) {
 			fmt.Fprintf(&st.out, "%s: %s; time %d, %v left, banned %v\n", b.Host, b.Reason, b.Times, b.Until.Sub(st.now), b.Banned)
@@ -208,6 +213,26 @@ func (st *story) message(name string, args []string, opts map[string]string) p2p
 
 func sumOf(blob string, i int, wrong bool) p2p.Sum {
 	return sha256.Sum256(fmt.Appendf(nil, "%s/%d/%v", blob, i, wrong))
+}
+
+// profile is what an image reads of a layer.
+func (st *story) profile(args []string, opts map[string]string) p2p.Profile {
+	p := p2p.Profile{Image: st.digest(args[0]), Layer: st.digest(args[1]), Index: st.digest(cmp.Or(opts["index"], "index"))}
+	if args[2] == "none" {
+		return p
+	}
+	for _, run := range strings.Split(args[2], ",") {
+		n := numbers(st.t, run)
+		p.Runs = append(p.Runs, p2p.Run{First: uint32(n[0]), Count: uint32(len(n))})
+	}
+	return p
+}
+
+// digest is that of something that is not a blob of the story.
+func (st *story) digest(name string) godigest.Digest {
+	d := godigest.FromString(name)
+	st.names[d] = name
+	return d
 }
 
 func (st *story) blob(name string) p2p.Blob {

@@ -40,6 +40,15 @@ func text(m p2p.Message) string {
 		return fmt.Sprintf("check piece %d of %s at %s", m.Piece, m.Digest, m.Parent.ID)
 	case p2p.Gone:
 		return fmt.Sprintf("gone: %s, %s", m.Host, m.Reason)
+	case p2p.Recalled:
+		if m.Profile == nil {
+			return fmt.Sprintf("nothing is known of %s in %s", m.Layer, m.Image)
+		}
+		var runs []string
+		for _, r := range m.Profile.Runs {
+			runs = append(runs, fmt.Sprintf("%d-%d", r.First, r.First+r.Count-1))
+		}
+		return fmt.Sprintf("%s in %s, of %s by %s: %s", m.Layer, m.Image, cmp.Or(string(m.Profile.Image), "any"), m.Profile.Index, cmp.Or(strings.Join(runs, " "), "nothing"))
 	case p2p.Ask:
 		return fmt.Sprintf("ask for sums of %s", m.Digest)
 	case p2p.Renew:

@@ -54,6 +54,10 @@ func (r *reader) hostMessage(m *pb.ToScheduler) p2p.Message {
 		return p2p.Lookup{Layers: r.layers(m.Lookup.GetLayers()), Version: int(m.Lookup.GetVersion())}
 	case *pb.ToScheduler_Distrust:
 		return r.distrust(m.Distrust)
+	case *pb.ToScheduler_Learn:
+		return p2p.Learn{Profile: r.profile(m.Learn.GetProfile()), Again: m.Learn.GetAgain()}
+	case *pb.ToScheduler_Recall:
+		return p2p.Recall{Layer: r.digest(m.Recall.GetLayer()), Image: r.digest(m.Recall.GetImage())}
 	}
 	return nil
 }
@@ -140,6 +144,8 @@ func (r *reader) schedulerMessage(m *pb.ToHost) p2p.Message {
 		return r.indexes(m.Indexes)
 	case *pb.ToHost_Distrust:
 		return r.distrust(m.Distrust)
+	case *pb.ToHost_Recalled:
+		return r.recalled(m.Recalled)
 	}
 	return nil
 }

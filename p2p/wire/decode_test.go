@@ -91,6 +91,9 @@ func TestRefused(t *testing.T) {
 		"long signature":    publish(func(x *pb.Index) { x.Signature = make([]byte, 1<<10+1) }),
 		"many layers":       {Message: &pb.ToScheduler_Lookup{Lookup: &pb.Lookup{Layers: many(257, digestX)}}},
 		"odd layer":         {Message: &pb.ToScheduler_Lookup{Lookup: &pb.Lookup{Layers: []string{"x"}}}},
+		"empty learn":       {Message: &pb.ToScheduler_Learn{}},
+		"odd runs":          {Message: &pb.ToScheduler_Learn{Learn: &pb.Learn{Profile: &pb.Profile{Layer: digestX, Index: digestX, Runs: []byte{1, 1}}}}},
+		"no image":          {Message: &pb.ToScheduler_Recall{Recall: &pb.Recall{Layer: digestX}}},
 		"long distrust":     {Message: &pb.ToScheduler_Distrust{Distrust: &pb.Distrust{Layer: digestX, Id: digestX, Reason: strings.Repeat("r", 513)}}},
 	} {
 		if got, err := new(reader).fromHost(m); !errors.Is(err, p2p.ErrInvalid) {
@@ -109,6 +112,7 @@ func TestRefused(t *testing.T) {
 		"lease":                    {Message: &pb.ToHost_Lease{Lease: &pb.Lease{Digest: digestX, ForUs: -1}}},
 		"leased piece":             {Message: &pb.ToHost_Lease{Lease: &pb.Lease{Digest: digestX, Pieces: []uint32{1 << 31}}}},
 		"more indexes than layers": {Message: &pb.ToHost_Indexes{Indexes: &pb.Indexes{Found: []*pb.Index{{}}}}},
+		"odd profile":              {Message: &pb.ToHost_Recalled{Recalled: &pb.Recalled{Layer: digestX, Image: digestX, Profile: &pb.Profile{Layer: digestX, Index: "x"}}}},
 		"other digest":             {Message: &pb.ToHost_Ask{Ask: &pb.Ask{Digest: "sha1:00"}}},
 	} {
 		if got, err := new(reader).fromScheduler(m); !errors.Is(err, p2p.ErrInvalid) {

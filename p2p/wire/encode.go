@@ -64,6 +64,10 @@ func (w writer) hostMessage(m p2p.Message) *pb.ToScheduler {
 		out.Message = &pb.ToScheduler_Lookup{Lookup: &pb.Lookup{Layers: texts(m.Layers), Version: uint32(m.Version)}}
 	case p2p.Distrust:
 		out.Message = &pb.ToScheduler_Distrust{Distrust: distrust(m)}
+	case p2p.Learn:
+		out.Message = &pb.ToScheduler_Learn{Learn: &pb.Learn{Profile: profile(m.Profile), Again: m.Again}}
+	case p2p.Recall:
+		out.Message = &pb.ToScheduler_Recall{Recall: &pb.Recall{Layer: m.Layer.String(), Image: m.Image.String()}}
 	default:
 		panic(fmt.Sprintf("wire: a host does not say %T", m))
 	}
@@ -111,6 +115,8 @@ func (w writer) schedulerMessage(m p2p.Message) *pb.ToHost {
 		out.Message = &pb.ToHost_Indexes{Indexes: found}
 	case p2p.Distrust:
 		out.Message = &pb.ToHost_Distrust{Distrust: distrust(m)}
+	case p2p.Recalled:
+		out.Message = &pb.ToHost_Recalled{Recalled: recalled(m)}
 	default:
 		panic(fmt.Sprintf("wire: a scheduler does not say %T", m))
 	}

@@ -67,6 +67,13 @@ var fromHost = []p2p.Message{
 	p2p.Publish{Index: layerIndex},
 	p2p.Lookup{Layers: []digest.Digest{blob.Digest, layerIndex.ID}, Version: 3},
 	p2p.Distrust{Layer: blob.Digest, ID: layerIndex.ID, Reason: "another tree"},
+	p2p.Learn{Profile: layerProfile},
+	p2p.Learn{Profile: p2p.Profile{Layer: blob.Digest, Index: layerIndex.ID}, Again: true},
+	p2p.Recall{Layer: blob.Digest, Image: layerProfile.Image},
+}
+
+var layerProfile = p2p.Profile{
+	Layer: blob.Digest, Image: digest.FromString("image"), Index: layerIndex.ID, Runs: []p2p.Run{{First: 5, Count: 2}, {First: 0, Count: 1}},
 }
 
 var layerIndex = p2p.Index{
@@ -89,6 +96,8 @@ var fromScheduler = []p2p.Message{
 	p2p.Indexes{Layers: []digest.Digest{blob.Digest, layerIndex.ID}, Found: []p2p.Index{layerIndex}},
 	p2p.Distrust{Layer: blob.Digest, ID: layerIndex.ID, Reason: "another tree"},
 	p2p.Digests{Digest: blob.Digest, Sums: sums(1)},
+	p2p.Recalled{Layer: blob.Digest, Image: layerProfile.Image, Profile: &layerProfile},
+	p2p.Recalled{Layer: blob.Digest, Image: layerProfile.Image},
 }
 
 // scheduler is a server that answers each stream with what serve does.

@@ -155,6 +155,8 @@ type ToScheduler struct {
 	//	*ToScheduler_Publish
 	//	*ToScheduler_Lookup
 	//	*ToScheduler_Distrust
+	//	*ToScheduler_Learn
+	//	*ToScheduler_Recall
 	Message       isToScheduler_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -323,6 +325,24 @@ func (x *ToScheduler) GetDistrust() *Distrust {
 	return nil
 }
 
+func (x *ToScheduler) GetLearn() *Learn {
+	if x != nil {
+		if x, ok := x.Message.(*ToScheduler_Learn); ok {
+			return x.Learn
+		}
+	}
+	return nil
+}
+
+func (x *ToScheduler) GetRecall() *Recall {
+	if x != nil {
+		if x, ok := x.Message.(*ToScheduler_Recall); ok {
+			return x.Recall
+		}
+	}
+	return nil
+}
+
 type isToScheduler_Message interface {
 	isToScheduler_Message()
 }
@@ -383,6 +403,14 @@ type ToScheduler_Distrust struct {
 	Distrust *Distrust `protobuf:"bytes,14,opt,name=distrust,proto3,oneof"`
 }
 
+type ToScheduler_Learn struct {
+	Learn *Learn `protobuf:"bytes,15,opt,name=learn,proto3,oneof"`
+}
+
+type ToScheduler_Recall struct {
+	Recall *Recall `protobuf:"bytes,16,opt,name=recall,proto3,oneof"`
+}
+
 func (*ToScheduler_Announce) isToScheduler_Message() {}
 
 func (*ToScheduler_Inventory) isToScheduler_Message() {}
@@ -411,6 +439,10 @@ func (*ToScheduler_Lookup) isToScheduler_Message() {}
 
 func (*ToScheduler_Distrust) isToScheduler_Message() {}
 
+func (*ToScheduler_Learn) isToScheduler_Message() {}
+
+func (*ToScheduler_Recall) isToScheduler_Message() {}
+
 type ToHost struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -427,6 +459,7 @@ type ToHost struct {
 	//	*ToHost_Digests
 	//	*ToHost_Indexes
 	//	*ToHost_Distrust
+	//	*ToHost_Recalled
 	Message       isToHost_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -577,6 +610,15 @@ func (x *ToHost) GetDistrust() *Distrust {
 	return nil
 }
 
+func (x *ToHost) GetRecalled() *Recalled {
+	if x != nil {
+		if x, ok := x.Message.(*ToHost_Recalled); ok {
+			return x.Recalled
+		}
+	}
+	return nil
+}
+
 type isToHost_Message interface {
 	isToHost_Message()
 }
@@ -629,6 +671,10 @@ type ToHost_Distrust struct {
 	Distrust *Distrust `protobuf:"bytes,12,opt,name=distrust,proto3,oneof"`
 }
 
+type ToHost_Recalled struct {
+	Recalled *Recalled `protobuf:"bytes,13,opt,name=recalled,proto3,oneof"`
+}
+
 func (*ToHost_Parents) isToHost_Message() {}
 
 func (*ToHost_Fetch) isToHost_Message() {}
@@ -652,6 +698,8 @@ func (*ToHost_Digests) isToHost_Message() {}
 func (*ToHost_Indexes) isToHost_Message() {}
 
 func (*ToHost_Distrust) isToHost_Message() {}
+
+func (*ToHost_Recalled) isToHost_Message() {}
 
 type Blob struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2301,6 +2349,238 @@ func (x *Distrust) GetReason() string {
 	return ""
 }
 
+type Profile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Layer         string                 `protobuf:"bytes,1,opt,name=layer,proto3" json:"layer,omitempty"`
+	Image         string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"` // empty: any
+	Index         string                 `protobuf:"bytes,3,opt,name=index,proto3" json:"index,omitempty"`
+	Runs          []byte                 `protobuf:"bytes,4,opt,name=runs,proto3" json:"runs,omitempty"` // p2p.AppendRuns
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Profile) Reset() {
+	*x = Profile{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Profile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Profile) ProtoMessage() {}
+
+func (x *Profile) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Profile.ProtoReflect.Descriptor instead.
+func (*Profile) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Profile) GetLayer() string {
+	if x != nil {
+		return x.Layer
+	}
+	return ""
+}
+
+func (x *Profile) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *Profile) GetIndex() string {
+	if x != nil {
+		return x.Index
+	}
+	return ""
+}
+
+func (x *Profile) GetRuns() []byte {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
+type Learn struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Profile       *Profile               `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	Again         bool                   `protobuf:"varint,2,opt,name=again,proto3" json:"again,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Learn) Reset() {
+	*x = Learn{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Learn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Learn) ProtoMessage() {}
+
+func (x *Learn) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Learn.ProtoReflect.Descriptor instead.
+func (*Learn) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Learn) GetProfile() *Profile {
+	if x != nil {
+		return x.Profile
+	}
+	return nil
+}
+
+func (x *Learn) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
+}
+
+type Recall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Layer         string                 `protobuf:"bytes,1,opt,name=layer,proto3" json:"layer,omitempty"`
+	Image         string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Recall) Reset() {
+	*x = Recall{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recall) ProtoMessage() {}
+
+func (x *Recall) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recall.ProtoReflect.Descriptor instead.
+func (*Recall) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Recall) GetLayer() string {
+	if x != nil {
+		return x.Layer
+	}
+	return ""
+}
+
+func (x *Recall) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+type Recalled struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Layer         string                 `protobuf:"bytes,1,opt,name=layer,proto3" json:"layer,omitempty"`
+	Image         string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	Profile       *Profile               `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"` // none if nothing is known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Recalled) Reset() {
+	*x = Recalled{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recalled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recalled) ProtoMessage() {}
+
+func (x *Recalled) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recalled.ProtoReflect.Descriptor instead.
+func (*Recalled) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Recalled) GetLayer() string {
+	if x != nil {
+		return x.Layer
+	}
+	return ""
+}
+
+func (x *Recalled) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *Recalled) GetProfile() *Profile {
+	if x != nil {
+		return x.Profile
+	}
+	return nil
+}
+
 type Parents_Stripe struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hosts         []uint32               `protobuf:"varint,1,rep,packed,name=hosts,proto3" json:"hosts,omitempty"` // positions in hosts, best first
@@ -2310,7 +2590,7 @@ type Parents_Stripe struct {
 
 func (x *Parents_Stripe) Reset() {
 	*x = Parents_Stripe{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2322,7 +2602,7 @@ func (x *Parents_Stripe) String() string {
 func (*Parents_Stripe) ProtoMessage() {}
 
 func (x *Parents_Stripe) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2629,7 @@ var File_p2p_wire_internal_pb_wire_proto protoreflect.FileDescriptor
 
 const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\n" +
-	"\x1fp2p/wire/internal/pb/wire.proto\x12\x14dfsnapshotter.p2p.v1\"\xcf\x06\n" +
+	"\x1fp2p/wire/internal/pb/wire.proto\x12\x14dfsnapshotter.p2p.v1\"\xbc\a\n" +
 	"\vToScheduler\x12<\n" +
 	"\bannounce\x18\x01 \x01(\v2\x1e.dfsnapshotter.p2p.v1.AnnounceH\x00R\bannounce\x12?\n" +
 	"\tinventory\x18\x02 \x01(\v2\x1f.dfsnapshotter.p2p.v1.InventoryH\x00R\tinventory\x120\n" +
@@ -2365,8 +2645,10 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\acontent\x18\v \x01(\v2\x1d.dfsnapshotter.p2p.v1.ContentH\x00R\acontent\x129\n" +
 	"\apublish\x18\f \x01(\v2\x1d.dfsnapshotter.p2p.v1.PublishH\x00R\apublish\x126\n" +
 	"\x06lookup\x18\r \x01(\v2\x1c.dfsnapshotter.p2p.v1.LookupH\x00R\x06lookup\x12<\n" +
-	"\bdistrust\x18\x0e \x01(\v2\x1e.dfsnapshotter.p2p.v1.DistrustH\x00R\bdistrustB\t\n" +
-	"\amessage\"\xaa\x05\n" +
+	"\bdistrust\x18\x0e \x01(\v2\x1e.dfsnapshotter.p2p.v1.DistrustH\x00R\bdistrust\x123\n" +
+	"\x05learn\x18\x0f \x01(\v2\x1b.dfsnapshotter.p2p.v1.LearnH\x00R\x05learn\x126\n" +
+	"\x06recall\x18\x10 \x01(\v2\x1c.dfsnapshotter.p2p.v1.RecallH\x00R\x06recallB\t\n" +
+	"\amessage\"\xe8\x05\n" +
 	"\x06ToHost\x129\n" +
 	"\aparents\x18\x01 \x01(\v2\x1d.dfsnapshotter.p2p.v1.ParentsH\x00R\aparents\x123\n" +
 	"\x05fetch\x18\x02 \x01(\v2\x1b.dfsnapshotter.p2p.v1.FetchH\x00R\x05fetch\x123\n" +
@@ -2380,7 +2662,8 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\adigests\x18\n" +
 	" \x01(\v2\x1d.dfsnapshotter.p2p.v1.DigestsH\x00R\adigests\x129\n" +
 	"\aindexes\x18\v \x01(\v2\x1d.dfsnapshotter.p2p.v1.IndexesH\x00R\aindexes\x12<\n" +
-	"\bdistrust\x18\f \x01(\v2\x1e.dfsnapshotter.p2p.v1.DistrustH\x00R\bdistrustB\t\n" +
+	"\bdistrust\x18\f \x01(\v2\x1e.dfsnapshotter.p2p.v1.DistrustH\x00R\bdistrust\x12<\n" +
+	"\brecalled\x18\r \x01(\v2\x1e.dfsnapshotter.p2p.v1.RecalledH\x00R\brecalledB\t\n" +
 	"\amessage\"2\n" +
 	"\x04Blob\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
@@ -2493,7 +2776,22 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\bDistrust\x12\x14\n" +
 	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason*l\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"_\n" +
+	"\aProfile\x12\x14\n" +
+	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x14\n" +
+	"\x05image\x18\x02 \x01(\tR\x05image\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\tR\x05index\x12\x12\n" +
+	"\x04runs\x18\x04 \x01(\fR\x04runs\"V\n" +
+	"\x05Learn\x127\n" +
+	"\aprofile\x18\x01 \x01(\v2\x1d.dfsnapshotter.p2p.v1.ProfileR\aprofile\x12\x14\n" +
+	"\x05again\x18\x02 \x01(\bR\x05again\"4\n" +
+	"\x06Recall\x12\x14\n" +
+	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x14\n" +
+	"\x05image\x18\x02 \x01(\tR\x05image\"o\n" +
+	"\bRecalled\x12\x14\n" +
+	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x14\n" +
+	"\x05image\x18\x02 \x01(\tR\x05image\x127\n" +
+	"\aprofile\x18\x03 \x01(\v2\x1d.dfsnapshotter.p2p.v1.ProfileR\aprofile*l\n" +
 	"\bPriority\x12\x18\n" +
 	"\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PRIORITY_ON_DEMAND\x10\x01\x12\x15\n" +
@@ -2523,7 +2821,7 @@ func file_p2p_wire_internal_pb_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_p2p_wire_internal_pb_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_p2p_wire_internal_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_p2p_wire_internal_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_p2p_wire_internal_pb_wire_proto_goTypes = []any{
 	(Priority)(0),          // 0: dfsnapshotter.p2p.v1.Priority
 	(Failure)(0),           // 1: dfsnapshotter.p2p.v1.Failure
@@ -2557,7 +2855,11 @@ var file_p2p_wire_internal_pb_wire_proto_goTypes = []any{
 	(*Lookup)(nil),         // 29: dfsnapshotter.p2p.v1.Lookup
 	(*Indexes)(nil),        // 30: dfsnapshotter.p2p.v1.Indexes
 	(*Distrust)(nil),       // 31: dfsnapshotter.p2p.v1.Distrust
-	(*Parents_Stripe)(nil), // 32: dfsnapshotter.p2p.v1.Parents.Stripe
+	(*Profile)(nil),        // 32: dfsnapshotter.p2p.v1.Profile
+	(*Learn)(nil),          // 33: dfsnapshotter.p2p.v1.Learn
+	(*Recall)(nil),         // 34: dfsnapshotter.p2p.v1.Recall
+	(*Recalled)(nil),       // 35: dfsnapshotter.p2p.v1.Recalled
+	(*Parents_Stripe)(nil), // 36: dfsnapshotter.p2p.v1.Parents.Stripe
 }
 var file_p2p_wire_internal_pb_wire_proto_depIdxs = []int32{
 	8,  // 0: dfsnapshotter.p2p.v1.ToScheduler.announce:type_name -> dfsnapshotter.p2p.v1.Announce
@@ -2574,42 +2876,47 @@ var file_p2p_wire_internal_pb_wire_proto_depIdxs = []int32{
 	28, // 11: dfsnapshotter.p2p.v1.ToScheduler.publish:type_name -> dfsnapshotter.p2p.v1.Publish
 	29, // 12: dfsnapshotter.p2p.v1.ToScheduler.lookup:type_name -> dfsnapshotter.p2p.v1.Lookup
 	31, // 13: dfsnapshotter.p2p.v1.ToScheduler.distrust:type_name -> dfsnapshotter.p2p.v1.Distrust
-	19, // 14: dfsnapshotter.p2p.v1.ToHost.parents:type_name -> dfsnapshotter.p2p.v1.Parents
-	20, // 15: dfsnapshotter.p2p.v1.ToHost.fetch:type_name -> dfsnapshotter.p2p.v1.Fetch
-	21, // 16: dfsnapshotter.p2p.v1.ToHost.lease:type_name -> dfsnapshotter.p2p.v1.Lease
-	22, // 17: dfsnapshotter.p2p.v1.ToHost.source:type_name -> dfsnapshotter.p2p.v1.Source
-	23, // 18: dfsnapshotter.p2p.v1.ToHost.renew:type_name -> dfsnapshotter.p2p.v1.Renew
-	18, // 19: dfsnapshotter.p2p.v1.ToHost.content:type_name -> dfsnapshotter.p2p.v1.Content
-	24, // 20: dfsnapshotter.p2p.v1.ToHost.ask:type_name -> dfsnapshotter.p2p.v1.Ask
-	25, // 21: dfsnapshotter.p2p.v1.ToHost.check:type_name -> dfsnapshotter.p2p.v1.Check
-	26, // 22: dfsnapshotter.p2p.v1.ToHost.gone:type_name -> dfsnapshotter.p2p.v1.Gone
-	17, // 23: dfsnapshotter.p2p.v1.ToHost.digests:type_name -> dfsnapshotter.p2p.v1.Digests
-	30, // 24: dfsnapshotter.p2p.v1.ToHost.indexes:type_name -> dfsnapshotter.p2p.v1.Indexes
-	31, // 25: dfsnapshotter.p2p.v1.ToHost.distrust:type_name -> dfsnapshotter.p2p.v1.Distrust
-	1,  // 26: dfsnapshotter.p2p.v1.Transfer.failed:type_name -> dfsnapshotter.p2p.v1.Failure
-	5,  // 27: dfsnapshotter.p2p.v1.Announce.host:type_name -> dfsnapshotter.p2p.v1.Host
-	9,  // 28: dfsnapshotter.p2p.v1.Announce.inventory:type_name -> dfsnapshotter.p2p.v1.Inventory
-	4,  // 29: dfsnapshotter.p2p.v1.Inventory.blob:type_name -> dfsnapshotter.p2p.v1.Blob
-	4,  // 30: dfsnapshotter.p2p.v1.Want.blob:type_name -> dfsnapshotter.p2p.v1.Blob
-	6,  // 31: dfsnapshotter.p2p.v1.Want.origin:type_name -> dfsnapshotter.p2p.v1.Origin
-	0,  // 32: dfsnapshotter.p2p.v1.Want.priority:type_name -> dfsnapshotter.p2p.v1.Priority
-	7,  // 33: dfsnapshotter.p2p.v1.Progress.from:type_name -> dfsnapshotter.p2p.v1.Transfer
-	1,  // 34: dfsnapshotter.p2p.v1.Checked.failed:type_name -> dfsnapshotter.p2p.v1.Failure
-	5,  // 35: dfsnapshotter.p2p.v1.Parents.hosts:type_name -> dfsnapshotter.p2p.v1.Host
-	32, // 36: dfsnapshotter.p2p.v1.Parents.stripes:type_name -> dfsnapshotter.p2p.v1.Parents.Stripe
-	4,  // 37: dfsnapshotter.p2p.v1.Fetch.blob:type_name -> dfsnapshotter.p2p.v1.Blob
-	6,  // 38: dfsnapshotter.p2p.v1.Fetch.origin:type_name -> dfsnapshotter.p2p.v1.Origin
-	5,  // 39: dfsnapshotter.p2p.v1.Check.parent:type_name -> dfsnapshotter.p2p.v1.Host
-	4,  // 40: dfsnapshotter.p2p.v1.Index.pack:type_name -> dfsnapshotter.p2p.v1.Blob
-	27, // 41: dfsnapshotter.p2p.v1.Publish.index:type_name -> dfsnapshotter.p2p.v1.Index
-	27, // 42: dfsnapshotter.p2p.v1.Indexes.found:type_name -> dfsnapshotter.p2p.v1.Index
-	2,  // 43: dfsnapshotter.p2p.v1.Scheduler.Link:input_type -> dfsnapshotter.p2p.v1.ToScheduler
-	3,  // 44: dfsnapshotter.p2p.v1.Scheduler.Link:output_type -> dfsnapshotter.p2p.v1.ToHost
-	44, // [44:45] is the sub-list for method output_type
-	43, // [43:44] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	33, // 14: dfsnapshotter.p2p.v1.ToScheduler.learn:type_name -> dfsnapshotter.p2p.v1.Learn
+	34, // 15: dfsnapshotter.p2p.v1.ToScheduler.recall:type_name -> dfsnapshotter.p2p.v1.Recall
+	19, // 16: dfsnapshotter.p2p.v1.ToHost.parents:type_name -> dfsnapshotter.p2p.v1.Parents
+	20, // 17: dfsnapshotter.p2p.v1.ToHost.fetch:type_name -> dfsnapshotter.p2p.v1.Fetch
+	21, // 18: dfsnapshotter.p2p.v1.ToHost.lease:type_name -> dfsnapshotter.p2p.v1.Lease
+	22, // 19: dfsnapshotter.p2p.v1.ToHost.source:type_name -> dfsnapshotter.p2p.v1.Source
+	23, // 20: dfsnapshotter.p2p.v1.ToHost.renew:type_name -> dfsnapshotter.p2p.v1.Renew
+	18, // 21: dfsnapshotter.p2p.v1.ToHost.content:type_name -> dfsnapshotter.p2p.v1.Content
+	24, // 22: dfsnapshotter.p2p.v1.ToHost.ask:type_name -> dfsnapshotter.p2p.v1.Ask
+	25, // 23: dfsnapshotter.p2p.v1.ToHost.check:type_name -> dfsnapshotter.p2p.v1.Check
+	26, // 24: dfsnapshotter.p2p.v1.ToHost.gone:type_name -> dfsnapshotter.p2p.v1.Gone
+	17, // 25: dfsnapshotter.p2p.v1.ToHost.digests:type_name -> dfsnapshotter.p2p.v1.Digests
+	30, // 26: dfsnapshotter.p2p.v1.ToHost.indexes:type_name -> dfsnapshotter.p2p.v1.Indexes
+	31, // 27: dfsnapshotter.p2p.v1.ToHost.distrust:type_name -> dfsnapshotter.p2p.v1.Distrust
+	35, // 28: dfsnapshotter.p2p.v1.ToHost.recalled:type_name -> dfsnapshotter.p2p.v1.Recalled
+	1,  // 29: dfsnapshotter.p2p.v1.Transfer.failed:type_name -> dfsnapshotter.p2p.v1.Failure
+	5,  // 30: dfsnapshotter.p2p.v1.Announce.host:type_name -> dfsnapshotter.p2p.v1.Host
+	9,  // 31: dfsnapshotter.p2p.v1.Announce.inventory:type_name -> dfsnapshotter.p2p.v1.Inventory
+	4,  // 32: dfsnapshotter.p2p.v1.Inventory.blob:type_name -> dfsnapshotter.p2p.v1.Blob
+	4,  // 33: dfsnapshotter.p2p.v1.Want.blob:type_name -> dfsnapshotter.p2p.v1.Blob
+	6,  // 34: dfsnapshotter.p2p.v1.Want.origin:type_name -> dfsnapshotter.p2p.v1.Origin
+	0,  // 35: dfsnapshotter.p2p.v1.Want.priority:type_name -> dfsnapshotter.p2p.v1.Priority
+	7,  // 36: dfsnapshotter.p2p.v1.Progress.from:type_name -> dfsnapshotter.p2p.v1.Transfer
+	1,  // 37: dfsnapshotter.p2p.v1.Checked.failed:type_name -> dfsnapshotter.p2p.v1.Failure
+	5,  // 38: dfsnapshotter.p2p.v1.Parents.hosts:type_name -> dfsnapshotter.p2p.v1.Host
+	36, // 39: dfsnapshotter.p2p.v1.Parents.stripes:type_name -> dfsnapshotter.p2p.v1.Parents.Stripe
+	4,  // 40: dfsnapshotter.p2p.v1.Fetch.blob:type_name -> dfsnapshotter.p2p.v1.Blob
+	6,  // 41: dfsnapshotter.p2p.v1.Fetch.origin:type_name -> dfsnapshotter.p2p.v1.Origin
+	5,  // 42: dfsnapshotter.p2p.v1.Check.parent:type_name -> dfsnapshotter.p2p.v1.Host
+	4,  // 43: dfsnapshotter.p2p.v1.Index.pack:type_name -> dfsnapshotter.p2p.v1.Blob
+	27, // 44: dfsnapshotter.p2p.v1.Publish.index:type_name -> dfsnapshotter.p2p.v1.Index
+	27, // 45: dfsnapshotter.p2p.v1.Indexes.found:type_name -> dfsnapshotter.p2p.v1.Index
+	32, // 46: dfsnapshotter.p2p.v1.Learn.profile:type_name -> dfsnapshotter.p2p.v1.Profile
+	32, // 47: dfsnapshotter.p2p.v1.Recalled.profile:type_name -> dfsnapshotter.p2p.v1.Profile
+	2,  // 48: dfsnapshotter.p2p.v1.Scheduler.Link:input_type -> dfsnapshotter.p2p.v1.ToScheduler
+	3,  // 49: dfsnapshotter.p2p.v1.Scheduler.Link:output_type -> dfsnapshotter.p2p.v1.ToHost
+	49, // [49:50] is the sub-list for method output_type
+	48, // [48:49] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_p2p_wire_internal_pb_wire_proto_init() }
@@ -2632,6 +2939,8 @@ func file_p2p_wire_internal_pb_wire_proto_init() {
 		(*ToScheduler_Publish)(nil),
 		(*ToScheduler_Lookup)(nil),
 		(*ToScheduler_Distrust)(nil),
+		(*ToScheduler_Learn)(nil),
+		(*ToScheduler_Recall)(nil),
 	}
 	file_p2p_wire_internal_pb_wire_proto_msgTypes[1].OneofWrappers = []any{
 		(*ToHost_Parents)(nil),
@@ -2646,6 +2955,7 @@ func file_p2p_wire_internal_pb_wire_proto_init() {
 		(*ToHost_Digests)(nil),
 		(*ToHost_Indexes)(nil),
 		(*ToHost_Distrust)(nil),
+		(*ToHost_Recalled)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2653,7 +2963,7 @@ func file_p2p_wire_internal_pb_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_p2p_wire_internal_pb_wire_proto_rawDesc), len(file_p2p_wire_internal_pb_wire_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   31,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
