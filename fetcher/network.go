@@ -72,6 +72,8 @@ type network struct {
 	running map[uint64]context.CancelCauseFunc
 	watches map[watched]context.CancelCauseFunc
 	indexes indexes
+
+	profiles profiles
 }
 
 // watched is a peer whose pieces of a blob this host hears of.
@@ -89,7 +91,7 @@ func openNetwork(f *Fetcher, c *Network) error {
 		host: swarm.New(swarm.Config{Self: c.Self, Schedulers: schedulers, OriginRun: originRun}),
 		up:   map[string]bool{}, shares: map[digest.Digest]*share{},
 		running: map[uint64]context.CancelCauseFunc{}, watches: map[watched]context.CancelCauseFunc{},
-		schedulers: schedulers, identity: c.Identity, indexes: newIndexes(c.Indexer),
+		schedulers: schedulers, identity: c.Identity, indexes: newIndexes(c.Indexer), profiles: newProfiles(),
 	}
 	f.network = n
 	var err error
@@ -327,6 +329,7 @@ func (l listener) SchedulerUp(name string) {
 		actions := h.SchedulerUp(now, name)
 		l.n.do(actions) // the announce goes first
 		l.n.republish(name)
+		l.n.relearn(name)
 		return nil
 	})
 }
@@ -340,7 +343,7 @@ func (l listener) SchedulerDown(name string) {
 
 func (l listener) SchedulerSays(name string, m p2p.Message) {
 	l.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
-		if l.n.ofIndexes(m) {
+		if l.n.ofIndexes(m) || l.n.ofProfiles(m) {
 			return nil
 		}
 		switch m := m.(type) {
