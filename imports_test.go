@@ -25,11 +25,12 @@ var below = []struct {
 	imports []string
 	why     string
 }{
-	{"cmd/dfsnapshotter/...", []string{"cmd/dfsnapshotter/...", "cmd/internal/...", "snapshot", "fs", "fs/index", "fs/indexes", "fs/keeper", "fetcher", "fetcher/...", "p2p/..."}, "flags, configuration and wiring: it knows all parts, and no part knows it"},
+	{"cmd/dfsnapshotter/...", []string{"cmd/dfsnapshotter/...", "cmd/internal/...", "snapshot", "fs", "fs/index", "fs/indexes", "fs/keeper", "fs/profiles", "fetcher", "fetcher/...", "p2p/..."}, "flags, configuration and wiring: it knows all parts, and no part knows it"},
 	{"snapshot", []string{"fs", "fetcher", "fetcher/origin"}, "containerd's contract; it says which layers, not where bytes come from"},
-	{"fs", []string{"fs/index", "fs/indexes", "fs/keeper", "fetcher", "fetcher/origin"}, "files from blobs; it does not know containerd"},
+	{"fs", []string{"fs/index", "fs/indexes", "fs/keeper", "fs/profiles", "fetcher", "fetcher/origin"}, "files from blobs; it does not know containerd"},
 	{"fs/index/indextest", []string{"fs/index"}, "test layers"},
 	{"fs/indexes", []string{"fs/index", "fetcher", "p2p"}, "indexes on their way between hosts; it mounts nothing, so that seeds have it, too"},
+	{"fs/profiles", []string{"fetcher", "p2p"}, "what starts read, on its way between hosts"},
 	{"fs/index", nil, "bytes in, bytes out"},
 	{"fs/keeper", nil, "the keeper process must stay tiny: it is what survives"},
 	{"fetcher/origin/origintest", []string{"fetcher/origin"}, "a registry with faults"},

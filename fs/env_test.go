@@ -23,6 +23,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/profiles"
 	oracle "github.com/dfsnapshotter/dfsnapshotter/script/oracle/compare"
 )
 
@@ -92,7 +93,11 @@ func (e *env) open() {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	c := Config{Root: e.root, Fetcher: e.fetcher, Indexes: kept, Keeper: e.keeper, Unproven: true, Quiet: time.Hour, Log: log, Metrics: prometheus.NewRegistry()}
+	starts, err := profiles.Open(filepath.Join(e.root, "profiles"), e.fetcher, log)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	c := Config{Root: e.root, Fetcher: e.fetcher, Indexes: kept, Profiles: starts, Keeper: e.keeper, Unproven: true, Quiet: time.Hour, Log: log, Metrics: prometheus.NewRegistry()}
 	if e.config != nil {
 		e.config(&c)
 	}

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,16 +23,19 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/profiles"
 )
 
 // Config says where an FS lives and what it reads from.
 type Config struct {
 	Root     string // 0700; layers, trees and mount points lie below it
 	Fetcher  *fetcher.Fetcher
-	Indexes  *indexes.Indexes // kept ones, and the cluster's
+	Indexes  *indexes.Indexes   // kept ones, and the cluster's
+	Profiles *profiles.Profiles // of what starts read
 	Keeper   *keeper.Client
 	Relay    bool          // the keeper stays between kernel and daemon
 	Unproven bool          // serve a TOC's tree before the blob was seen to be its diffID
+	Startup  time.Duration // that is recorded of a container; 0: a minute
 	Quiet    time.Duration // background filling waits until no on-demand read has waited for so long
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
@@ -43,6 +47,8 @@ type FS struct {
 	boot     string
 	fetcher  *fetcher.Fetcher
 	indexes  *indexes.Indexes
+	profiles *profiles.Profiles
+	startup  time.Duration
 	log      *slog.Logger
 	metrics  *metrics
 	files    *files
@@ -80,7 +86,7 @@ var errClosed = errors.New("fs: closed")
 // earlier process left with the keeper or on new ones.
 func Open(ctx context.Context, c Config) (f *FS, err error) {
 	f = &FS{
-		root: c.Root, fetcher: c.Fetcher, indexes: c.Indexes, log: c.Log, metrics: newMetrics(c.Metrics), files: newFiles(),
+		root: c.Root, fetcher: c.Fetcher, indexes: c.Indexes, profiles: c.Profiles, startup: cmp.Or(c.Startup, startupFor), log: c.Log, metrics: newMetrics(c.Metrics), files: newFiles(),
 		unproven: c.Unproven, quiet: c.Quiet, layers: map[uint32]*Layer{}, merges: map[uint32]*merged{}, remains: map[uint32]bool{}, work: map[layerKey]*resolution{},
 		kick: make(chan struct{}, 1),
 	}

@@ -52,8 +52,11 @@ type Layer struct {
 	ctx    context.Context // ends when the layer is closed or removed
 	cancel context.CancelCauseFunc
 
-	complete atomic.Bool // tree is the layer; data is gone
-	refused  atomic.Bool // rec.Refused is set
+	complete  atomic.Bool                   // tree is the layer; data is gone
+	untouched atomic.Bool                   // made by this process, and no container was started from it
+	recorder  atomic.Pointer[recorder]      // of what is read first, for as long as that is of interest
+	knows     atomic.Pointer[digest.Digest] // the image whose profile was used last
+	refused   atomic.Bool                   // rec.Refused is set
 
 	placed atomic.Pointer[map[uint32]implied] // rec.Implied by inode
 

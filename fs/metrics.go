@@ -3,11 +3,17 @@ package fs
 import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
-	reg      prometheus.Registerer
-	onDemand prometheus.Histogram
-	filled   prometheus.Counter
-	resolved *prometheus.CounterVec
+	reg        prometheus.Registerer
+	onDemand   prometheus.Histogram
+	filled     prometheus.Counter
+	resolved   *prometheus.CounterVec
+	profiles   *prometheus.CounterVec
+	recorded   prometheus.Counter
+	startReads startReads
 }
+
+// startReads counts the reads of starts that are recorded, by how long they waited.
+type startReads struct{ none, short, long prometheus.Counter }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
@@ -26,8 +32,21 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Layers by how their tree came to be known: index (kept from before), toc (in the blob), cluster (an index of another host), unpacked, failed.",
 		}, []string{"result"}),
 	}
+	m.profiles = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "dfsnapshotter_profiles_total",
+		Help: "Lazy layers by who said what their image's containers read first: cluster, host (this one, from before), image (an eStargz landmark), none.",
+	}, []string{"from"})
+	m.recorded = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "dfsnapshotter_profiles_recorded_total",
+		Help: "Layers of which the first container's first minute was recorded.",
+	})
+	starts := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "dfsnapshotter_start_reads_total",
+		Help: "Reads of lazy layers in the first minute of their first container, by how long they waited for bytes: none, short (less than 20 ms), long.",
+	}, []string{"wait"})
+	m.startReads = startReads{starts.WithLabelValues("none"), starts.WithLabelValues("short"), starts.WithLabelValues("long")}
 	if reg != nil {
-		reg.MustRegister(m.onDemand, m.filled, m.resolved)
+		reg.MustRegister(m.onDemand, m.filled, m.resolved, m.profiles, m.recorded, starts)
 	}
 	return m
 }

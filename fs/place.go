@@ -164,6 +164,7 @@ func (f *FS) clone(l *Layer, want []implied) (*Layer, error) {
 		return nil, err
 	}
 	c := f.newLayer(id)
+	c.untouched.Store(true)
 	l.mu.Lock()
 	c.rec = l.rec
 	l.mu.Unlock()

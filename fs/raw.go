@@ -363,6 +363,7 @@ func (f *FS) read(cancel <-chan struct{}, pid uint32, l *Layer, node index.Inode
 	if off == 0 {
 		l.walkOn(node.Ino)
 	}
+	var waited time.Duration
 	if !l.ready(node.Ino, off, n) {
 		ctx, stop := killable(l.ctx, cancel, pid)
 		defer stop()
@@ -374,11 +375,13 @@ func (f *FS) read(cancel <-chan struct{}, pid uint32, l *Layer, node index.Inode
 				return fuse.ReadResultData(buf), fuse.OK
 			}
 		}
-		f.metrics.onDemand.Observe(time.Since(start).Seconds())
+		waited = time.Since(start)
+		f.metrics.onDemand.Observe(waited.Seconds())
 		if err != nil {
 			return nil, l.readError(ctx, node, off, err)
 		}
 	}
+	l.noteRead(node.Ino, off, n, waited)
 	file, err := f.files.get(l, node.Ino, false)
 	if errors.Is(err, unix.ENOENT) && l.hole(node.Ino, off, n) { // nothing of it was written yet, or ever is
 		clear(buf)

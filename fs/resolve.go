@@ -26,6 +26,7 @@ type Want struct {
 	Desc   ocispec.Descriptor // from the manifest, annotations included
 	DiffID digest.Digest      // from the config
 	Ref    fetcher.Ref
+	Image  digest.Digest // chain ID of the image's uppermost layer; "": not known
 }
 
 // layerKey is what makes two wants one: a blob, and what it unpacks to.
@@ -45,6 +46,16 @@ type resolution struct {
 // done once however many ask. Errors are those of package fetcher, index's
 // ErrDigest and ErrCorrupt, and ErrRefused.
 func (f *FS) Resolve(ctx context.Context, w Want) (*Layer, error) {
+	hint := f.ask(f.ctx, w)
+	l, err := f.share(ctx, w)
+	if err == nil {
+		l.preload(w.Image, <-hint) // which is there in a moment
+	}
+	return l, err
+}
+
+// share resolves a layer together with all who want it.
+func (f *FS) share(ctx context.Context, w Want) (*Layer, error) {
 	key := layerKey{w.Desc.Digest, w.DiffID}
 	f.mu.Lock()
 	if l := f.find(key); l != nil {
@@ -101,9 +112,6 @@ func (f *FS) resolve(key layerKey, w Want, r *resolution) {
 	f.metrics.resolved.WithLabelValues(how).Inc()
 	l.log().Info("layer resolved", "how", how, "size", w.Desc.Size, "took", time.Since(start))
 	f.wake()
-	if n := l.index.Info().Prefetch; n > 0 {
-		f.start(func() { l.prefetch(n) })
-	}
 }
 
 // errPeers goes with the error of a blob that was wrong, if bytes of it came from
@@ -132,6 +140,7 @@ func (f *FS) build(w Want) (how string, l *Layer, err error) {
 		return "", nil, err
 	}
 	l = f.newLayer(id)
+	l.untouched.Store(true)
 	l.rec = record{Blob: w.Desc.Digest, Size: w.Desc.Size, DiffID: w.DiffID, Ref: w.Ref}
 	if how, err = l.build(w); err != nil {
 		err = errors.Join(err, l.close(false), os.RemoveAll(l.dir))
@@ -284,24 +293,5 @@ func (l *Layer) extendHoles(x *index.Index) error {
 		if err := f.Close(); err != nil {
 			return err
 		}
-	}
-}
-
-// prefetch brings the first n bytes of the blob, which an eStargz image marks
-// as what its start needs.
-func (l *Layer) prefetch(n int64) {
-	if !l.hold() {
-		return
-	}
-	defer l.release()
-	last := -1
-	for c := range l.index.Info().Chunks {
-		if e := l.extent(c); e.Off+e.Len > n {
-			break
-		}
-		last = c
-	}
-	if last >= 0 {
-		_ = l.ensureChunks(l.ctx, 0, last, fetcher.Prefetch) // a reader reports what matters
 	}
 }

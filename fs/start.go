@@ -7,15 +7,18 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 )
 
 // Program is what an image's config runs.
 type Program struct {
-	Name string // the first argument of its command; "" if it has none
-	Path string // where a Name without a slash is looked for, as in $PATH
-	Dir  string // what any other relative Name is below
+	Name  string        // the first argument of its command; "" if it has none
+	Path  string        // where a Name without a slash is looked for, as in $PATH
+	Dir   string        // what any other relative Name is below
+	Image digest.Digest // chain ID of the image's uppermost layer
 }
 
 const (
@@ -27,16 +30,26 @@ const (
 
 // Start fetches what a container of an image reads first, as far as it is known
 // before any ran: the program of the image's config, the interpreter if that is
-// a script, and the shared libraries that these are linked to. It comes while
+// a script, and the shared libraries that these are linked to; nothing if it is
+// known from earlier starts what is read. It comes while
 // containerd is still about to set the container up and the link idle. layers
 // are the image's, lowest first. Start returns at once.
 func (f *FS) Start(layers []*Layer, p Program) {
-	if p.Name == "" {
+	if p.Name == "" || known(layers, p.Image) {
 		return
 	}
 	f.start(func() {
 		s := &starter{image: layers, left: maxStart, seen: map[string]bool{}}
 		s.program(p)
+	})
+}
+
+// known reports whether what containers of the image read is known of all its
+// layers: then it is fetched already, and nothing has to be guessed.
+func known(layers []*Layer, image digest.Digest) bool {
+	return !slices.ContainsFunc(layers, func(l *Layer) bool {
+		knows := l.knows.Load()
+		return l.rec.Size >= minLazy && !l.complete.Load() && (knows == nil || *knows != image)
 	})
 }
 

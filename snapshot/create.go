@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/opencontainers/go-digest"
 )
 
 // create makes an active snapshot or a view with a directory of its own.
@@ -50,7 +51,24 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	if err != nil {
 		return nil, err // a directory without metadata is removed by Cleanup
 	}
+	s.record(kind, chain, labels)
 	return s.mounts(id, kind, lower, ids), nil
+}
+
+// record says that a container is started from a chain, unless the snapshot is for
+// unpacking a layer, or some layers are not ours.
+func (s *Snapshotter) record(kind snapshots.Kind, chain []record, labels map[string]string) {
+	if kind != snapshots.KindActive || labels[labelRef] != "" || len(chain) == 0 || chain[0].ref == "" {
+		return
+	}
+	var ids []uint32
+	for _, r := range chain {
+		if r.layer == 0 {
+			return
+		}
+		ids = append(ids, r.layer)
+	}
+	s.layers.Record(ids, digest.Digest(chain[0].ref))
 }
 
 // makeDir makes s/<id>. What is there already was left by a transaction that

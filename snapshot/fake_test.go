@@ -33,6 +33,7 @@ type fakeLayers struct {
 	layers   map[uint32]*fakeLayer
 	last     uint32
 	starts   []start // what was about to start
+	records  []start // what was started
 }
 
 // start is one call of Start.
@@ -45,6 +46,12 @@ func (f *fakeLayers) Start(ids []uint32, p snapshot.Program) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.starts = append(f.starts, start{slices.Clone(ids), p})
+}
+
+func (f *fakeLayers) Record(ids []uint32, image digest.Digest) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.records = append(f.records, start{slices.Clone(ids), snapshot.Program{Image: image}})
 }
 
 type fakeLayer struct {

@@ -14,6 +14,7 @@ type Want struct {
 	Repo   origin.Repo
 	Desc   ocispec.Descriptor // of the layer in the manifest, annotations included
 	DiffID digest.Digest      // from the config
+	Image  digest.Digest      // chain ID of the image's uppermost layer
 }
 
 // Layer is what a snapshot must know of a layer.
@@ -33,9 +34,10 @@ type Below struct {
 
 // Program is what an image's config runs.
 type Program struct {
-	Name string // the first argument of its command; "" if it has none
-	Path string // where a Name without a slash is looked for, as in $PATH
-	Dir  string // what any other relative Name is below
+	Name  string        // the first argument of its command; "" if it has none
+	Path  string        // where a Name without a slash is looked for, as in $PATH
+	Dir   string        // what any other relative Name is below
+	Image digest.Digest // chain ID of its uppermost layer
 }
 
 // Form says which directories Paths may answer with.
@@ -76,6 +78,10 @@ type Layers interface {
 	// Start is told that containers of an image are about to start: its layers,
 	// lowest first, and its program. It returns at once.
 	Start(ids []uint32, p Program)
+
+	// Record is told that a container is started from the layers of an image, which
+	// is named by its uppermost layer's chain ID. It returns at once.
+	Record(ids []uint32, image digest.Digest)
 
 	// Layer tells about a layer, and whether there is one with that number.
 	Layer(id uint32) (Layer, bool)

@@ -118,8 +118,11 @@ func readPlan(ctx context.Context, docs Images, key imageKey) (*plan, error) {
 		return nil, &leaveError{reasonMismatch, fmt.Errorf("%d layers, but %d diff IDs", len(m.Layers), len(diffIDs))}
 	}
 	p := &plan{chains: identity.ChainIDs(slices.Clone(diffIDs)), program: program(c.Config)}
+	if len(p.chains) > 0 {
+		p.program.Image = p.chains[len(p.chains)-1]
+	}
 	for i, l := range m.Layers {
-		p.wants = append(p.wants, Want{Repo: key.repo, Desc: l, DiffID: diffIDs[i]})
+		p.wants = append(p.wants, Want{Repo: key.repo, Desc: l, DiffID: diffIDs[i], Image: p.program.Image})
 	}
 	return p, nil
 }

@@ -92,7 +92,8 @@ func TestStart(t *testing.T) {
 		t.Fatalf("%d starts, want 1", got)
 	}
 	s := n.layers.starts[0]
-	if want := (snapshot.Program{Name: "tool", Path: "/p:/q", Dir: "/w"}); s.program != want {
+	top := i.chains[len(i.chains)-1]
+	if want := (snapshot.Program{Name: "tool", Path: "/p:/q", Dir: "/w", Image: top}); s.program != want {
 		t.Errorf("program %+v, want %+v", s.program, want)
 	}
 	var blobs []digest.Digest
@@ -105,6 +106,31 @@ func TestStart(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, blobs); diff != "" {
 		t.Errorf("layers (-want +got):\n%s", diff)
+	}
+}
+
+// When a container is made, its layers are told of which image it is; of a view, or
+// what others have unpacked, they are told nothing.
+func TestRecord(t *testing.T) {
+	n := newNode(t)
+	i := n.image("example.org/x/app:1", three)
+	n.mustPull("a", i, true)
+	if got := len(n.layers.records); got != 0 {
+		t.Errorf("%d records before there is a container", got)
+	}
+	top := i.chains[len(i.chains)-1]
+	if _, err := n.inner().View(n.ctx("a"), "look", top.String()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.inner().Prepare(n.ctx("a"), "container", top.String()); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(n.layers.records); got != 1 || n.layers.records[0].program.Image != top || len(n.layers.records[0].ids) != len(i.layers) {
+		t.Errorf("records %+v", n.layers.records)
+	}
+	n.mustPull("a", n.image("example.org/x/other:1", []tree{{files: files("o", "1")}}), false)
+	if got := len(n.layers.records); got != 1 {
+		t.Errorf("%d records after containerd has unpacked an image", got)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
@@ -16,7 +18,7 @@ type layers struct{ fs *fs.FS }
 
 func (s layers) Resolve(ctx context.Context, w snapshot.Want) (uint32, error) {
 	l, err := s.fs.Resolve(ctx, fs.Want{
-		Desc: w.Desc, DiffID: w.DiffID,
+		Desc: w.Desc, DiffID: w.DiffID, Image: w.Image,
 		Ref: fetcher.Ref{Digest: w.Desc.Digest, Size: w.Desc.Size, Repo: w.Repo},
 	})
 	if err != nil {
@@ -57,15 +59,28 @@ func (s layers) Paths(ctx context.Context, ids []uint32, form snapshot.Form, cha
 }
 
 func (s layers) Start(ids []uint32, p snapshot.Program) {
+	if image, ok := s.image(ids); ok {
+		s.fs.Start(image, fs.Program(p))
+	}
+}
+
+func (s layers) Record(ids []uint32, image digest.Digest) {
+	if layers, ok := s.image(ids); ok {
+		s.fs.Record(layers, image)
+	}
+}
+
+// image returns layers, unless one was removed this moment.
+func (s layers) image(ids []uint32) ([]*fs.Layer, bool) {
 	image := make([]*fs.Layer, len(ids))
 	for i, id := range ids {
 		l, err := s.layer(id)
 		if err != nil {
-			return // removed this moment
+			return nil, false
 		}
 		image[i] = l
 	}
-	s.fs.Start(image, fs.Program(p))
+	return image, true
 }
 
 func (s layers) Layer(id uint32) (snapshot.Layer, bool) {

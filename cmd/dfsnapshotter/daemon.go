@@ -26,6 +26,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/keeper"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/profiles"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/manage"
 	"github.com/dfsnapshotter/dfsnapshotter/snapshot"
@@ -170,8 +171,12 @@ func (n *node) obey(f *fetcher.Fetcher, o manage.Orders) {
 // openMounts opens what makes layers of blobs.
 func (n *node) openMounts(ctx context.Context) (err error) {
 	c := n.cfg
+	kept, err := profiles.Open(filepath.Join(c.Root, "profiles"), n.fetcher, n.log)
+	if err != nil {
+		return err
+	}
 	n.fs, err = fs.Open(ctx, fs.Config{
-		Root: c.Root, Fetcher: n.fetcher, Indexes: n.indexes, Keeper: n.keeper, Relay: c.Relay, Unproven: c.Lazy.Unproven,
+		Root: c.Root, Fetcher: n.fetcher, Indexes: n.indexes, Profiles: kept, Keeper: n.keeper, Relay: c.Relay, Unproven: c.Lazy.Unproven,
 		Quiet: quiet, Log: n.log, Metrics: n.reg,
 	})
 	if err != nil {

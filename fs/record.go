@@ -1,0 +1,151 @@
+package fs
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fs/profiles"
+)
+
+// startupFor is how long after a container's start its reads are of interest.
+const startupFor = time.Minute
+
+// recorder notes which chunks of a layer are read first, in order. It has its size
+// from the beginning: a read costs a look at some bits.
+type recorder struct {
+	mu   sync.Mutex
+	runs []profiles.Run // of a capacity that is never exceeded
+	seen []uint64       // a bit for each chunk that is in runs
+}
+
+func newRecorder(chunks int) *recorder {
+	return &recorder{runs: make([]profiles.Run, 0, min(chunks, profiles.MaxRuns)), seen: make([]uint64, (chunks+63)/64)}
+}
+
+// note notes a read of the chunks first to last. What comes after all runs are
+// taken is left out.
+func (r *recorder) note(first, last int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for c := uint32(first); c <= uint32(last); c++ {
+		word, bit := &r.seen[c/64], uint64(1)<<(c%64)
+		if *word&bit != 0 {
+			continue
+		}
+		if n := len(r.runs); n > 0 && r.runs[n-1].First+r.runs[n-1].Count == c {
+			r.runs[n-1].Count++
+		} else if n < cap(r.runs) {
+			r.runs = append(r.runs, profiles.Run{First: c, Count: 1})
+		} else {
+			return
+		}
+		*word |= bit
+	}
+}
+
+// taken returns the runs, of as many chunks as a profile holds.
+func (r *recorder) taken() []profiles.Run {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	room := uint32(profiles.MaxChunks)
+	for i, run := range r.runs {
+		if run.Count > room {
+			runs := slices.Clone(r.runs[:i+1])
+			runs[i].Count = room
+			return slices.DeleteFunc(runs, func(run profiles.Run) bool { return run.Count == 0 })
+		}
+		room -= run.Count
+	}
+	return slices.Clone(r.runs)
+}
+
+// Record is told that a container of an image is started from its layers. What it
+// reads of them in the first minute is noted, and learned then.
+//
+// Of each layer that is done once, for the first container that has it: the kernel
+// keeps what it was given, and does not ask for it again for the next one. Nothing
+// is seen of layers that are directories.
+func (f *FS) Record(layers []*Layer, image digest.Digest) {
+	var watched []*Layer
+	for _, l := range layers {
+		if l.record() {
+			watched = append(watched, l)
+		}
+	}
+	if len(watched) == 0 {
+		return
+	}
+	f.start(func() {
+		select {
+		case <-time.After(f.startup):
+			f.learn(watched, image)
+		case <-f.ctx.Done(): // not a whole start
+		}
+	})
+}
+
+// record begins to note what is read of the layer, if it is worth that.
+func (l *Layer) record() bool {
+	if !l.hold() {
+		return false
+	}
+	defer l.release()
+	if l.rec.Size < minLazy || l.complete.Load() || !l.untouched.CompareAndSwap(true, false) {
+		return false
+	}
+	l.recorder.Store(newRecorder(l.filled.n))
+	return true
+}
+
+// learn ends the noting and tells what was read; nothing if nothing was, since
+// then no container has run.
+func (f *FS) learn(layers []*Layer, image digest.Digest) {
+	var seen []profiles.Profile
+	any := false
+	for _, l := range layers {
+		r := l.recorder.Swap(nil)
+		if !l.hold() {
+			continue
+		}
+		p := profiles.Profile{Layer: l.rec.Blob, Image: image, Index: l.index.Info().ID, Runs: r.taken()}
+		l.release()
+		any = any || len(p.Runs) > 0
+		seen = append(seen, p)
+	}
+	if !any {
+		return
+	}
+	for _, p := range seen {
+		f.profiles.Learn(p)
+		f.metrics.recorded.Inc()
+		f.log.Debug("a start was recorded", "image", image, "blob", p.Layer, "runs", len(p.Runs))
+	}
+}
+
+// shortWait is how long a read of a start may wait without anybody noticing.
+const shortWait = 20 * time.Millisecond
+
+// noteRead notes a read for a start that is being recorded, and how long it waited
+// for its chunks.
+func (l *Layer) noteRead(ino uint32, off, n int64, waited time.Duration) {
+	r := l.recorder.Load()
+	if r == nil {
+		return
+	}
+	first, last, ok := l.index.Find(ino, off, n)
+	if !ok {
+		return
+	}
+	r.note(first, last)
+	switch {
+	case waited == 0:
+		l.fs.metrics.startReads.none.Inc()
+	case waited < shortWait:
+		l.fs.metrics.startReads.short.Inc()
+	default:
+		l.fs.metrics.startReads.long.Inc()
+	}
+}
