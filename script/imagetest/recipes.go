@@ -2,6 +2,7 @@ package imagetest
 
 import (
 	"archive/tar"
+	_ "embed"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -34,6 +35,27 @@ var base = debLayer{
 // tools are what an image of a language usually brings along.
 var tools = debLayer{packages: []string{"curl", "file", "git", "make", "openssh-client", "xz-utils"}, setup: ldconfig}
 
+// nodeApp answers one HTTP request, its own.
+const nodeApp = `const http = require('http')
+const server = http.createServer((_, answer) => answer.end('hello')).listen(0, '127.0.0.1', () => {
+  http.get({ port: server.address().port }, (answer) => answer.resume().on('end', () => {
+    console.log('ready')
+    process.exit(0)
+  }))
+})
+`
+
+// postgresApp makes a database and has its server accept a connection.
+const postgresApp = `initdb -N -D /var/lib/postgresql/data >/dev/null
+postgres -D /var/lib/postgresql/data -k /tmp -h '' >/dev/null 2>&1 &
+until psql -h /tmp -d postgres -c 'select 1' >/dev/null 2>&1; do sleep 0.01; done
+echo ready`
+
+// hello is a class of Java's that prints "ready".
+//
+//go:embed testdata/hello/Hello.class
+var hello []byte
+
 // recipes are the images that Debian makes. Each prints "ready" when it is up.
 var recipes = map[string]recipe{
 	"python": {
@@ -49,7 +71,7 @@ var recipes = map[string]recipe{
 	},
 	"node": {
 		layers: []debLayer{base, {packages: []string{"nodejs"}, setup: ldconfig}, {
-			files: []File{Dir("app", 0o755), Regular("app/main.js", 0o644, []byte("require('http'); require('crypto'); console.log('ready')\n"))},
+			files: []File{Dir("app", 0o755), Regular("app/main.js", 0o644, []byte(nodeApp))},
 		}},
 		config: ocispec.ImageConfig{Env: []string{env}, Cmd: []string{"node", "/app/main.js"}},
 	},
@@ -57,8 +79,8 @@ var recipes = map[string]recipe{
 		layers: []debLayer{base, {
 			packages: []string{"openjdk-17-jre-headless"},
 			setup:    ldconfig + "; ln -s /usr/lib/jvm/java-17-openjdk-*/bin/java /usr/bin/java; for f in /usr/lib/jvm/java-17-openjdk-*/lib/jvm.cfg-default; do cp -n $f /etc/java-17-openjdk/jvm-$(dpkg --print-architecture).cfg; done",
-		}},
-		config: ocispec.ImageConfig{Env: []string{env}, Cmd: []string{"sh", "-c", "java -version 2>&1 && echo ready"}},
+		}, {files: []File{Dir("app", 0o755), Regular("app/Hello.class", 0o644, hello)}}},
+		config: ocispec.ImageConfig{Env: []string{env}, Cmd: []string{"java", "-cp", "/app", "Hello"}},
 	},
 	"postgres": {
 		layers: []debLayer{base, {packages: []string{"postgresql-15"}, setup: ldconfig}, {
@@ -66,7 +88,7 @@ var recipes = map[string]recipe{
 		}},
 		config: ocispec.ImageConfig{
 			Env: []string{env + ":/usr/lib/postgresql/15/bin", "LC_ALL=C.UTF-8"}, User: "postgres",
-			Cmd: []string{"sh", "-ec", "initdb -N -D /var/lib/postgresql/data >/dev/null; echo 'select 1' | postgres --single -D /var/lib/postgresql/data postgres >/dev/null; echo ready"},
+			Cmd: []string{"sh", "-ec", postgresApp},
 		},
 	},
 	"gcc": {

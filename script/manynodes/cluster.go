@@ -80,7 +80,7 @@ type image struct {
 	layers map[string]bool // their digests
 }
 
-// openCluster starts two times as many nodes as a wave has, and what the ways that are wanted
+// openCluster starts as many nodes as all waves have, and what the ways that are wanted
 // need.
 func openCluster(ctx context.Context, o options, wanted func(way) bool) (*cluster, error) {
 	c := &cluster{image: o.image, count: o.nodes, images: map[imagetest.Form]image{}}
@@ -97,7 +97,7 @@ func openCluster(ctx context.Context, o options, wanted func(way) bool) (*cluste
 		cfg.Seeds = max(cfg.Seeds, w.seeds)
 		switch {
 		case w.p2p && !w.alone:
-			cfg.Nodes = 2 * o.nodes
+			cfg.Nodes = max(2, o.waves) * o.nodes
 		case !w.alone:
 			cfg.Nodes = max(cfg.Nodes, o.nodes)
 		default:

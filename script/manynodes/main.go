@@ -55,7 +55,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.json, "json", "", "write the figures to this file, too")
 	flag.StringVar(&o.logs, "logs", "out/many-nodes-logs", "folder for the logs if something fails")
 	flag.IntVar(&o.rounds, "rounds", 1, "repetitions of each way")
-	flag.IntVar(&o.waves, "waves", 2, "2: with P2P, wait until all layers are complete, and start on other hosts; 1: do not")
+	flag.IntVar(&o.waves, "waves", 2, "1, or with P2P: 2: when all layers are complete, start on other hosts; 3: and, when it is known what these have read first, on others again")
 	flag.DurationVar(&o.soak, "soak", 0, "start images again and again for as long, and see whether daemons grow")
 	flag.IntVar(&o.first, "first", 0, "instead, measure so often when a layer's first byte comes to one host, directly and through its mirror")
 	flag.BoolVar(&o.debug, "debug", false, "have daemons log at level debug")

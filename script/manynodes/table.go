@@ -13,7 +13,7 @@ func table(all []row) string {
 	rows := medians(all)
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "links\tway\twave\thosts\tslowest\t× alone\tmedian\tregistry MiB\t× image\tof layers\twhen whole\tCPU s/host\tcontainerd\tseeds\tseeds sent\tmost sent\treceived/host")
+	fmt.Fprintln(w, "links\tway\twave\thosts\tslowest\t× alone\tmedian\tregistry MiB\t× image\tof layers\twhen whole\tCPU s/host\tcontainerd\tseeds\tseeds sent\tmost sent\treceived/host\t× image\tprofiles\treads\t< 20 ms")
 	for _, r := range rows {
 		name := r.Way
 		versus := "\t"
@@ -24,8 +24,8 @@ func table(all []row) string {
 		if r.Whole > 0 {
 			whole = fmt.Sprintf("%.1f (%.2f×)\t", r.Whole, r.Whole/r.Size)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%.2f s\t%s%.2f s\t%.1f\t%.2f\t%.1f\t%s%.2f\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\n",
-			r.Rate, name, r.Wave, r.Hosts, r.Slowest, versus, r.Median, r.Egress, r.Egress/r.Size, r.Layers, whole, r.CPU, r.Theirs, r.SeedCPU, r.SeedSent, r.PeerSent, r.Received)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%.2f s\t%s%.2f s\t%.1f\t%.2f\t%.1f\t%s%.2f\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\t%.2f\t%.0f\t%.0f\t%.1f %%\n",
+			r.Rate, name, r.Wave, r.Hosts, r.Slowest, versus, r.Median, r.Egress, r.Egress/r.Size, r.Layers, whole, r.CPU, r.Theirs, r.SeedCPU, r.SeedSent, r.PeerSent, r.Received, r.Received/r.Size, r.Profiled, r.Reads, 100*r.Prompt)
 	}
 	w.Flush()
 	return b.String()

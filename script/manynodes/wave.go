@@ -38,6 +38,9 @@ type row struct {
 	SeedCPU   float64 // seconds, of all seeds
 	SeedSent  float64 // MiB
 	PeerSent  float64 // MiB that the wave's host sent that sent most
+	Profiled  float64 // lazy layers per host of which the cluster knew what is read first
+	Reads     float64 // per host, of lazy layers from the container's start until it is ready
+	Prompt    float64 // part of them that waited less than 20 ms for bytes
 }
 
 // measure measures each way at each rate, and shows the figures at the end.
@@ -73,6 +76,11 @@ func (c *cluster) try(ctx context.Context, rate string, w way, waves int) error 
 	}
 	for i := range waves {
 		nodes := c.Nodes[i*count : (i+1)*count]
+		if i > 1 {
+			if err := c.recorded(ctx, c.Nodes[(i-1)*count:i*count]); err != nil {
+				return err
+			}
+		}
 		r, whole, err := c.wave(ctx, w, nodes)
 		if err != nil {
 			return err
@@ -89,13 +97,30 @@ func (c *cluster) try(ctx context.Context, rate string, w way, waves int) error 
 	return c.Collect(ctx, c.Nodes[:waves*count], c.images[w.form].ref)
 }
 
+// recorded waits until it is known what the containers of nodes have read first.
+func (c *cluster) recorded(ctx context.Context, nodes []*lab.Node) error {
+	for _, n := range nodes {
+		err := lab.Eventually(ctx, 2*time.Minute, func() error {
+			m, err := n.Daemon.Metrics(ctx)
+			if err == nil && m["dfsnapshotter_profiles_recorded_total"] == 0 {
+				err = fmt.Errorf("%s has recorded no start", n.Name)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // wave starts the image on nodes at once. whole waits until all layers are
 // complete, and says how much the registry has sent then.
 func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (_ row, whole func() (float64, error), _ error) {
 	img := c.images[w.form]
 	c.waves++
 	syscall.Sync() // what earlier waves have written is no cost of this one
-	before, err := c.counts(nodes, w.seeds, img)
+	before, err := c.counts(ctx, nodes, w.seeds, img)
 	if err != nil {
 		return row{}, nil, err
 	}
@@ -123,7 +148,7 @@ func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (_ row, wh
 	if err := g.Wait(); err != nil {
 		return row{}, nil, err
 	}
-	after, err := c.counts(nodes, w.seeds, img)
+	after, err := c.counts(ctx, nodes, w.seeds, img)
 	if err != nil {
 		return row{}, nil, err
 	}
@@ -145,7 +170,7 @@ func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (_ row, wh
 				return 0, fmt.Errorf("%s: %w", n.Name, err)
 			}
 		}
-		whole, err := c.counts(nodes, w.seeds, img)
+		whole, err := c.counts(ctx, nodes, w.seeds, img)
 		return whole.since(before).Egress, err
 	}, err
 }
@@ -160,9 +185,11 @@ type counters struct {
 	seedSent       int64
 	sent           []int64 // by node
 	received       int64
+	profiled       float64
+	reads, late    float64
 }
 
-func (c *cluster) counts(nodes []*lab.Node, seeds int, img image) (n counters, err error) {
+func (c *cluster) counts(ctx context.Context, nodes []*lab.Node, seeds int, img image) (n counters, err error) {
 	n.to = map[string]int64{}
 	if n.egress, err = c.Registry.Received(); err != nil {
 		return n, err
@@ -206,6 +233,15 @@ func (c *cluster) counts(nodes []*lab.Node, seeds int, img image) (n counters, e
 		n.containerds += theirs.CPU
 		n.sent = append(n.sent, t.Sent)
 		n.received += t.Received
+		m, err := x.Daemon.Metrics(ctx)
+		if err != nil {
+			return n, err
+		}
+		n.profiled += m[`dfsnapshotter_profiles_total{from="cluster"}`]
+		for _, wait := range []string{"none", "short", "long"} {
+			n.reads += m[`dfsnapshotter_start_reads_total{wait="`+wait+`"}`]
+		}
+		n.late += m[`dfsnapshotter_start_reads_total{wait="long"}`]
 	}
 	return n, nil
 }
@@ -217,11 +253,13 @@ func (n counters) since(b counters) row {
 		most = max(most, n.sent[i]-b.sent[i])
 	}
 	hosts := float64(len(n.sent))
+	reads := n.reads - b.reads
 	return row{
 		Egress: mib(n.egress - b.egress), Layers: mib(n.layers - b.layers),
 		CPU: (n.daemons - b.daemons).Seconds() / hosts, Theirs: (n.containerds - b.containerds).Seconds() / hosts,
 		Received: mib(n.received-b.received) / hosts,
 		SeedCPU:  (n.seeds - b.seeds).Seconds(), SeedSent: mib(n.seedSent - b.seedSent), PeerSent: mib(most),
+		Profiled: (n.profiled - b.profiled) / hosts, Reads: reads / hosts, Prompt: 1 - (n.late-b.late)/max(reads, 1),
 	}
 }
 
