@@ -29,6 +29,9 @@ type recall struct {
 
 func newProfiles() profiles { return profiles{recalls: map[profileKey]*recall{}} }
 
+// Shares reports whether there are other hosts to share with.
+func (f *Fetcher) Shares() bool { return f.network != nil }
+
 // LearnProfile tells the cluster what a container here has read of a layer, now
 // and whenever a scheduler comes up. With again it was said in an earlier life of
 // this host.

@@ -89,6 +89,9 @@ func (l *Layer) ensureChunks(ctx context.Context, first, last int, prio fetcher.
 	if l.complete.Load() || l.filled.hasAll(first, last) {
 		return nil
 	}
+	if prio != fetcher.Background {
+		l.awaitBoot(ctx, first, last)
+	}
 	type wait struct {
 		f     *flight
 		chunk int

@@ -55,6 +55,7 @@ type Layer struct {
 	complete  atomic.Bool                   // tree is the layer; data is gone
 	untouched atomic.Bool                   // made by this process, and no container was started from it
 	recorder  atomic.Pointer[recorder]      // of what is read first, for as long as that is of interest
+	boot      atomic.Pointer[boot]          // the first boot pack that was fetched, nil if none was
 	knows     atomic.Pointer[digest.Digest] // the image whose profile was used last
 	refused   atomic.Bool                   // rec.Refused is set
 

@@ -9,6 +9,7 @@ type metrics struct {
 	resolved   *prometheus.CounterVec
 	profiles   *prometheus.CounterVec
 	recorded   prometheus.Counter
+	boots      *prometheus.CounterVec
 	startReads startReads
 }
 
@@ -40,13 +41,17 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		Name: "dfsnapshotter_profiles_recorded_total",
 		Help: "Layers of which the first container's first minute was recorded.",
 	})
+	m.boots = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "dfsnapshotter_boot_packs_total",
+		Help: "Boot packs of layers: made here and given to others; used; failed, so that what is in them was fetched piecewise.",
+	}, []string{"result"})
 	starts := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "dfsnapshotter_start_reads_total",
 		Help: "Reads of lazy layers in the first minute of their first container, by how long they waited for bytes: none, short (less than 20 ms), long.",
 	}, []string{"wait"})
 	m.startReads = startReads{starts.WithLabelValues("none"), starts.WithLabelValues("short"), starts.WithLabelValues("long")}
 	if reg != nil {
-		reg.MustRegister(m.onDemand, m.filled, m.resolved, m.profiles, m.recorded, starts)
+		reg.MustRegister(m.onDemand, m.filled, m.resolved, m.profiles, m.recorded, m.boots, starts)
 	}
 	return m
 }

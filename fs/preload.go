@@ -67,8 +67,20 @@ func (l *Layer) preload(image digest.Digest, h hint) {
 		h.from = "none"
 	}
 	l.fs.metrics.profiles.WithLabelValues(h.from).Inc()
-	if len(runs) > 0 {
+	if len(runs) == 0 {
+		return
+	}
+	b := newBoot(runs)
+	if h.from != "cluster" || h.profile.Pack == (profiles.Blob{}) || !l.boot.CompareAndSwap(nil, b) {
 		l.fs.start(func() { l.bring(runs) })
+		return
+	}
+	began := l.fs.start(func() {
+		l.unpackBoot(b, h.profile.Pack)
+		l.bring(runs) // what was not in it
+	})
+	if !began {
+		b.step(func() { b.over = true })
 	}
 }
 
@@ -113,14 +125,23 @@ func (l *Layer) bring(runs []profiles.Run) {
 	wg.Wait()
 }
 
-// requests returns the extents to ask for so that the chunks of runs are there.
-// Chunks that the layer does not have are left out, for runs may be anything.
+// requests returns the extents to ask for so that the chunks of runs are there
+// that are missing. Chunks that the layer does not have are left out, for runs may
+// be anything.
 func (l *Layer) requests(runs []profiles.Run) []index.Extent {
+	return l.extents(runs, l.filled.has)
+}
+
+// extents returns what has to be fetched for the chunks of runs that are not there.
+func (l *Layer) extents(runs []profiles.Run, there func(chunk int) bool) []index.Extent {
 	var all, step []index.Extent
 	var total, size int64
 	seen := map[int]bool{} // extents, by their first chunk
 	for _, run := range runs {
 		for c := int(run.First); c < min(int(run.First+run.Count), l.filled.n); c++ {
+			if there(c) {
+				continue
+			}
 			e := l.extent(c)
 			if c = e.Last; seen[e.First] {
 				continue

@@ -67,7 +67,8 @@ func (r *recorder) taken() []profiles.Run {
 //
 // Of each layer that is done once, for the first container that has it: the kernel
 // keeps what it was given, and does not ask for it again for the next one. Nothing
-// is seen of layers that are directories.
+// is seen of layers that are directories, be it only when Record is told again,
+// since the container is mounted now.
 func (f *FS) Record(layers []*Layer, image digest.Digest) {
 	var watched []*Layer
 	for _, l := range layers {
@@ -93,7 +94,11 @@ func (l *Layer) record() bool {
 		return false
 	}
 	defer l.release()
-	if l.rec.Size < minLazy || l.complete.Load() || !l.untouched.CompareAndSwap(true, false) {
+	if l.complete.Load() {
+		l.recorder.Store(nil) // the container reads the directory
+		return false
+	}
+	if l.rec.Size < minLazy || !l.untouched.CompareAndSwap(true, false) {
 		return false
 	}
 	l.recorder.Store(newRecorder(l.filled.n))
@@ -103,26 +108,42 @@ func (l *Layer) record() bool {
 // learn ends the noting and tells what was read; nothing if nothing was, since
 // then no container has run.
 func (f *FS) learn(layers []*Layer, image digest.Digest) {
-	var seen []profiles.Profile
+	runs := map[*Layer][]profiles.Run{}
 	any := false
 	for _, l := range layers {
 		r := l.recorder.Swap(nil)
-		if !l.hold() {
-			continue
+		if r == nil {
+			continue // it became a directory before the container was mounted
 		}
-		p := profiles.Profile{Layer: l.rec.Blob, Image: image, Index: l.index.Info().ID, Runs: r.taken()}
-		l.release()
-		any = any || len(p.Runs) > 0
-		seen = append(seen, p)
+		runs[l] = r.taken()
+		any = any || len(runs[l]) > 0
 	}
 	if !any {
 		return
 	}
-	for _, p := range seen {
-		f.profiles.Learn(p)
-		f.metrics.recorded.Inc()
-		f.log.Debug("a start was recorded", "image", image, "blob", p.Layer, "runs", len(p.Runs))
+	for l, read := range runs {
+		l.learn(image, read)
 	}
+}
+
+// learn tells what a container has read of the layer.
+func (l *Layer) learn(image digest.Digest, runs []profiles.Run) {
+	if !l.hold() {
+		return
+	}
+	defer l.release()
+	p := profiles.Profile{Layer: l.rec.Blob, Image: image, Index: l.index.Info().ID, Runs: runs}
+	if pack := l.packBoot(runs); pack != nil {
+		if err := l.fs.profiles.Pack(&p, pack); err != nil {
+			l.log().Warn("no boot pack", "err", err)
+		}
+	}
+	if p.Pack != (profiles.Blob{}) {
+		l.fs.metrics.boots.WithLabelValues("made").Inc()
+	}
+	l.fs.profiles.Learn(p)
+	l.fs.metrics.recorded.Inc()
+	l.log().Debug("a start was recorded", "image", image, "runs", len(runs), "pack", p.Pack.Size)
 }
 
 // shortWait is how long a read of a start may wait without anybody noticing.

@@ -214,3 +214,22 @@ func TestRequests(t *testing.T) {
 		t.Errorf("chunks of requests, first and last (-want +got):\n%s", diff)
 	}
 }
+
+// TestRecordDirectory: what became a directory before the container was mounted was
+// not watched, and nothing is learned of it.
+func TestRecordDirectory(t *testing.T) {
+	e := newEnv(t, nil)
+	l := e.layer(e.want(sixFiles()))
+	if !l.record() {
+		t.Fatal("a new layer is not recorded")
+	}
+	e.read(l, "a")
+	if err := l.hurry(); err != nil {
+		t.Fatal(err)
+	}
+	e.fs.Record([]*Layer{l}, anImage) // the container is mounted
+	e.fs.learn([]*Layer{l}, anImage)
+	if p, _, ok := e.fs.profiles.Find(t.Context(), l.rec.Blob, anImage); ok {
+		t.Errorf("%+v", p)
+	}
+}

@@ -15,6 +15,7 @@ type Profile struct {
 	Image digest.Digest // chain ID of the image's uppermost layer; "": of any image that has the layer
 	Index digest.Digest // ID of the index that numbers the chunks
 	Runs  []Run
+	Pack  Blob // the boot pack, with the content of most of these chunks; the zero Blob: there is none
 }
 
 // A Run is the chunks First, First+1 … of a layer, Count of them.
@@ -23,8 +24,9 @@ type Run struct{ First, Count uint32 }
 // What a profile holds at most.
 const (
 	MaxRuns     = 4096
-	MaxProfiled = 1 << 15 // chunks in all runs
-	maxChunks   = 1 << 24 // chunks of a layer, as package fs/index has it
+	MaxProfiled = 1 << 15  // chunks in all runs
+	MaxBootPack = 64 << 20 // bytes
+	maxChunks   = 1 << 24  // chunks of a layer, as package fs/index has it
 )
 
 // Validate returns an error that wraps ErrInvalid unless there can be such a
@@ -37,6 +39,14 @@ func (p Profile) Validate() error {
 	for _, d := range digests {
 		if err := ValidateDigest(d); err != nil {
 			return err
+		}
+	}
+	if p.Pack != (Blob{}) {
+		if err := p.Pack.Validate(); err != nil {
+			return err
+		}
+		if p.Pack.Size > MaxBootPack {
+			return fmt.Errorf("boot pack of %d bytes: %w", p.Pack.Size, ErrInvalid)
 		}
 	}
 	return validateRuns(p.Runs)

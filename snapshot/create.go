@@ -55,7 +55,7 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	return s.mounts(id, kind, lower, ids), nil
 }
 
-// record says that a container is started from a chain, unless the snapshot is for
+// record says that a container is made or started from a chain, unless the snapshot is for
 // unpacking a layer, or some layers are not ours.
 func (s *Snapshotter) record(kind snapshots.Kind, chain []record, labels map[string]string) {
 	if kind != snapshots.KindActive || labels[labelRef] != "" || len(chain) == 0 || chain[0].ref == "" {

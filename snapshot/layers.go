@@ -80,7 +80,8 @@ type Layers interface {
 	Start(ids []uint32, p Program)
 
 	// Record is told that a container is started from the layers of an image, which
-	// is named by its uppermost layer's chain ID. It returns at once.
+	// is named by its uppermost layer's chain ID: when it is made, and again when it is
+	// mounted. It returns at once.
 	Record(ids []uint32, image digest.Digest)
 
 	// Layer tells about a layer, and whether there is one with that number.

@@ -57,6 +57,7 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	if err != nil {
 		return nil, edge(err)
 	}
+	s.record(info.Kind, chain, info.Labels)
 	return s.mounts(id, info.Kind, lower, ids), nil
 }
 

@@ -128,8 +128,11 @@ func TestRecord(t *testing.T) {
 	if got := len(n.layers.records); got != 1 || n.layers.records[0].program.Image != top || len(n.layers.records[0].ids) != len(i.layers) {
 		t.Errorf("records %+v", n.layers.records)
 	}
+	if _, err := n.inner().Mounts(n.ctx("a"), "container"); err != nil || len(n.layers.records) != 2 {
+		t.Errorf("%d records of a container that is mounted: %v", len(n.layers.records), err)
+	}
 	n.mustPull("a", n.image("example.org/x/other:1", []tree{{files: files("o", "1")}}), false)
-	if got := len(n.layers.records); got != 1 {
+	if got := len(n.layers.records); got != 2 {
 		t.Errorf("%d records after containerd has unpacked an image", got)
 	}
 }

@@ -8,9 +8,11 @@ package profiles
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -27,6 +29,9 @@ import (
 // A Profile says which chunks of a layer the containers of an image read first.
 type Profile = p2p.Profile
 
+// A Blob is where a boot pack is.
+type Blob = p2p.Blob
+
 // A Run is some neighbouring chunks.
 type Run = p2p.Run
 
@@ -34,6 +39,7 @@ type Run = p2p.Run
 const (
 	MaxRuns   = p2p.MaxRuns
 	MaxChunks = p2p.MaxProfiled
+	MaxPack   = p2p.MaxBootPack // bytes
 )
 
 // How many profiles are kept at most, and how many of them, used last, when there
@@ -59,6 +65,7 @@ type kept struct {
 	Image digest.Digest `json:"image"`
 	Index digest.Digest `json:"index"`
 	Runs  []byte        `json:"runs"` // p2p.AppendRuns
+	Pack  Blob          `json:"pack,omitzero"`
 }
 
 // Open returns the profiles kept in dir, which it makes if need be, and tells the
@@ -68,17 +75,34 @@ func Open(dir string, f *fetcher.Fetcher, log *slog.Logger) (*Profiles, error) {
 		return nil, fmt.Errorf("profiles: %w", err)
 	}
 	p := &Profiles{dir: dir, log: log, fetcher: f}
+	if err := p.sweep(); err != nil {
+		return nil, fmt.Errorf("profiles: %w", err)
+	}
 	files, err := p.list("*-*")
 	if err != nil {
 		return nil, fmt.Errorf("profiles: %w", err)
 	}
 	p.count = len(files)
 	for _, name := range files {
-		if x, err := p.read(name); err == nil {
-			f.LearnProfile(x, true)
+		x, err := p.read(name)
+		if err != nil {
+			continue
 		}
+		if x.Pack != (Blob{}) && !f.Has(x.Pack.Digest, x.Pack.Size) {
+			x.Pack = Blob{} // others may have it, or nobody
+		}
+		f.LearnProfile(x, true)
 	}
 	return p, nil
+}
+
+// sweep removes what an earlier process was about to write.
+func (p *Profiles) sweep() error {
+	names, err := filepath.Glob(filepath.Join(p.dir, packName))
+	for _, name := range names {
+		err = errors.Join(err, os.Remove(name))
+	}
+	return err
 }
 
 // Learn keeps what a container has read of a layer, and tells the cluster. It is
@@ -92,6 +116,42 @@ func (p *Profiles) Learn(x Profile) {
 		p.log.Warn("what a container has read is not kept", "blob", x.Layer, "err", err)
 	}
 	p.fetcher.LearnProfile(x, false)
+}
+
+// Pack makes the boot pack that write writes, puts it where others can get it, and
+// notes it in x. It makes none if there are no others.
+func (p *Profiles) Pack(x *Profile, write func(w io.Writer) error) error {
+	if !p.fetcher.Shares() {
+		return nil
+	}
+	f, err := os.CreateTemp(p.dir, packName)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		_ = f.Close()
+		_ = os.Remove(f.Name())
+	}()
+	sum := sha256.New()
+	if err := write(io.MultiWriter(f, sum)); err != nil {
+		return err
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	if size > MaxPack {
+		return fmt.Errorf("boot pack of %d bytes", size)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	pack := Blob{Digest: digest.NewDigest(digest.SHA256, sum), Size: size}
+	if err := p.fetcher.Keep(pack.Digest, size, f); err != nil {
+		return err
+	}
+	x.Pack = pack
+	return nil
 }
 
 // Find returns what containers of an image read first of a layer; if the image was
@@ -132,8 +192,11 @@ func (p *Profiles) path(layer, image digest.Digest) string {
 	return filepath.Join(p.dir, layer.Encoded()+"-"+image.Encoded())
 }
 
-// nextName is of the file that is being written. No layer's name is like it.
-const nextName = "next"
+// Names of files that are being written. No profile's name is like them.
+const (
+	nextName = "next"
+	packName = ".pack.*"
+)
 
 // list returns the profiles whose names match, the one used last at the end.
 func (p *Profiles) list(pattern string) ([]string, error) {
@@ -175,14 +238,14 @@ func parse(b []byte) (Profile, error) {
 	if err != nil {
 		return Profile{}, err
 	}
-	x := Profile{Layer: k.Layer, Image: k.Image, Index: k.Index, Runs: runs}
+	x := Profile{Layer: k.Layer, Image: k.Image, Index: k.Index, Runs: runs, Pack: k.Pack}
 	return x, x.Validate()
 }
 
 // keep writes a profile in place of an earlier one, and drops those used longest
 // ago.
 func (p *Profiles) keep(x Profile) error {
-	b, err := json.Marshal(kept{x.Layer, x.Image, x.Index, p2p.AppendRuns(nil, x.Runs)})
+	b, err := json.Marshal(kept{x.Layer, x.Image, x.Index, p2p.AppendRuns(nil, x.Runs), x.Pack})
 	if err != nil {
 		return err
 	}

@@ -98,7 +98,7 @@ func TestBroken(t *testing.T) {
 
 // FuzzParse: what is taken from a file can be.
 func FuzzParse(f *testing.F) {
-	b, err := json.Marshal(kept{digest.FromString("a"), digest.FromString("b"), digest.FromString("c"), []byte{2, 1}})
+	b, err := json.Marshal(kept{digest.FromString("a"), digest.FromString("b"), digest.FromString("c"), []byte{2, 1}, Blob{}})
 	if err != nil {
 		f.Fatal(err)
 	}

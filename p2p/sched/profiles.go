@@ -36,6 +36,7 @@ type startup struct {
 	starts int       // that it was learned from
 	fresh  bool      // not only from what hosts said before
 	reads  []read    // by place
+	pack   p2p.Blob  // that was made last of what a start read
 	last   time.Time // when it was learned from
 }
 
@@ -108,7 +109,7 @@ func (p *Profiles) Recall(now time.Time, host p2p.HostID, m p2p.Recall) []Send {
 		l.used = now
 		for _, image := range []digest.Digest{m.Image, ""} {
 			if s := l.images[image]; s != nil && now.Sub(s.last) < maxAge {
-				answer.Profile = &p2p.Profile{Layer: m.Layer, Image: image, Index: s.index, Runs: s.runs()}
+				answer.Profile = &p2p.Profile{Layer: m.Layer, Image: image, Index: s.index, Runs: s.runs(), Pack: s.pack}
 				break
 			}
 		}
@@ -153,7 +154,10 @@ func (s *startup) learn(p p2p.Profile) {
 		if s.starts = min(s.starts, memory) - 1; s.starts > 0 {
 			return
 		}
-		s.index, s.starts, s.reads = p.Index, 0, nil
+		s.index, s.starts, s.reads, s.pack = p.Index, 0, nil, p2p.Blob{}
+	}
+	if p.Pack != (p2p.Blob{}) {
+		s.pack = p.Pack
 	}
 	share := 1 / float32(min(s.starts, memory-1)+1)
 	s.starts++

@@ -218,6 +218,9 @@ func sumOf(blob string, i int, wrong bool) p2p.Sum {
 // profile is what an image reads of a layer.
 func (st *story) profile(args []string, opts map[string]string) p2p.Profile {
 	p := p2p.Profile{Image: st.digest(args[0]), Layer: st.digest(args[1]), Index: st.digest(cmp.Or(opts["index"], "index"))}
+	if pack := opts["pack"]; pack != "" {
+		p.Pack = p2p.Blob{Digest: st.digest("pack"), Size: size(st.t, pack)}
+	}
 	if args[2] == "none" {
 		return p
 	}

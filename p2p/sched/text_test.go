@@ -48,7 +48,11 @@ func text(m p2p.Message) string {
 		for _, r := range m.Profile.Runs {
 			runs = append(runs, fmt.Sprintf("%d-%d", r.First, r.First+r.Count-1))
 		}
-		return fmt.Sprintf("%s in %s, of %s by %s: %s", m.Layer, m.Image, cmp.Or(string(m.Profile.Image), "any"), m.Profile.Index, cmp.Or(strings.Join(runs, " "), "nothing"))
+		packed := ""
+		if m.Profile.Pack.Size > 0 {
+			packed = fmt.Sprintf(", pack of %d bytes", m.Profile.Pack.Size)
+		}
+		return fmt.Sprintf("%s in %s, of %s by %s: %s%s", m.Layer, m.Image, cmp.Or(string(m.Profile.Image), "any"), m.Profile.Index, cmp.Or(strings.Join(runs, " "), "nothing"), packed)
 	case p2p.Ask:
 		return fmt.Sprintf("ask for sums of %s", m.Digest)
 	case p2p.Renew:

@@ -8,7 +8,11 @@ import (
 )
 
 func profile(p p2p.Profile) *pb.Profile {
-	return &pb.Profile{Layer: p.Layer.String(), Image: p.Image.String(), Index: p.Index.String(), Runs: p2p.AppendRuns(nil, p.Runs)}
+	out := &pb.Profile{Layer: p.Layer.String(), Image: p.Image.String(), Index: p.Index.String(), Runs: p2p.AppendRuns(nil, p.Runs)}
+	if p.Pack != (p2p.Blob{}) {
+		out.Pack = blob(p.Pack)
+	}
+	return out
 }
 
 func recalled(m p2p.Recalled) *pb.Recalled {
@@ -24,6 +28,9 @@ func (r *reader) profile(p *pb.Profile) p2p.Profile {
 	runs, err := p2p.ParseRuns(p.GetRuns())
 	r.check(err)
 	out.Runs = runs
+	if p.GetPack() != nil {
+		out.Pack = r.blob(p.GetPack())
+	}
 	r.check(out.Validate())
 	return out
 }

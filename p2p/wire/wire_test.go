@@ -74,6 +74,7 @@ var fromHost = []p2p.Message{
 
 var layerProfile = p2p.Profile{
 	Layer: blob.Digest, Image: digest.FromString("image"), Index: layerIndex.ID, Runs: []p2p.Run{{First: 5, Count: 2}, {First: 0, Count: 1}},
+	Pack: p2p.Blob{Digest: digest.FromString("boot pack"), Size: 10},
 }
 
 var layerIndex = p2p.Index{

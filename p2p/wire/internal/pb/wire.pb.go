@@ -2355,6 +2355,7 @@ type Profile struct {
 	Image         string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"` // empty: any
 	Index         string                 `protobuf:"bytes,3,opt,name=index,proto3" json:"index,omitempty"`
 	Runs          []byte                 `protobuf:"bytes,4,opt,name=runs,proto3" json:"runs,omitempty"` // p2p.AppendRuns
+	Pack          *Blob                  `protobuf:"bytes,5,opt,name=pack,proto3" json:"pack,omitempty"` // none if there is none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2413,6 +2414,13 @@ func (x *Profile) GetIndex() string {
 func (x *Profile) GetRuns() []byte {
 	if x != nil {
 		return x.Runs
+	}
+	return nil
+}
+
+func (x *Profile) GetPack() *Blob {
+	if x != nil {
+		return x.Pack
 	}
 	return nil
 }
@@ -2776,12 +2784,13 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\bDistrust\x12\x14\n" +
 	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"_\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x8f\x01\n" +
 	"\aProfile\x12\x14\n" +
 	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\tR\x05index\x12\x12\n" +
-	"\x04runs\x18\x04 \x01(\fR\x04runs\"V\n" +
+	"\x04runs\x18\x04 \x01(\fR\x04runs\x12.\n" +
+	"\x04pack\x18\x05 \x01(\v2\x1a.dfsnapshotter.p2p.v1.BlobR\x04pack\"V\n" +
 	"\x05Learn\x127\n" +
 	"\aprofile\x18\x01 \x01(\v2\x1d.dfsnapshotter.p2p.v1.ProfileR\aprofile\x12\x14\n" +
 	"\x05again\x18\x02 \x01(\bR\x05again\"4\n" +
@@ -2908,15 +2917,16 @@ var file_p2p_wire_internal_pb_wire_proto_depIdxs = []int32{
 	4,  // 43: dfsnapshotter.p2p.v1.Index.pack:type_name -> dfsnapshotter.p2p.v1.Blob
 	27, // 44: dfsnapshotter.p2p.v1.Publish.index:type_name -> dfsnapshotter.p2p.v1.Index
 	27, // 45: dfsnapshotter.p2p.v1.Indexes.found:type_name -> dfsnapshotter.p2p.v1.Index
-	32, // 46: dfsnapshotter.p2p.v1.Learn.profile:type_name -> dfsnapshotter.p2p.v1.Profile
-	32, // 47: dfsnapshotter.p2p.v1.Recalled.profile:type_name -> dfsnapshotter.p2p.v1.Profile
-	2,  // 48: dfsnapshotter.p2p.v1.Scheduler.Link:input_type -> dfsnapshotter.p2p.v1.ToScheduler
-	3,  // 49: dfsnapshotter.p2p.v1.Scheduler.Link:output_type -> dfsnapshotter.p2p.v1.ToHost
-	49, // [49:50] is the sub-list for method output_type
-	48, // [48:49] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	4,  // 46: dfsnapshotter.p2p.v1.Profile.pack:type_name -> dfsnapshotter.p2p.v1.Blob
+	32, // 47: dfsnapshotter.p2p.v1.Learn.profile:type_name -> dfsnapshotter.p2p.v1.Profile
+	32, // 48: dfsnapshotter.p2p.v1.Recalled.profile:type_name -> dfsnapshotter.p2p.v1.Profile
+	2,  // 49: dfsnapshotter.p2p.v1.Scheduler.Link:input_type -> dfsnapshotter.p2p.v1.ToScheduler
+	3,  // 50: dfsnapshotter.p2p.v1.Scheduler.Link:output_type -> dfsnapshotter.p2p.v1.ToHost
+	50, // [50:51] is the sub-list for method output_type
+	49, // [49:50] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_p2p_wire_internal_pb_wire_proto_init() }
