@@ -3,7 +3,6 @@ package fetcher_test
 import (
 	"io"
 	"net"
-	"slices"
 	"testing"
 	"time"
 
@@ -21,14 +20,16 @@ func TestNetworkTrips(t *testing.T) {
 		trips float64
 	}{{"read lazily", true, 0.5}, {"whole", false, 1.5}} {
 		t.Run(c.name, func(t *testing.T) {
-			var trips []float64
-			for range 5 { // the machine may have other things to do for once
-				trips = append(trips, firstBytes(t, c.lazy))
+			var tries []float64
+			for range 10 { // the machine may have other things to do
+				trips := firstBytes(t, c.lazy)
+				if trips < c.trips+0.4 {
+					t.Logf("%.2f round trips after the seed has them", trips)
+					return
+				}
+				tries = append(tries, trips)
 			}
-			t.Logf("%.2f round trips after the seed has them", trips)
-			if least := slices.Min(trips); least > c.trips+0.4 {
-				t.Errorf("first bytes come after %.2f round trips, want about %.1f", least, c.trips)
-			}
+			t.Errorf("first bytes come after %.2f round trips, want about %.1f", tries, c.trips)
 		})
 	}
 }
@@ -36,7 +37,7 @@ func TestNetworkTrips(t *testing.T) {
 // firstBytes returns how many round trips after the origin has given a seed a
 // piece the first bytes of it are on a host that waits for them.
 func firstBytes(t *testing.T, lazy bool) float64 {
-	const oneWay = 50 * time.Millisecond
+	const oneWay = 100 * time.Millisecond
 	data := content(512*kib, 17)
 	gate := make(chan struct{})
 	registry := newFake(func(int, request) fault { <-gate; return fault{} }, data)
