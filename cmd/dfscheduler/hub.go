@@ -208,8 +208,18 @@ func (h *hub) rest() bool {
 // noticeEvery is how often the log hears of bans.
 const noticeEvery = time.Second
 
-// tick does what is due and returns how long it is until more is.
+// tick does what is due and returns how long it is until more is. If there is
+// much to do it lets messages in between, and rests after a beat.
 func (h *hub) tick() time.Duration {
+	for end := time.Now().Add(beat); ; {
+		if next := h.once(); next > 0 || !time.Now().Before(end) {
+			return max(next, beat)
+		}
+	}
+}
+
+// once calls Tick if it is due, and returns how long it is until it is again.
+func (h *hub) once() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
@@ -227,7 +237,7 @@ func (h *hub) tick() time.Duration {
 	if next.IsZero() {
 		return most
 	}
-	return min(max(time.Until(next), beat), most)
+	return min(time.Until(next), most)
 }
 
 // notice logs and counts who was banned or demoted, and whose time is over. The

@@ -6,11 +6,13 @@ import "slices"
 // passed on, peers without parents get some, and some peers in turn get a better
 // one.
 func (s *State) balance(w *swarm) {
-	for _, g := range w.groups {
-		for st := range g.lanes {
-			g.lanes[st].open, g.lanes[st].inner = 0, 0
+	w.turn++
+	st := w.turn % w.stripes
+	for _, g := range w.groups { // one stripe at a time: there are many queues, and long ones
+		g.lanes[st].review()
+		if st == 0 {
+			g.full.review()
 		}
-		g.full.open = 0
 	}
 	if o := w.owner; o != nil && w.whole && !o.have.Full() && s.now.Sub(o.progressAt) >= s.cfg.LeaseFor {
 		s.resign(w)
@@ -124,7 +126,7 @@ func (s *State) lend(p *peer) {
 // idle returns a host that has all, is no parent of p in the stripe and has a
 // place for another child that may need it.
 func (f *search) idle(st int) *peer {
-	f.st = st
+	f.st, f.below, f.many, f.walks = st, 0, false, 0
 	for _, g := range f.p.swarm.groups {
 		all := g.full.peers
 		for i := range min(len(all), window) {

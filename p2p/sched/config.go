@@ -61,6 +61,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// tick is how often swarms are balanced, some at a time.
+const tick = 5 * time.Millisecond
+
 // staysLazy is how long one may read lazily and still be about to want all.
 const staysLazy = 2 * time.Second
 
@@ -73,6 +76,8 @@ const (
 	maxVain      = 4    // full parents whose children are looked at, to take the place of one
 	maxGroups    = 64   // data centres told apart in one swarm
 	maxWalk      = 512  // peers visited to refuse a cycle; more count as one
+	fewWalks     = 3    // such walks before one that finds all below a peer
+	maxBelow     = 128  // peers visited to find all below one
 	maxGot       = 4096 // pieces in one Progress
 	maxTransfers = 256  // transfers in one Progress
 	maxSums      = 4096 // sums in one Digests

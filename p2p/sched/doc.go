@@ -13,9 +13,14 @@
 //	          Announce                        Disconnect, Announce anew
 //	unknown ------------> connected ---------------------------------> unknown
 //
-// A host that leaves is in no swarm any more when the call returns, and its
-// children have other parents. Whether a host still answers is the server's to
-// find out; it then calls [State.Disconnect].
+// A host that leaves gets no children any more, and those it has get other
+// parents. Whether a host still answers is the server's to find out; it then
+// calls [State.Disconnect].
+//
+// Where that is much work, in many swarms or in broad ones, the call does some of
+// it, and the ticks that are due at once the rest (backlog.go). Meanwhile children
+// go on with the parents they know. Balancing is spread over ticks, too. So no
+// call takes long, and no message waits long for those before it.
 //
 // Apart from that, and across connections, a host has a standing:
 //

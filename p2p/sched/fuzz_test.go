@@ -216,6 +216,10 @@ func FuzzState(f *testing.F) {
 			d.s.Disconnect(d.now, p2p.HostID(fmt.Sprintf("h%d", id)))
 			check(t, d.s)
 		}
+		for next := d.now; !next.IsZero() && !next.After(d.now); next = d.s.Next() {
+			d.s.Tick(d.now) // what calls have left
+			check(t, d.s)
+		}
 		d.s.Tick(d.now.Add(1000 * time.Hour))
 		if got := d.s.Counts(); got != (Counts{}) || !d.s.Next().IsZero() {
 			t.Errorf("all have left, and there is %+v, next tick at %v", got, d.s.Next())

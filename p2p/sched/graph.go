@@ -148,6 +148,30 @@ func (w *swarm) above(p, q *peer, st int) bool {
 	return false
 }
 
+// markBelow marks all who get a stripe from p, directly or not, unless they are
+// many.
+func (w *swarm) markBelow(p *peer, st int) bool {
+	w.epoch++
+	stack := append(make([]*peer, 0, 64), p)
+	for n := 0; len(stack) > 0; n++ {
+		x := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if n > maxBelow {
+			return false
+		}
+		if x.links == nil {
+			continue
+		}
+		for _, k := range x.links[st].kids {
+			if k.mark != w.epoch {
+				k.mark = w.epoch
+				stack = append(stack, k)
+			}
+		}
+	}
+	return true
+}
+
 // settle gives a peer parents in every stripe in which it has none.
 func (s *State) settle(p *peer) {
 	if !p.wants {
@@ -240,10 +264,14 @@ func (s *State) orphan(p *peer, reason string) {
 	}
 	s.own(p.swarm)
 	for _, k := range kids {
-		if k.orphaned() {
-			s.settle(k)
-		} else {
+		switch {
+		case !k.orphaned():
 			k.thin = true // it gets another one at the next balance
+		case s.afford(p.swarm):
+			s.settle(k)
+		case !k.orphan:
+			k.orphan = true
+			s.orphans = append(s.orphans, k)
 		}
 	}
 }

@@ -18,6 +18,7 @@ type host struct {
 	down  pace   // as a child, likewise
 	slow  []mark // parents that it found slow lately
 	open  int    // its complaints that wait for a witness
+	left  string // why its stream ended; "": it has not
 }
 
 func (h *host) peer(w *swarm) *peer {
@@ -69,6 +70,7 @@ func (s *State) announce(from p2p.HostID, m p2p.Announce) error {
 	if old != nil {
 		s.remove(old, "announced itself anew")
 	}
+	s.hasten(from)
 	h := &host{Host: m.Host, peers: make(map[*swarm]*peer, len(m.Inventory))}
 	h.Share = h.Share || h.Seed
 	s.hosts[from] = h
@@ -93,14 +95,21 @@ func (s *State) announce(from p2p.HostID, m p2p.Announce) error {
 	return nil
 }
 
-// remove takes a host out of all swarms at once.
+// remove takes a host out of all swarms. From now on it gets no children; those
+// it has get other parents bit by bit.
 func (s *State) remove(h *host, reason string) {
 	delete(s.hosts, h.ID)
 	if h.Seed {
 		s.seeds = without(s.seeds, h)
 	}
+	h.left = reason
 	for _, p := range h.inOrder() {
-		s.leave(p, reason)
+		if p.swarm.owner == p {
+			p.swarm.owner = nil
+		}
+		s.setRole(p, idle)
+		s.leaving = append(s.leaving, p)
 	}
 	s.abandon(h)
+	s.depart()
 }

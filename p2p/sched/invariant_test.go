@@ -26,11 +26,15 @@ func invariants(s *State) error {
 		}
 	}
 	for id, h := range s.hosts {
-		if h.ID != id {
-			return fmt.Errorf("host %s under %s", h.ID, id)
+		if h.ID != id || h.left != "" {
+			return fmt.Errorf("host %s under %s, left %q", h.ID, id, h.left)
 		}
 		peers -= len(h.peers)
 	}
+	if err := backlogInvariants(s); err != nil {
+		return err
+	}
+	peers -= len(s.leaving)
 	if peers != 0 || len(s.dirty)+len(s.hungry)+len(s.out) != 0 {
 		return fmt.Errorf("%d peers without host, %d dirty, %d hungry, %d unsent", peers, len(s.dirty), len(s.hungry), len(s.out))
 	}
@@ -42,10 +46,28 @@ func invariants(s *State) error {
 	return nil
 }
 
+// backlogInvariants looks at what calls have left to ticks.
+func backlogInvariants(s *State) error {
+	for i, p := range s.leaving {
+		if p.host.left == "" || s.hosts[p.host.ID] != nil || p.host.peers[p.swarm] != p || p.role != idle || slices.Contains(s.leaving[:i], p) {
+			return fmt.Errorf("%s is to leave swarm %s as %v, left %q", p.host.ID, p.swarm.blob.Digest, p.role, p.host.left)
+		}
+	}
+	for i, p := range s.orphans {
+		if !p.orphan || p.host.peers[p.swarm] != p || slices.Contains(s.orphans[:i], p) {
+			return fmt.Errorf("%s is to get parents in swarm %s", p.host.ID, p.swarm.blob.Digest)
+		}
+	}
+	if (len(s.leaving)+len(s.orphans) > 0) != (!s.Next().IsZero() && !s.Next().After(s.now)) && len(s.untold)+len(s.standing)+len(s.active) == 0 {
+		return fmt.Errorf("%d are to leave, %d to get parents, next tick at %v", len(s.leaving), len(s.orphans), s.Next())
+	}
+	return nil
+}
+
 func swarmInvariants(s *State, w *swarm) error {
 	wanting, fulls, starving, alone, listed := 0, 0, 0, 0, 0
 	for i, p := range w.peers {
-		if int(p.index) != i || p.host.peers[w] != p || s.hosts[p.host.ID] != p.host {
+		if int(p.index) != i || p.host.peers[w] != p || s.hosts[p.host.ID] != p.host && !slices.Contains(s.leaving, p) {
 			return fmt.Errorf("peer %s is misplaced", p.host.ID)
 		}
 		if err := peerInvariants(s, p); err != nil {
@@ -58,6 +80,9 @@ func swarmInvariants(s *State, w *swarm) error {
 		}
 		if held := count(w.book, p); held != p.holds {
 			return fmt.Errorf("peer %s holds %d pieces, and %d in the book", p.host.ID, p.holds, held)
+		}
+		if p.orphan != slices.Contains(s.orphans, p) {
+			return fmt.Errorf("peer %s is an orphan: %v", p.host.ID, p.orphan)
 		}
 		if p.starves != slices.Contains(w.starving, p) {
 			return fmt.Errorf("peer %s starves %v", p.host.ID, p.starves)
@@ -124,6 +149,9 @@ func peerInvariants(s *State, p *peer) error {
 			if q == p.swarm.origin {
 				continue
 			}
+			if q.host.left != "" {
+				continue // for as long as it is in State.leaving
+			}
 			if banned, _ := s.outcast(q.host); banned || s.hosts[q.host.ID] != q.host || !q.host.Share || q.role == idle {
 				return fmt.Errorf("stripe %d: parent %s must not be one", st, q.host.ID)
 			}
@@ -131,7 +159,7 @@ func peerInvariants(s *State, p *peer) error {
 		if !p.wants && l.parents[0] != nil {
 			return fmt.Errorf("has parents and wants nothing")
 		}
-		if st > 0 && p.links[st].parents[0] == nil != p.starves && p.wants && p.role != source && !p.starves {
+		if st > 0 && p.links[st].parents[0] == nil != p.starves && p.wants && p.role != source && !p.starves && !p.orphan {
 			return fmt.Errorf("lacks a parent in stripe %d", st)
 		}
 	}

@@ -163,7 +163,7 @@ func (s *State) refused(w *swarm, renew bool) {
 // blob, for a new one.
 func (s *State) renewToken(w *swarm, id p2p.HostID) {
 	if h := s.hosts[id]; h == nil || h.peer(w) == nil || !h.peer(w).wants {
-		i := slices.IndexFunc(w.peers, func(p *peer) bool { return p.wants })
+		i := slices.IndexFunc(w.peers, func(p *peer) bool { return p.wants && p.host.left == "" })
 		if i < 0 {
 			return
 		}

@@ -99,7 +99,10 @@ type search struct {
 	st    int
 	fresh bool // p has nothing yet, so that everyone is ahead of it
 	best  *peer
-	far   int // how many parents of one queue are looked at
+	far   int    // how many parents of one queue are looked at
+	below uint32 // the epoch of the walk that marked who is below p; 0: none did
+	many  bool   // are below p, too many to mark
+	walks int    // that looked for p above a parent
 }
 
 // last considers everyone who could serve at all.
@@ -156,16 +159,13 @@ func (f *search) others(over int) *peer {
 }
 
 func (f *search) queue(q *queue, over int) {
+	from := q.peers[:min(len(q.peers), f.far)]
+	if over == 0 {
+		from = q.open.first(f.far, f.free)
+	}
 	seen := 0
-	for q.open < len(q.peers) && f.s.spare(q.peers[q.open], f.st) <= 0 {
-		q.open++
-	}
-	from := q.open
-	if over > 0 {
-		from = 0
-	}
-	for looked, c := range q.peers[from:] {
-		if looked >= f.far || seen >= window {
+	for _, c := range from {
+		if seen >= window {
 			return
 		}
 		if f.s.spare(c, f.st) > -over*c.budget(&f.s.cfg) {
@@ -203,12 +203,11 @@ func (f *search) roots() (parent, displaced *peer) {
 }
 
 func (f *search) lane(g *group) (parent, displaced *peer) {
-	q := &g.lanes[f.st]
-	for q.inner < len(q.peers) && f.s.spare(q.peers[q.inner], f.st) <= 0 && q.peers[q.inner].leaf(f.st, nil) == nil {
-		q.inner++
-	}
-	return f.place(q.peers[q.inner:min(len(q.peers), q.inner+beyond/2)])
+	return f.place(g.lanes[f.st].inner.first(beyond/2, func(c *peer) bool { return f.free(c) || c.leaf(f.st, nil) != nil }))
 }
+
+// free reports whether a peer has a free slot, in some stripe.
+func (f *search) free(c *peer) bool { return int(c.prim) < c.budget(&f.s.cfg) }
 
 // place returns the first of some parents with a free slot, or with a child
 // whose place p can take.
@@ -256,7 +255,25 @@ func slack(p *peer) int {
 }
 
 func (f *search) allowed(q *peer) bool {
-	return q.host != f.p.host && q != f.p && !f.s.avoids(f.p, q) && !f.p.swarm.above(f.p, q, f.st)
+	return q.host != f.p.host && q != f.p && !f.s.avoids(f.p, q) && !f.under(q)
+}
+
+// under reports whether q is below p. It looks for p above the first parents; if
+// there are more it finds out once who is below p, which mostly are few.
+func (f *search) under(q *peer) bool {
+	w := f.p.swarm
+	if f.p.links == nil || len(f.p.links[f.st].kids) == 0 || q.links == nil {
+		return false
+	}
+	if f.walks == fewWalks && !f.many && (f.below == 0 || f.below != w.epoch) {
+		f.many = !w.markBelow(f.p, f.st)
+		f.below = w.epoch
+	}
+	if f.walks < fewWalks || f.many {
+		f.walks = min(f.walks+1, fewWalks)
+		return w.above(f.p, q, f.st)
+	}
+	return q.mark == f.below
 }
 
 // consider compares a parent, if it has a slot, with the best so far.

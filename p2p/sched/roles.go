@@ -14,37 +14,66 @@ type group struct {
 	full  queue
 }
 
-// A queue holds peers by their time of joining. Those before open have no free
-// slot, those before inner nor a child that a node could take the place of.
-type queue struct {
-	peers       []*peer
-	open, inner int
+// A roster is peers by their time of joining.
+type roster []*peer
+
+func (r roster) find(p *peer) (int, bool) {
+	return slices.BinarySearchFunc(r, p, func(a, b *peer) int { return cmp.Compare(a.seq, b.seq) })
 }
 
-func (q *queue) find(p *peer) (int, bool) {
-	return slices.BinarySearchFunc(q.peers, p, func(a, b *peer) int { return cmp.Compare(a.seq, b.seq) })
+func (r *roster) add(p *peer) {
+	if i, ok := r.find(p); !ok {
+		*r = slices.Insert(*r, i, p)
+	}
+}
+
+func (r *roster) remove(p *peer) {
+	if i, ok := r.find(p); ok {
+		*r = slices.Delete(*r, i, i+1)
+	}
+}
+
+// first returns the first n that fit, and drops those before that do not.
+func (r *roster) first(n int, fits func(*peer) bool) []*peer {
+	i, kept := 0, 0
+	for ; i < len(*r) && kept < n; i++ {
+		if p := (*r)[i]; fits(p) {
+			(*r)[kept] = p
+			kept++
+		}
+	}
+	*r = slices.Delete(*r, kept, i)
+	return (*r)[:kept]
+}
+
+// A queue holds peers. Those that are not in open have no free slot, those not
+// in inner neither that nor a child that a node could take the place of.
+type queue struct {
+	peers, open, inner roster
 }
 
 func (q *queue) add(p *peer) {
-	i, _ := q.find(p)
-	q.peers = slices.Insert(q.peers, i, p)
-	q.open, q.inner = min(q.open, i), min(q.inner, i)
+	q.peers.add(p)
+	q.open.add(p)
+	q.inner.add(p)
 }
 
 func (q *queue) remove(p *peer) {
-	i, ok := q.find(p)
-	if !ok {
-		return
-	}
-	q.peers = slices.Delete(q.peers, i, i+1)
-	q.open, q.inner = min(q.open, i), min(q.inner, i)
+	q.peers.remove(p)
+	q.open.remove(p)
+	q.inner.remove(p)
 }
 
 // reopen says that p got a free slot or a child.
 func (q *queue) reopen(p *peer) {
-	if i, ok := q.find(p); ok {
-		q.open, q.inner = min(q.open, i), min(q.inner, i)
-	}
+	q.open.add(p)
+	q.inner.add(p)
+}
+
+// review has all looked at again: some may have become able to serve more.
+func (q *queue) review() {
+	q.open = append(q.open[:0], q.peers...)
+	q.inner = append(q.inner[:0], q.peers...)
 }
 
 func (w *swarm) groupOf(idc string) *group {
@@ -64,7 +93,7 @@ func (w *swarm) groupOf(idc string) *group {
 func (s *State) roleOf(p *peer) role {
 	banned, slow := s.outcast(p.host)
 	switch {
-	case banned || !p.host.Share || s.now.Before(p.doubted):
+	case banned || p.host.left != "" || !p.host.Share || s.now.Before(p.doubted):
 		return idle
 	case p.host.Seed && !slow && (p.have.Full() || p.swarm.owner == p):
 		return source

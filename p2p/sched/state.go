@@ -2,7 +2,6 @@ package sched
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -33,7 +32,12 @@ type State struct {
 	dirty     []*peer   // whose parents or leases changed in the call under way
 	hungry    []*swarm  // where a slot became free in the call under way
 	untold    []*swarm  // with sums that are not told yet
+	leaving   []*peer   // of hosts that are gone: they leave their swarms in the next ticks
+	orphans   []*peer   // that get other parents in the next ticks
+	spent     int       // of the effort of the call under way
+	turn      int       // where balancing goes on among the active
 	balanceAt time.Time // zero: nothing is active
+	remindAt  time.Time // not before: a look at the trials
 }
 
 // New returns the state of a scheduler that knows nobody.
@@ -133,13 +137,17 @@ func (s *State) Disconnect(now time.Time, id p2p.HostID) []Send {
 	return s.finish()
 }
 
-// Next returns when Tick is due, the zero time if it is not needed.
+// Next returns when Tick is due, the zero time if it is not needed. As long as
+// calls have left something to do, that is at once.
 func (s *State) Next() time.Time {
 	next := s.balanceAt
 	sooner := func(t time.Time) {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
+	}
+	if len(s.leaving)+len(s.orphans) > 0 {
+		sooner(s.now)
 	}
 	for _, w := range s.untold {
 		sooner(w.toldAt.Add(s.cfg.Flush))
@@ -151,27 +159,43 @@ func (s *State) Next() time.Time {
 }
 
 // Tick does what is due: sums that waited for others, bans that end, leases
-// and owners without progress, better parents for who has poor ones.
+// and owners without progress, better parents for who has poor ones, what
+// earlier calls have left. There may be more at once: see Next.
 func (s *State) Tick(now time.Time) []Send {
 	s.now = now
 	s.tell()
 	s.pardon()
 	if !s.balanceAt.IsZero() && !now.Before(s.balanceAt) {
 		s.balanceAt = time.Time{}
-		for _, w := range slices.Clone(s.active) {
-			s.balance(w)
+		for range s.share() {
+			s.turn++
+			if len(s.active) > 0 {
+				s.balance(s.active[s.turn%len(s.active)])
+			}
 		}
-		s.remind()
+		if !s.now.Before(s.remindAt) {
+			s.remindAt = s.now.Add(s.cfg.Balance)
+			s.remind()
+		}
 		s.plan()
+		return s.finish()
 	}
+	s.depart()
+	s.rehome()
 	return s.finish()
+}
+
+// share returns how many swarms are balanced in one tick, so that each is every
+// Config.Balance, and no tick takes long.
+func (s *State) share() int {
+	return max(1, len(s.active)*int(tick)/int(s.cfg.Balance))
 }
 
 // plan makes sure that balancing happens as long as something is active, or
 // somebody's word is waited for.
 func (s *State) plan() {
 	if s.balanceAt.IsZero() && len(s.active)+len(s.trials) > 0 {
-		s.balanceAt = s.now.Add(s.cfg.Balance)
+		s.balanceAt = s.now.Add(s.cfg.Balance * time.Duration(s.share()) / time.Duration(max(1, len(s.active))))
 	}
 }
 
@@ -195,6 +219,7 @@ func (s *State) finish() []Send {
 	}
 	clear(s.dirty)
 	s.dirty = s.dirty[:0]
+	s.spent = 0
 	out := s.out
 	s.out = nil
 	return out
@@ -204,7 +229,7 @@ func (s *State) finish() []Send {
 // they are other than it was told.
 func (s *State) inform(p *peer) {
 	p.dirty = false
-	if p.links == nil || !p.wants {
+	if p.links == nil || !p.wants || p.orphan {
 		return
 	}
 	s.inspect(p)

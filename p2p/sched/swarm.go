@@ -19,6 +19,7 @@ type swarm struct {
 	homes   uint32 // peers that got a home stripe
 	epoch   uint32 // of walks
 	cursor  int    // where balancing goes on
+	turn    int    // of the stripes, in balancing
 
 	groups   []*group
 	byIDC    map[string]*group
@@ -78,6 +79,7 @@ type peer struct {
 	lease            uint8 // stripes, a bit each, that were leased to it
 	role             role
 	wants, lazy      bool // wants: and is not complete
+	orphan           bool // is in State.orphans
 	dirty, starves   bool
 	alone, asked     bool // alone: was allowed to go to the origin
 	thin             bool // has lost a parent that was not its first
@@ -141,6 +143,9 @@ func (s *State) leave(p *peer, reason string) {
 	w := p.swarm
 	s.unwant(p)
 	s.setRole(p, idle)
+	if p.orphan {
+		s.orphans = without(s.orphans, p)
+	}
 	last := w.peers[len(w.peers)-1]
 	w.peers[p.index], last.index = last, p.index
 	w.peers[len(w.peers)-1] = nil

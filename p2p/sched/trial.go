@@ -77,7 +77,7 @@ func (s *State) summon(key trialKey, t *trial) {
 	}
 	fit := func(p *peer) bool {
 		banned, slow := s.outcast(p.host)
-		return !banned && !slow && p.host.ID != t.accuser && p.host.ID != key.accused && !slices.Contains(t.tried, p.host.ID)
+		return !banned && !slow && p.host.left == "" && p.host.ID != t.accuser && p.host.ID != key.accused && !slices.Contains(t.tried, p.host.ID)
 	}
 	witness := slices.IndexFunc(w.peers, func(p *peer) bool { return p.host.Seed && fit(p) })
 	for i := 0; witness < 0 && i < min(len(w.peers), maxWalk); i++ {
