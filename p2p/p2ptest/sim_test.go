@@ -219,6 +219,7 @@ func TestBig(t *testing.T) {
 		ratio float64
 	}{
 		"honest":      {p2ptest.Config{}, 1.3},
+		"at once":     {p2ptest.Config{Join: time.Nanosecond}, 1.3},
 		"misbehaving": {p2ptest.Config{Dying: 0.05, Slow: 0.02, Lying: 0.01}, 1.6},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -54,19 +54,29 @@ func (s *State) expire(w *swarm) {
 	}
 }
 
-// unload moves a child of a peer that has more than twice what it can serve.
+// unload moves a child of a peer that has more than twice what it can serve, or
+// of a seed that has more in some stripe than it should: all others wait for what
+// comes from there.
 func (s *State) unload(q *peer) {
-	if int(q.prim) <= 2*q.budget(&s.cfg) {
-		return
-	}
 	for st := range q.links {
-		for _, k := range q.links[st].kids {
-			if k.links[st].parents[0] == q {
-				s.fill(k, st)
-				s.settle(k)
-				return
+		if int(q.prim) <= 2*q.budget(&s.cfg) && (q.role != source || s.spare(q, st) >= 0) {
+			continue
+		}
+		k := q.leaf(st, nil)
+		for i := len(q.links[st].kids) - 1; k == nil && i >= 0; i-- {
+			if x := q.links[st].kids[i]; x.links[st].parents[0] == q {
+				k = x
 			}
 		}
+		if k == nil {
+			continue
+		}
+		if r, _ := s.choose(k, st); r == nil || r == q {
+			continue // there is no better place
+		}
+		s.fill(k, st)
+		s.settle(k)
+		return
 	}
 }
 
@@ -86,6 +96,11 @@ func (s *State) better(p *peer) {
 		}
 		if r == nil && int(q.home) != st {
 			r = f.queues(func(g *group) *queue { return &g.lanes[st] }, 0)
+		}
+		if r == nil && int(q.home) != st && f.leads(q) > 1 {
+			if r = f.others(0); r != nil && f.leads(r) > 0 {
+				r = nil
+			}
 		}
 		if r != nil {
 			s.detach(p, st)

@@ -22,6 +22,7 @@ import (
 func (s *State) choose(p *peer, st int) (parent, displaced *peer) {
 	if p.swarm.narrow() > 0 {
 		if q := s.line(p, st); q != nil {
+			p.lined = true
 			return q, nil
 		}
 	}
@@ -159,9 +160,12 @@ func (f *search) others(over int) *peer {
 }
 
 func (f *search) queue(q *queue, over int) {
-	from := q.peers[:min(len(q.peers), f.far)]
+	from := q.peers[max(0, len(q.peers)-f.far):]
 	if over == 0 {
 		from = q.open.first(f.far, f.free)
+	} else { // those that came last have the fewest below them, who would all wait
+		from = slices.Clone(from)
+		slices.Reverse(from)
 	}
 	seen := 0
 	for _, c := range from {
@@ -302,10 +306,26 @@ func (f *search) better(a, b *peer) bool {
 	return cmp.Or(
 		-cmp.Compare(f.p.host.Near(a.host.Host), f.p.host.Near(b.host.Host)),
 		-cmp.Compare(f.offer(a), f.offer(b)),
+		cmp.Compare(f.leads(a), f.leads(b)),
 		-cmp.Compare(a.host.up.scale(8), b.host.up.scale(8)),
 		-cmp.Compare(f.s.spare(a, f.st), f.s.spare(b, f.st)),
 		cmp.Compare(a.seq, b.seq),
 	) < 0
+}
+
+// leads returns in how many stripes a node is p's first parent. It gives p one
+// share of its line for all of them, in which the rarest pieces go first: the
+// others would come much later than from somebody else.
+func (f *search) leads(q *peer) (n int) {
+	if q.root() {
+		return 0 // it has them all at the same time
+	}
+	for st := range f.p.links {
+		if f.p.links[st].parents[0] == q {
+			n++
+		}
+	}
+	return n
 }
 
 // offer says whether a has more of the stripe than p (2), about as much (1) or

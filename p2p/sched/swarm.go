@@ -81,6 +81,7 @@ type peer struct {
 	wants, lazy      bool // wants: and is not complete
 	orphan           bool // is in State.orphans
 	dirty, starves   bool
+	lined            bool // has parents of a narrow graph
 	alone, asked     bool // alone: was allowed to go to the origin
 	thin             bool // has lost a parent that was not its first
 	holds, batch     int  // pieces leased to it, and how many may be
@@ -264,10 +265,11 @@ func (s *State) fills(p *peer, was, is bool) {
 	if is {
 		p.swarm.fillers++
 	}
-	if !is || was || s.roleOf(p) == p.role {
+	if !is || was || s.roleOf(p) == p.role && (!p.lined || p.swarm.narrow() > 0) {
 		return
 	}
 	s.relist(p)
+	p.lined = false
 	for st := range p.links { // it gets its place as if it came now
 		s.detach(p, st)
 	}
