@@ -74,10 +74,11 @@ func (p *Profiles) Learn(now time.Time, m p2p.Learn) {
 		p.layers[m.Profile.Layer] = l
 	}
 	l.used = now
-	p.learn(now, l, "", m)
 	if m.Profile.Image != "" {
 		p.learn(now, l, m.Profile.Image, m)
 	}
+	m.Profile.Pack = p2p.Blob{} // of one image, and much of it of no use to others
+	p.learn(now, l, "", m)
 	for len(p.layers) > p.maxLayers || p.reads > p.maxReads && len(p.layers) > 1 {
 		p.evict()
 	}
