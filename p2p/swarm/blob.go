@@ -14,7 +14,8 @@ type blob struct {
 	p2p.Blob
 	n, stripes int
 
-	wanted   bool // by somebody on this host
+	batch    time.Time // when it was first wanted, or something together with it
+	wanted   bool      // by somebody on this host
 	lazy     bool
 	origin   p2p.Origin
 	priority p2p.Priority
@@ -93,7 +94,7 @@ func (h *Host) Want(now time.Time, pb p2p.Blob, o p2p.Origin, lazy bool, p p2p.P
 	}
 	b := h.blob(pb)
 	b.wanted, b.lazy, b.origin, b.priority = true, lazy, o, p
-	h.requeue = true
+	h.enlist(b)
 	if b.source.since.IsZero() {
 		b.source.since = now
 	}
@@ -106,6 +107,19 @@ func (h *Host) Want(now time.Time, pb p2p.Blob, o p2p.Origin, lazy bool, p p2p.P
 	h.fill(b)
 	h.wake(now.Add(beat))
 	return h.end()
+}
+
+// enlist gives a blob its place among those of which all is wanted. The layers of
+// an image are wanted at once, but not on every host in the same order.
+func (h *Host) enlist(b *blob) {
+	h.requeue = true
+	if !b.batch.IsZero() {
+		return
+	}
+	if h.now.Sub(h.batch) > together {
+		h.batch = h.now
+	}
+	b.batch = h.batch
 }
 
 // Unwant says that the blob was evicted or is of no more interest.

@@ -31,7 +31,9 @@
 // load of the stripe; the others are asked for what the first lacks or is too
 // slow to give, a seed only once the host starves. Requests to one parent and
 // bytes in flight are bounded; the latter follow the measured rate, so that
-// about half a second of data is on its way.
+// about half a second of data is on its way. Of several blobs the one that was wanted
+// first has the parents' time, of those wanted together the largest: so all hosts that
+// start an image work on the same layer.
 //
 // The origin is asked for what the scheduler said (Fetch, Lease), and otherwise
 // only when nothing else moves: at once without any scheduler, later with one

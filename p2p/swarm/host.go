@@ -52,6 +52,7 @@ type Host struct {
 	meter    meter
 	latency  latency
 	queue    []*blob   // that want all, the most urgent and oldest first
+	batch    time.Time // when the first of those was wanted that came together last
 	requeue  bool      // queue may be wrong
 	moved    time.Time // a piece arrived
 	origins  int       // requests to the origin under way

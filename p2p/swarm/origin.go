@@ -52,7 +52,7 @@ func (h *Host) fetch(m p2p.Fetch) {
 	if b.source.since.IsZero() {
 		b.source.since = h.now
 	}
-	h.requeue = true
+	h.enlist(b)
 	b.source.blocked = time.Time{}
 	h.fill(b)
 	h.wake(h.now.Add(beat))

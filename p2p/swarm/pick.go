@@ -20,6 +20,7 @@ const (
 	leastSize   = 8              // pieces that may be on their way however slow the host is
 	starveFor   = time.Second    // with hardly anything on its way: seeds are asked for what peers should have; peers after a quarter of it
 	maxNeeded   = 64             // needed pieces looked at in one go
+	together    = time.Second    // between wants of one image at most
 	peerTurn    = originTurn / 2 // that a blob waits for others
 	maxHeld     = 64             // pieces held without a sum while a scheduler could tell it
 )
@@ -36,8 +37,10 @@ func (h *Host) fill(b *blob) {
 }
 
 // refill asks for all that may be asked for now, of b and of other blobs: what was
-// wanted first goes first, so that hosts that want several work on the same one;
-// but before it those of one stripe, which many hosts cannot share the work of.
+// wanted first goes first, and of what was wanted together the largest, so that hosts
+// that want several work on the same one, and what is left to do at the end, when
+// the last one is here, is little; but before it those of one stripe, which many
+// hosts cannot share the work of.
 func (h *Host) refill(b *blob) {
 	if h.requeue {
 		h.requeue = false
@@ -48,7 +51,7 @@ func (h *Host) refill(b *blob) {
 			}
 		}
 		slices.SortStableFunc(h.queue, func(x, y *blob) int {
-			return cmp.Or(cmp.Compare(x.priority, y.priority), cmp.Compare(min(x.stripes, 2), min(y.stripes, 2)), x.source.since.Compare(y.source.since))
+			return cmp.Or(cmp.Compare(x.priority, y.priority), cmp.Compare(min(x.stripes, 2), min(y.stripes, 2)), x.batch.Compare(y.batch), cmp.Compare(y.Size, x.Size))
 		})
 	}
 	for _, o := range h.queue {
