@@ -47,16 +47,26 @@ func Debian(ctx context.Context, root, name string, form Form) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	cache := filepath.Join(root, ".tools", "cache")
-	dir := filepath.Join(cache, "images", fmt.Sprintf("%s-%s-%s", name, form, key))
+	return Cached(root, fmt.Sprintf("%s-%s-%s", name, form, key), func() (*Image, error) {
+		tars, err := r.tars(ctx, filepath.Join(root, cache, "layers", name+"-"+key), debs)
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", name, err)
+		}
+		return Make(r.config, tars, form)
+	})
+}
+
+// cache is below the project's root.
+const cache = ".tools/cache"
+
+// Cached returns the image that build makes, from the cache below the project's
+// root if an earlier run has made it. key names all that goes into it.
+func Cached(root, key string, build func() (*Image, error)) (*Image, error) {
+	dir := filepath.Join(root, cache, "images", key)
 	if img, err := Load(dir); !errors.Is(err, fs.ErrNotExist) {
 		return img, err
 	}
-	tars, err := r.tars(ctx, filepath.Join(cache, "layers", name+"-"+key), debs)
-	if err != nil {
-		return nil, fmt.Errorf("image %s: %w", name, err)
-	}
-	img, err := Make(r.config, tars, form)
+	img, err := build()
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet(args[0], flag.ExitOnError)
 	link := flags.String("link", "200mbit", "rate of the registry's link")
 	rounds := flags.Int("rounds", 3, "repetitions of each start; reads are repeated at least 7 times")
-	only := flags.String("only", "", "start, tree, file or hang: measure nothing else")
+	only := flags.String("only", "", "start, tree, file, big or hang: measure nothing else")
 	jsonFile := flags.String("json", "", "write the figures to this file, too")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string) error {
 	case "demo":
 		err = n.demo(ctx, flags.Args())
 	case "bench":
-		err = n.bench(ctx, *rounds, *only, *jsonFile)
+		err = n.bench(ctx, *link, *rounds, *only, *jsonFile)
 	default:
 		err = fmt.Errorf("bench or demo, not %q", args[0])
 	}
@@ -60,19 +60,23 @@ func run(ctx context.Context, args []string) error {
 	return n.Close()
 }
 
-func (n *node) bench(ctx context.Context, rounds int, only, jsonFile string) error {
-	refs, err := n.push(ctx, "python", imagetest.Gzip, imagetest.EStargz)
-	if err != nil {
-		return err
+func (n *node) bench(ctx context.Context, link string, rounds int, only, jsonFile string) error {
+	python := func(measure func(context.Context, map[imagetest.Form]string, int) (*table, error)) (*table, error) {
+		refs, err := n.push(ctx, "python", imagetest.Gzip, imagetest.EStargz)
+		if err != nil {
+			return nil, err
+		}
+		return measure(ctx, refs, rounds)
 	}
 	var all []*table
 	for _, part := range []struct {
 		name string
 		run  func() (*table, error)
 	}{
-		{"start", func() (*table, error) { return n.benchStart(ctx, refs, rounds) }},
-		{"tree", func() (*table, error) { return n.benchTree(ctx, refs, rounds) }},
+		{"start", func() (*table, error) { return python(n.benchStart) }},
+		{"tree", func() (*table, error) { return python(n.benchTree) }},
 		{"file", func() (*table, error) { return n.benchFile(ctx, rounds) }},
+		{"big", func() (*table, error) { return n.benchBig(ctx, link, rounds) }},
 		{"hang", func() (*table, error) { return n.benchHang(ctx, rounds) }},
 	} {
 		if only != "" && only != part.name {
