@@ -30,8 +30,8 @@ func (b *Blob) Size() int64 { return b.c.size }
 // They are fetched from now on: all at once, or a window ahead of the reader
 // where n is large. The reader ends with ctx, and its Close must be called. Its
 // bytes are not verified.
-func (b *Blob) Range(ctx context.Context, off, n int64, p Priority) (io.ReadCloser, error) {
-	return b.RangeFrom(ctx, off, n, p, Anywhere)
+func (b *Blob) Range(ctx context.Context, off, n int64, p Priority) (*Reader, error) {
+	return b.reader(ctx, off, n, p, only{})
 }
 
 // From says where a read may ask for what is not in the store.
@@ -60,12 +60,13 @@ type only struct {
 	hops   int  // it serves another host's read, which was passed on so often
 }
 
-func (b *Blob) reader(ctx context.Context, off, n int64, p Priority, o only) (*reader, error) {
+func (b *Blob) reader(ctx context.Context, off, n int64, p Priority, o only) (*Reader, error) {
 	c := b.c
 	if off < 0 || n < 0 || off > c.size || p < OnDemand || p >= priorities {
 		return nil, fmt.Errorf("fetcher: read %s: no range of %d bytes at %d", c.digest, n, off)
 	}
-	r := &reader{c: c, ctx: ctx, prio: p, only: o, over: make(chan struct{}), pos: off, end: off + min(n, c.size-off)}
+	r := &Reader{c: c, ctx: ctx, only: o, over: make(chan struct{}), pos: off, end: off + min(n, c.size-off)}
+	r.prio.Store(int32(p))
 	r.long = r.end-r.pos > c.span()
 	r.all = r.end-r.pos == c.size
 	stored := r.end - r.pos

@@ -26,7 +26,7 @@ type content struct {
 	refs     int        // handles, readers and fetches
 	handles  int
 	repos    []origin.Repo // the one that answered last first
-	readers  map[*reader]struct{}
+	readers  map[*Reader]struct{}
 	waiters  map[*waiter]struct{}
 	fetches  []*fetch
 	stream   *fetch // brings the whole blob, of a source that ignores ranges
@@ -84,7 +84,7 @@ func newContent(f *Fetcher, ref Ref, stored *store.Blob) *content {
 	return &content{
 		f: f, digest: ref.Digest, size: ref.Size, stored: stored,
 		refs: 1, handles: 1, repos: repos,
-		readers: map[*reader]struct{}{}, waiters: map[*waiter]struct{}{}, bad: map[place]int{},
+		readers: map[*Reader]struct{}{}, waiters: map[*waiter]struct{}{}, bad: map[place]int{},
 		stats: Stats{Fetched: map[string]int64{}},
 	}
 }

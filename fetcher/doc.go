@@ -21,7 +21,7 @@
 // goroutine settle makes the second follow the first. A piece lands, is held in a
 // file beside the store while nobody knows its sum, and gets into the store when
 // it is known to be right. Readers that nobody waits for see only such pieces
-// (reader.pieces); all others read what comes, from peers as from any source, and
+// (Reader.pieces); all others read what comes, from peers as from any source, and
 // check it themselves. Those pieces that their reads put together are hashed
 // (hashFound) and given to others, too.
 //

@@ -130,7 +130,7 @@ func (s *share) read(c *content, i int) ([]byte, error) {
 func (c *content) readOut() error {
 	for {
 		c.mu.Lock()
-		var all *reader
+		var all *Reader
 		for r := range c.readers {
 			if r.all {
 				all = r

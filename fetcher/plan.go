@@ -42,7 +42,7 @@ func (c *content) cut(off, end int64, ranges int64) int64 {
 
 // plan sees to it that everything r wants next is there or under way. The
 // caller holds c.mu.
-func (c *content) plan(r *reader) {
+func (c *content) plan(r *Reader) {
 	c.readers[r] = struct{}{}
 	r.from, r.to = r.pos, r.end
 	r.pieces = c.byPieces(r)
@@ -59,6 +59,12 @@ func (c *content) plan(r *reader) {
 	if r.to < r.end {
 		r.next = min(c.cut(r.pos, r.end, 1), r.to)
 	}
+	c.cover(r)
+}
+
+// cover makes fetches for what r was planned for and is neither there nor under
+// way in time. The caller holds c.mu.
+func (c *content) cover(r *Reader) {
 	for _, gap := range bridged(c.missing(r.from, r.to)) {
 		for _, part := range c.uncovered(gap, r) {
 			c.order(part, r)
@@ -68,9 +74,9 @@ func (c *content) plan(r *reader) {
 
 // byPieces has the network bring all of the blob if r reads all of it, or
 // nobody waits for what r reads. The caller holds c.mu.
-func (c *content) byPieces(r *reader) bool {
-	all := r.prio == Background || r.prio == Prefetch && r.all
-	return c.f.network != nil && r.only == (only{}) && all && !c.f.store.Full() && c.f.network.whole(c, r.prio)
+func (c *content) byPieces(r *Reader) bool {
+	all := r.priority() == Background || r.priority() == Prefetch && r.all
+	return c.f.network != nil && r.only == (only{}) && all && !c.f.store.Full() && c.f.network.whole(c, r.priority())
 }
 
 // missing returns what of [off, end) is neither in the store nor in memory.
@@ -109,7 +115,7 @@ func bridged(gaps []store.Range) []store.Range {
 
 // uncovered joins r to the fetches that bring parts of gap in time, and
 // returns the other parts.
-func (c *content) uncovered(gap store.Range, r *reader) []store.Range {
+func (c *content) uncovered(gap store.Range, r *Reader) []store.Range {
 	left := []store.Range{gap}
 	for _, f := range c.fetches {
 		lo, hi := max(f.pos, gap.Off), min(f.end, gap.End())
@@ -120,7 +126,7 @@ func (c *content) uncovered(gap store.Range, r *reader) []store.Range {
 			left = without(left, lo+ownMax, hi) // the fetch still brings what is further on
 			continue
 		}
-		f.raise(r.prio)
+		f.raise(r.priority())
 		left = without(left, lo, hi)
 	}
 	return left
@@ -148,8 +154,8 @@ func without(ranges []store.Range, off, end int64) []store.Range {
 
 // inTime reports whether fetch f brings the byte at off, which is not behind
 // it, so soon that r should wait for it.
-func (c *content) inTime(f *fetch, off int64, r *reader) bool {
-	if r.prio != OnDemand || f == c.stream || off > r.pos+ownMax {
+func (c *content) inTime(f *fetch, off int64, r *Reader) bool {
+	if r.priority() != OnDemand || f == c.stream || off > r.from+ownMax {
 		return true
 	}
 	if f.prio != OnDemand && f.ticket != nil && f.ticket.hanging() {
@@ -159,21 +165,21 @@ func (c *content) inTime(f *fetch, off int64, r *reader) bool {
 }
 
 // order makes fetches for a part that r wants.
-func (c *content) order(part store.Range, r *reader) {
+func (c *content) order(part store.Range, r *Reader) {
 	off, end := part.Off, part.End()
 	most := c.span()
-	if r.prio == OnDemand {
+	if r.priority() == OnDemand {
 		most = ownMax // or readers would wait for what they did not ask for
 	}
 	for _, f := range c.fetches { // one that waits for its slot may take it along
 		lo, hi := min(f.pos, off), max(f.end, end)
-		if !f.sent && f.prio == r.prio && f.only == r.only && off <= f.end+bridge && f.pos <= end+bridge && hi-lo <= most {
+		if !f.sent && f.prio == r.priority() && f.only == r.only && off <= f.end+bridge && f.pos <= end+bridge && hi-lo <= most {
 			f.pos, f.end = lo, hi
 			return
 		}
 	}
 	if c.unranged && c.stream == nil {
-		c.stream = c.launch(off, c.size, r.prio, r.only)
+		c.stream = c.launch(off, c.size, r.priority(), r.only)
 		return
 	}
 	for off < end {
@@ -181,7 +187,7 @@ func (c *content) order(part store.Range, r *reader) {
 		if r.long {
 			to = min(end, c.cut(off, end, 1))
 		}
-		c.launch(off, to, r.prio, r.only)
+		c.launch(off, to, r.priority(), r.only)
 		off = to
 	}
 }
@@ -216,7 +222,7 @@ func (c *content) wanted(f *fetch) bool {
 
 // revoke notes what r asked the origin for and is not this host's to fetch any
 // more: somebody else does. The caller holds c.mu.
-func (c *content) revoke(r *reader) {
+func (c *content) revoke(r *Reader) {
 	for _, f := range c.fetches {
 		if r.only.origin && f.only.origin && r.ctx.Err() != nil && r.from < f.end && f.pos < r.to {
 			f.revoked = true

@@ -6,16 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/store"
 )
 
-// reader streams a range of a blob. It is for one goroutine.
-type reader struct {
+// Reader streams a range of a blob. It is for one goroutine, but for Raise.
+type Reader struct {
 	c    *content
 	ctx  context.Context // io.Reader has no other way to it
-	prio Priority
+	prio atomic.Int32    // a Priority
 	only only
 	pos  int64
 	end  int64
@@ -35,9 +36,27 @@ type reader struct {
 	from, to int64 // what was planned for; guarded by c.mu
 }
 
-var _ io.ReadCloser = (*reader)(nil)
+var _ io.ReadCloser = (*Reader)(nil)
 
-func (r *reader) Read(p []byte) (int, error) {
+func (r *Reader) priority() Priority { return Priority(r.prio.Load()) }
+
+// Raise gives the read priority p from now on, if that is higher: what is still to
+// come is asked for as if it had been so from the start. It may be called while
+// another goroutine reads.
+func (r *Reader) Raise(p Priority) {
+	c := r.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p >= r.priority() {
+		return
+	}
+	r.prio.Store(int32(p))
+	if _, open := c.readers[r]; open && !r.pieces {
+		c.cover(r)
+	}
+}
+
+func (r *Reader) Read(p []byte) (int, error) {
 	switch {
 	case r.closed:
 		return 0, ErrClosed
@@ -66,7 +85,7 @@ func (r *reader) Read(p []byte) (int, error) {
 }
 
 // take reads what is here of the bytes from pos on.
-func (r *reader) take(p []byte) (int, error) {
+func (r *Reader) take(p []byte) (int, error) {
 	if len(r.data) > 0 {
 		n := copy(p, r.data)
 		r.data = r.data[n:]
@@ -96,14 +115,14 @@ func (r *reader) take(p []byte) (int, error) {
 }
 
 // present returns how many of the next n bytes can be read from the store.
-func (r *reader) present(n int64) int64 {
+func (r *Reader) present(n int64) int64 {
 	if r.pieces {
 		n = r.c.f.network.judged(r.c, r.pos, n)
 	}
 	return r.c.stored.Present(r.pos, n)
 }
 
-func (r *reader) plan() {
+func (r *Reader) plan() {
 	r.c.mu.Lock()
 	defer r.c.mu.Unlock()
 	r.planned = true
@@ -111,12 +130,12 @@ func (r *reader) plan() {
 }
 
 // wait returns when the byte at pos may be here.
-func (r *reader) wait() error {
+func (r *Reader) wait() error {
 	if err := r.ctx.Err(); err != nil {
 		return err
 	}
 	c := r.c
-	if r.prio == Background && c.f.store.Full() {
+	if r.priority() == Background && c.f.store.Full() {
 		return fmt.Errorf("read %s at %d: %w", c.digest, r.pos, ErrFull)
 	}
 	w := &waiter{pos: r.pos, peers: r.only.peers, done: make(chan struct{})}
@@ -130,10 +149,10 @@ func (r *reader) wait() error {
 	c.waiters[w] = struct{}{}
 	c.mu.Unlock()
 	defer r.since(time.Now())
-	if r.prio == OnDemand {
+	if r.priority() == OnDemand {
 		defer c.f.quiet.enter()()
 	}
-	gauge := c.f.metrics.waiting.WithLabelValues(r.prio.String())
+	gauge := c.f.metrics.waiting.WithLabelValues(r.priority().String())
 	gauge.Inc()
 	defer gauge.Dec()
 	err := r.await(w)
@@ -147,12 +166,12 @@ func (r *reader) wait() error {
 	return nil
 }
 
-func (r *reader) since(t time.Time) { r.waited += time.Since(t) }
+func (r *Reader) since(t time.Time) { r.waited += time.Since(t) }
 
 // await waits for w within the budget.
-func (r *reader) await(w *waiter) error {
+func (r *Reader) await(w *waiter) error {
 	start := time.Now()
-	t := time.NewTimer(budget(r.prio))
+	t := time.NewTimer(budget(r.priority()))
 	defer t.Stop()
 	for {
 		select {
@@ -175,11 +194,11 @@ func (r *reader) await(w *waiter) error {
 // spent returns how much of the budget is left, or why the read failed when
 // nothing is. Time counts in which a source was asked and gave nothing; not
 // the time in which slots were taken, or bytes before w.pos came.
-func (r *reader) spent(w *waiter, start time.Time) (time.Duration, error) {
+func (r *Reader) spent(w *waiter, start time.Time) (time.Duration, error) {
 	c := r.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	most := budget(r.prio)
+	most := budget(r.priority())
 	f := c.covering(w.pos)
 	switch {
 	case f == nil && r.pieces:
@@ -203,7 +222,7 @@ func (r *reader) spent(w *waiter, start time.Time) (time.Duration, error) {
 }
 
 // unavailable says that the budget is spent, and how the last attempt failed.
-func (r *reader) unavailable(err error) error {
+func (r *Reader) unavailable(err error) error {
 	if err == nil {
 		err = errStalled
 	}
@@ -211,14 +230,14 @@ func (r *reader) unavailable(err error) error {
 }
 
 // Close ends the read. What it still wanted is given up if nobody else does.
-func (r *reader) Close() error {
+func (r *Reader) Close() error {
 	if r.closed {
 		return nil
 	}
 	r.closed = true
 	defer close(r.over)
 	c := r.c
-	if r.prio == OnDemand {
+	if r.priority() == OnDemand {
 		source := cmp.Or(r.source, "store")
 		c.f.metrics.latency.WithLabelValues(source).Observe(r.waited.Seconds())
 	}

@@ -82,8 +82,27 @@ func TestJoin(t *testing.T) {
 }
 
 // TestRaise holds that an on-demand read pulls a queued background request of
-// its bytes forward.
+// its bytes forward, and so does a background read that becomes one.
 func TestRaise(t *testing.T) {
+	for name, raise := range map[string]func(t *testing.T, b *fetcher.Blob, low *fetcher.Reader) error{
+		"by another": func(t *testing.T, b *fetcher.Blob, _ *fetcher.Reader) error {
+			high, err := b.Range(t.Context(), 0, 100, fetcher.OnDemand)
+			if err == nil {
+				t.Cleanup(func() { _ = high.Close() }) // it returns nil
+			}
+			return err
+		},
+		"by itself": func(_ *testing.T, _ *fetcher.Blob, low *fetcher.Reader) error {
+			low.Raise(fetcher.OnDemand)
+			low.Raise(fetcher.Prefetch) // too late to matter
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) { testRaise(t, raise) })
+	}
+}
+
+func testRaise(t *testing.T, raise func(t *testing.T, b *fetcher.Blob, low *fetcher.Reader) error) {
 	busy, data := content(12*mib, 1), content(mib, 2)
 	synctest.Test(t, func(t *testing.T) {
 		s := newFake(always(fault{delay: time.Second}), busy, data)
@@ -106,11 +125,9 @@ func TestRaise(t *testing.T) {
 		if n := len(s.seen()); n != 3 {
 			t.Fatalf("%d requests, want only 3 in the background", n)
 		}
-		high, err := b.Range(t.Context(), 0, 100, fetcher.OnDemand)
-		if err != nil {
+		if err := raise(t, b, low); err != nil {
 			t.Fatal(err)
 		}
-		defer high.Close()
 		synctest.Wait()
 		if n := len(s.seen()); n != 4 {
 			t.Errorf("%d requests, want the raised one under way", n)

@@ -119,7 +119,7 @@ func (l *Layer) fillRun(ctx context.Context) (done bool, err error) {
 		}
 		e = e.Join(n)
 	}
-	return false, l.fetch(l.ctx, e, fetcher.Background, nil)
+	return false, l.fetch(l.ctx, newFlight(e, fetcher.Background), nil)
 }
 
 // touch notes that a container is about to start: its first reads shall find

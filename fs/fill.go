@@ -14,17 +14,23 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 )
 
-// maxRun bounds the blob bytes of one flight: a reader that joins it late does
-// not wait longer than these take.
-const maxRun = 2 << 20
+const (
+	// maxRun bounds the blob bytes of one flight: a reader that joins it late does
+	// not wait longer than these take.
+	maxRun = 2 << 20
+	// maxBefore bounds the blob bytes that one who waits lets come before those that
+	// it waits for, of a flight for which nobody was waiting.
+	maxBefore = 512 << 10
+)
 
 // flight is a run of neighbouring extents on its way to disk, shared by all who
 // wait for a chunk of it.
 type flight struct {
 	extent index.Extent
-	prio   fetcher.Priority
 
 	mu      sync.Mutex // guards the fields below
+	prio    fetcher.Priority
+	body    *fetcher.Reader // what comes of the blob; nil before and after
 	changed chan struct{}
 	next    int // chunks before this one have been seen
 	over    bool
@@ -64,16 +70,38 @@ func (f *flight) await(ctx context.Context, chunk int) error {
 	}
 }
 
-// joinable reports whether a reader at prio waits for chunk in this flight
-// rather than start one of its own: a flight of lower priority must be under way
-// and about to reach it.
-func (f *flight) joinable(chunk int, prio fetcher.Priority) bool {
+// join reports whether a reader at prio, who wants the extent e, waits for it in
+// this flight rather than start one of its own. A flight of lower priority takes
+// on that of the reader, unless too much would come before e.
+func (f *flight) join(e index.Extent, prio fetcher.Priority, x *index.Index) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.prio <= prio {
 		return true
 	}
+	if f.over || f.next < e.First && e.Off-x.Extent(f.next).Off > maxBefore {
+		return false
+	}
+	f.prio = prio
+	if f.body != nil {
+		f.body.Raise(prio)
+	}
+	return true
+}
+
+// reads notes what the flight reads, nil at the end.
+func (f *flight) reads(r *fetcher.Reader) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !f.over && f.next > f.extent.First && chunk-f.next < 8
+	if f.body = r; r != nil {
+		r.Raise(f.prio)
+	}
+}
+
+func (f *flight) priority() fetcher.Priority {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.prio
 }
 
 // ensure returns once bytes [off, off+n) of file ino are in its backing file.
@@ -158,7 +186,7 @@ func (l *Layer) board(chunk, last int, prio fetcher.Priority) (*flight, error) {
 	e := l.extent(chunk)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if f := l.flights[e.First]; f != nil && f.joinable(chunk, prio) {
+	if f := l.flights[e.First]; f != nil && f.join(e, prio, l.index) {
 		return f, nil
 	}
 	run := l.reach(e, last, maxRun)
@@ -197,8 +225,8 @@ func (l *Layer) fly(ctx context.Context, f *flight) {
 	err := errRemoved
 	if l.hold() {
 		l.log().Debug("fetch", "path", l.index.Path(l.index.Chunk(f.extent.First).Ino), "chunks", f.extent.Last-f.extent.First+1,
-			"off", f.extent.Off, "len", f.extent.Len, "priority", f.prio)
-		err = l.fetch(ctx, f.extent, f.prio, func(chunk int) { f.step(chunk+1, false, nil) })
+			"off", f.extent.Off, "len", f.extent.Len, "priority", f.priority())
+		err = l.fetch(ctx, f, func(chunk int) { f.step(chunk+1, false, nil) })
 		if errors.Is(err, index.ErrCorrupt) && l.doubtful() {
 			err = l.mend(ctx, err)
 		}
@@ -225,12 +253,12 @@ func (l *Layer) fly(ctx context.Context, f *flight) {
 // maxTries is how often wrong bytes are thrown away and asked for again.
 const maxTries = 2
 
-// fetch brings extent e to disk and calls done after each chunk.
-func (l *Layer) fetch(ctx context.Context, e index.Extent, prio fetcher.Priority, done func(chunk int)) error {
+// fetch brings what f is for to disk and calls done after each chunk.
+func (l *Layer) fetch(ctx context.Context, f *flight, done func(chunk int)) error {
 	w := &chunkWriter{l: l}
 	defer w.close()
 	if !l.index.Info().Seekable {
-		return l.refill(ctx, w, prio)
+		return l.refill(ctx, w, f.priority())
 	}
 	write := func(chunk int, data []byte) error {
 		if err := w.fill(chunk, data); err != nil {
@@ -241,7 +269,7 @@ func (l *Layer) fetch(ctx context.Context, e index.Extent, prio fetcher.Priority
 		}
 		return nil
 	}
-	return l.decode(ctx, e, prio, write)
+	return l.decode(ctx, f, write)
 }
 
 // refill unpacks the whole blob again, into the same backing files. Readers use
@@ -278,16 +306,19 @@ func (v *verifier) WriteChunk(ino uint32, off int64, data []byte) error {
 	return v.take(n, data)
 }
 
-// decode calls fn with every verified chunk of extent e.
-func (l *Layer) decode(ctx context.Context, e index.Extent, prio fetcher.Priority, fn func(int, []byte) error) error {
+// decode calls fn with every verified chunk of what f is for.
+func (l *Layer) decode(ctx context.Context, f *flight, fn func(int, []byte) error) error {
+	e := f.extent
 	blob, err := l.source()
 	if err != nil {
 		return err
 	}
 	for try := 0; ; try++ {
-		r, err := blob.Range(ctx, e.Off, e.Len, prio)
+		r, err := blob.Range(ctx, e.Off, e.Len, f.priority())
 		if err == nil {
+			f.reads(r)
 			err = l.index.Decode(r, e, fn)
+			f.reads(nil)
 			_ = r.Close()
 		}
 		if !errors.Is(err, index.ErrCorrupt) {
@@ -309,7 +340,7 @@ func (l *Layer) readDirect(ctx context.Context, ino uint32, off int64, p []byte)
 	}
 	for c := first; c <= last; {
 		e := l.extent(c)
-		err := l.decode(ctx, e, fetcher.OnDemand, func(chunk int, data []byte) error {
+		err := l.decode(ctx, newFlight(e, fetcher.OnDemand), func(chunk int, data []byte) error {
 			if ch := l.index.Chunk(chunk); ch.Ino == ino {
 				copyAt(p, off, data, ch.Off)
 			}

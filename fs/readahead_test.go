@@ -6,6 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin/origintest"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
 )
@@ -46,6 +47,43 @@ func TestStreams(t *testing.T) {
 	}
 	if len(s) != maxStreams {
 		t.Errorf("%d streams remembered", len(s))
+	}
+}
+
+// TestJoin: one who waits for what a read-ahead is about to bring does not have it
+// fetched and unpacked twice, but first.
+func TestJoin(t *testing.T) {
+	e := newEnv(t, func(c *Config) { c.Quiet = century })
+	form := indextest.EStargz(indextest.Tar(indextest.File("a", indextest.Random(1, 8<<20))), indextest.EStargzOptions{ChunkSize: 256 << 10})
+	l := e.layer(e.want(form))
+	e.registry.Fail(form.Digest, origintest.Fault{Hang: true})
+	board := func(chunk int, prio fetcher.Priority) *flight {
+		t.Helper()
+		f, err := l.board(chunk, l.filled.n-1, prio)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	ahead := board(0, fetcher.Prefetch)
+	if ahead.extent.Last < 4 {
+		t.Fatalf("a read-ahead of %d chunks", ahead.extent.Last+1)
+	}
+	if far := board(ahead.extent.Last, fetcher.OnDemand); far == ahead {
+		t.Error("one who waits for the end of a read-ahead waits for all of it")
+	}
+	if p := ahead.priority(); p != fetcher.Prefetch {
+		t.Errorf("nobody waits for the read-ahead, but it is %v", p)
+	}
+	if near := board(1, fetcher.OnDemand); near != ahead {
+		t.Error("one who waits for the next chunk of a read-ahead starts another flight")
+	}
+	if p := ahead.priority(); p != fetcher.OnDemand {
+		t.Errorf("somebody waits for the read-ahead, but it is %v", p)
+	}
+	e.registry.Heal()
+	if err := l.ensureAll(); err != nil {
+		t.Fatal(err)
 	}
 }
 
