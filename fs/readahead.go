@@ -11,6 +11,7 @@ const (
 	maxStreams  = 16        // sequential readers remembered per layer
 	minStream   = 512 << 10 // bytes of a file read in sequence before anything is read ahead
 	maxWindow   = 32 << 20  // bytes of a file read ahead at most
+	maxStep     = 4 << 20   // bytes that a large window lacks when more is asked for
 	streamSlack = 128 << 10 // the kernel's own read-aheads come out of order
 )
 
@@ -41,7 +42,8 @@ func (s *streams) note(ino uint32, off, n, size int64) (from, to int64) {
 	t.next = max(t.next, off+n)
 	t.ahead = max(t.ahead, t.next)
 	window := min((t.next-t.start)/2, maxWindow)
-	if t.next-t.start >= minStream && t.ahead-t.next <= window/2 && t.ahead < size {
+	lacks := window - (t.ahead - t.next)
+	if t.next-t.start >= minStream && lacks >= min(window/2, maxStep) && t.ahead < size {
 		from, to = t.ahead, min(t.next+window, size)
 		t.ahead = to
 	}

@@ -1,7 +1,11 @@
 package fs
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -17,6 +21,11 @@ func TestStreams(t *testing.T) {
 	var asked, last int64
 	for off := int64(0); off < 64*m; off += 128 * k {
 		from, to := s.note(7, off, 128*k, 65*m)
+		next := off + 128*k
+		window := min(next/2, maxWindow)
+		if left := s[0].ahead - next; next > minStream && s[0].ahead < 65*m && left <= window-min(window/2, maxStep) {
+			t.Fatalf("after %d bytes only %d are under way, of a window of %d", next, left, window)
+		}
 		if from == to {
 			continue
 		}
@@ -85,6 +94,33 @@ func TestJoin(t *testing.T) {
 	if err := l.ensureAll(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestSequential: a large file that is read from one end to the other while it
+// comes, slower than its reader, comes once.
+func TestSequential(t *testing.T) {
+	e := newEnv(t, func(c *Config) { c.Quiet = century })
+	data := indextest.Random(1, 32<<20)
+	form := indextest.EStargz(indextest.Tar(indextest.File("a", data)), indextest.EStargzOptions{ChunkSize: 4 << 20})
+	l := e.layer(e.want(form))
+	path := filepath.Join(e.path(l, AnyForm), "a")
+	e.registry.Fail(form.Digest, origintest.Fault{Delay: 10 * time.Millisecond})
+	sent := e.registry.Sent(form.Digest)
+	if out, err := exec.CommandContext(t.Context(), "cmp", path, writeTemp(t, data)).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if sent = e.registry.Sent(form.Digest) - sent; sent > form.Size()*102/100 {
+		t.Errorf("%d bytes were sent of a blob of %d", sent, form.Size())
+	}
+}
+
+func writeTemp(t *testing.T, data []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "data")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func TestCopyAt(t *testing.T) {
