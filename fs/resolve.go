@@ -27,6 +27,7 @@ type Want struct {
 	DiffID digest.Digest      // from the config
 	Ref    fetcher.Ref
 	Image  digest.Digest // chain ID of the image's uppermost layer; "": not known
+	Unpack bool          // rather than mount it lazily, if it is not here yet
 }
 
 // layerKey is what makes two wants one: a blob, and what it unpacks to.
@@ -156,7 +157,7 @@ func (l *Layer) build(w Want) (how string, err error) {
 	if err := os.MkdirAll(filepath.Join(l.dir, "data"), 0o700); err != nil {
 		return "", err
 	}
-	large := w.Desc.Size >= minLazy
+	large := w.Desc.Size >= minLazy && !w.Unpack
 	path := filepath.Join(l.dir, "index")
 	switch {
 	case large && l.fs.indexes.Link(w.Desc.Digest, w.Desc.Size, w.DiffID, path):

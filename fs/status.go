@@ -158,44 +158,6 @@ func (f *FS) mountPoint(slot uint32, xattrs bool) string {
 	return filepath.Join(f.root, name, strconv.FormatUint(uint64(slot), 10))
 }
 
-// awaitComplete fills and completes layers at once, not when nothing else is
-// going on. The work goes on when ctx ends.
-func (f *FS) awaitComplete(ctx context.Context, layers []*Layer) error {
-	done := make(chan error, len(layers))
-	for _, l := range layers {
-		if !f.start(func() { done <- l.hurry() }) {
-			return errClosed
-		}
-	}
-	for range layers {
-		select {
-		case err := <-done:
-			if err != nil {
-				return err
-			}
-		case <-ctx.Done():
-			return fmt.Errorf("wait for layers to be complete: %w", context.Cause(ctx))
-		}
-	}
-	return nil
-}
-
-// hurry fills and completes the layer.
-func (l *Layer) hurry() error {
-	if err := l.ensureAll(); err != nil {
-		return err
-	}
-	return l.finalize(l.ctx) // holds the layer itself: holding it twice at once hangs with a removal in between
-}
-
-func (l *Layer) ensureAll() error {
-	if !l.hold() {
-		return errRemoved
-	}
-	defer l.release()
-	return l.ensureChunks(l.ctx, 0, l.filled.n-1, fetcher.Prefetch)
-}
-
 // Owner returns the owner of the layer's root directory.
 func (l *Layer) Owner() (uid, gid uint32) {
 	if !l.hold() {

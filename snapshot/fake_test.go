@@ -34,6 +34,11 @@ type fakeLayers struct {
 	last     uint32
 	starts   []start // what was about to start
 	records  []start // what was started
+	modes    map[digest.Digest]snapshot.Mode
+
+	waits      chan struct{}   // told of each call of Complete, if not nil
+	incomplete error           // what cannot be completed, and why
+	born       []digest.Digest // blobs whose layers are complete from the start
 }
 
 // start is one call of Start.
@@ -73,6 +78,7 @@ func newFakeLayers(t testing.TB) *fakeLayers { return newFakeLayersIn(t, t.TempD
 func newFakeLayersIn(t testing.TB, root string) *fakeLayers {
 	f := &fakeLayers{
 		root: root, trees: map[digest.Digest]tree{}, faults: map[digest.Digest]error{},
+		modes: map[digest.Digest]snapshot.Mode{},
 		gates: map[digest.Digest]chan struct{}{}, resolved: map[digest.Digest]int{},
 		byBlob: map[digest.Digest]uint32{}, byChain: map[string]uint32{}, layers: map[uint32]*fakeLayer{},
 	}
@@ -88,6 +94,7 @@ func (f *fakeLayers) Resolve(ctx context.Context, w snapshot.Want) (uint32, erro
 	d := w.Desc.Digest
 	f.mu.Lock()
 	f.resolved[d]++
+	f.modes[d] = w.Mode
 	gate, started := f.gates[d], f.started
 	f.mu.Unlock()
 	if started != nil {
@@ -120,7 +127,7 @@ func (f *fakeLayers) add(d digest.Digest) (uint32, error) {
 	}
 	f.last++
 	l := &fakeLayer{blob: d, complete: make(chan struct{})}
-	if !tr.lazy {
+	if !tr.lazy || slices.Contains(f.born, d) {
 		close(l.complete)
 	}
 	f.layers[f.last] = l
@@ -178,6 +185,26 @@ func (f *fakeLayers) Place(_ context.Context, id uint32, below []snapshot.Below)
 	id, err := f.add(l.blob)
 	f.byChain[key] = id
 	return id, err
+}
+
+func (f *fakeLayers) Complete(ctx context.Context, id uint32) error {
+	f.mu.Lock()
+	waits, err := f.waits, f.incomplete
+	lazy := f.layers[id] != nil && !closed(f.layers[id].complete)
+	f.mu.Unlock()
+	if lazy && waits != nil {
+		waits <- struct{}{}
+	}
+	if lazy && err != nil {
+		return err
+	}
+	return f.completed(ctx, id)
+}
+
+// completed returns when a layer is complete.
+func (f *fakeLayers) completed(ctx context.Context, id uint32) error {
+	_, err := f.Paths(ctx, []uint32{id}, snapshot.PlainForm, false)
+	return err
 }
 
 func (f *fakeLayers) Paths(ctx context.Context, ids []uint32, form snapshot.Form, _ bool) (paths []string, err error) {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 )
 
 // images are those that containerd is pulling. Their layers are resolved in
@@ -15,6 +17,7 @@ type images struct {
 	docs   Images
 	layers Layers
 	holds  *holds
+	mode   func(origin.Repo) Mode
 
 	ctx context.Context // of all work under way
 	wg  sync.WaitGroup  // goroutines
@@ -54,9 +57,9 @@ func (r *resolving) over() bool {
 }
 
 // layer returns the layer that req asks for, and if it is the image's uppermost
-// one, what the image runs. It is held until release is called. The error may
-// be one to leave the layer to containerd for.
-func (m *images) layer(ctx context.Context, req request) (id uint32, top *Program, release func(), err error) {
+// one, its plan. It is held until release is called. The error may be one to
+// leave the layer to containerd for.
+func (m *images) layer(ctx context.Context, req request) (id uint32, top *plan, release func(), err error) {
 	img, err := m.enter(req.image)
 	if err != nil {
 		return 0, nil, nil, err
@@ -90,7 +93,7 @@ func (m *images) layer(ctx context.Context, req request) (id uint32, top *Progra
 		return 0, nil, nil, fmt.Errorf("layer %s: %w", req.layer, r.err)
 	}
 	if i == len(img.layers)-1 {
-		top = &img.plan.program
+		top = img.plan
 	}
 	return r.id, top, func() { m.exit(img) }, nil
 }
@@ -123,6 +126,9 @@ func (m *images) enter(key imageKey) (*image, error) {
 
 func (m *images) read(img *image) {
 	plan, err := readPlan(m.ctx, m.docs, img.key)
+	if err == nil {
+		plan.mode = m.mode(img.key.repo)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	img.plan, img.err = plan, err
@@ -148,7 +154,9 @@ func (m *images) resolveFrom(img *image, i int) (*resolving, error) {
 		}
 		r := &resolving{done: make(chan struct{})}
 		img.layers[j] = r
-		m.wg.Go(func() { m.resolve(r, img.plan.wants[j]) })
+		w := img.plan.wants[j]
+		w.Mode = img.plan.mode
+		m.wg.Go(func() { m.resolve(r, w) })
 	}
 	return img.layers[i], nil
 }

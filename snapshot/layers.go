@@ -15,6 +15,7 @@ type Want struct {
 	Desc   ocispec.Descriptor // of the layer in the manifest, annotations included
 	DiffID digest.Digest      // from the config
 	Image  digest.Digest      // chain ID of the image's uppermost layer
+	Mode   Mode               // of the image
 }
 
 // Layer is what a snapshot must know of a layer.
@@ -56,7 +57,8 @@ const (
 // their work.
 type Layers interface {
 	// Resolve returns the layer that w describes. It comes back when the layer
-	// is lazily readable or unpacked, which can take as long as a download.
+	// is lazily readable or unpacked, which can take as long as a download; with
+	// a mode other than Lazy, when all content of it is here.
 	//
 	// origin.ErrUnauthorized and origin.ErrNotFound mean that no credentials
 	// here may read the blob, fetcher.ErrUnavailable that no source has
@@ -74,6 +76,10 @@ type Layers interface {
 	// layer. If chain says that ids, uppermost first, are all there is in a
 	// mount, it may be one for all together.
 	Paths(ctx context.Context, ids []uint32, form Form, chain bool) ([]string, error)
+
+	// Complete returns when a layer that has its place is an ordinary directory.
+	// Until then that is all that is done for it.
+	Complete(ctx context.Context, id uint32) error
 
 	// Start is told that containers of an image are about to start: its layers,
 	// lowest first, and its program. It returns at once.

@@ -19,6 +19,7 @@ const (
 type metrics struct {
 	prepares  *prometheus.CounterVec   // by kind and result
 	left      *prometheus.CounterVec   // layers left to containerd, by reason
+	images    *prometheus.CounterVec   // by mode
 	took      *prometheus.HistogramVec // by kind
 	snapshots *snapshotCounts
 }
@@ -33,6 +34,10 @@ func newMetrics(reg prometheus.Registerer, count func() map[string]int) (*metric
 			Name: "dfsnapshotter_left_to_containerd_total",
 			Help: "Layers that containerd had to download and unpack itself, by reason.",
 		}, []string{"reason"}),
+		images: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dfsnapshotter_images_total",
+			Help: "Images whose uppermost layer became ready, by mode: lazy, fill or eager.",
+		}, []string{"mode"}),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "dfsnapshotter_mount_seconds",
 			Help:    "Time from containerd's request for a snapshot to the answer.",
@@ -41,6 +46,9 @@ func newMetrics(reg prometheus.Registerer, count func() map[string]int) (*metric
 		snapshots: &snapshotCounts{
 			desc: prometheus.NewDesc("dfsnapshotter_snapshots", "Snapshots that exist.", []string{"kind"}, nil), count: count,
 		},
+	}
+	for _, mode := range Modes {
+		m.images.WithLabelValues(string(mode))
 	}
 	if reg == nil {
 		return m, nil
@@ -55,7 +63,7 @@ func newMetrics(reg prometheus.Registerer, count func() map[string]int) (*metric
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.prepares, m.left, m.took, m.snapshots}
+	return []prometheus.Collector{m.prepares, m.left, m.images, m.took, m.snapshots}
 }
 
 func (m *metrics) unregister(reg prometheus.Registerer) {

@@ -34,6 +34,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/snapshot"
 )
 
@@ -45,6 +46,7 @@ type node struct {
 	layers *fakeLayers
 	images *fakeImages
 	log    *lines
+	mode   func(origin.Repo) snapshot.Mode
 	reg    *prometheus.Registry
 
 	sn   *snapshot.Snapshotter
@@ -73,7 +75,7 @@ func newNode(t *testing.T) *node {
 func (n *node) open() {
 	n.t.Helper()
 	sn, err := snapshot.New(snapshot.Config{
-		Root: filepath.Join(n.root, "sn"), Layers: n.layers, Images: n.images, Idle: time.Hour,
+		Root: filepath.Join(n.root, "sn"), Layers: n.layers, Images: n.images, Mode: n.mode, Idle: time.Hour,
 		Log: slog.New(slog.NewTextHandler(n.log, nil)), Registerer: n.reset(),
 	})
 	if err != nil {

@@ -80,6 +80,7 @@ type plan struct {
 	wants   []Want
 	chains  []digest.Digest // chain ID of each layer
 	program Program
+	mode    Mode
 }
 
 // readPlan reads the manifest and the config of an image.

@@ -49,8 +49,9 @@ func (s *Snapshotter) prepareRemote(ctx context.Context, key, parent string, lab
 		return fmt.Errorf("layer %s: %w", req.layer, err)
 	}
 	if top != nil {
-		s.start(labels[labelRef], parent, *top)
+		s.start(labels[labelRef], parent, top.program)
 		s.images.complete(req.image)
+		s.metrics.images.WithLabelValues(string(top.mode)).Inc()
 	}
 	s.log.Info("layer ready", "image", req.image.String(), "layer", req.layer, "took", time.Since(start))
 	return err

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/prometheus/client_golang/prometheus"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 )
 
 const (
@@ -34,6 +37,9 @@ type Config struct {
 	Layers Layers
 	Images Images
 
+	// Mode returns the mode of a repository's images; nil: all are Lazy.
+	Mode func(origin.Repo) Mode
+
 	// Idle is how long the layers of an image are kept that nobody has
 	// finished pulling; 0 means 10 minutes.
 	Idle time.Duration
@@ -47,6 +53,7 @@ type Config struct {
 type Snapshotter struct {
 	root    string
 	layers  Layers
+	mode    func(origin.Repo) Mode
 	idle    time.Duration
 	log     *slog.Logger
 	reg     prometheus.Registerer
@@ -83,7 +90,7 @@ func New(cfg Config) (_ *Snapshotter, err error) {
 		cfg.Idle = 10 * time.Minute
 	}
 	s := &Snapshotter{
-		root: cfg.Root, layers: cfg.Layers, idle: cfg.Idle, log: cfg.Log, reg: cfg.Registerer,
+		root: cfg.Root, layers: cfg.Layers, mode: cfg.Mode, idle: cfg.Idle, log: cfg.Log, reg: cfg.Registerer,
 		catalog: newCatalog(), holds: newHolds(),
 	}
 	if err := s.makeRoot(); err != nil {
@@ -105,7 +112,7 @@ func New(cfg Config) (_ *Snapshotter, err error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s.cancel = cancel
 	s.images = &images{
-		docs: cfg.Images, layers: cfg.Layers, holds: s.holds,
+		docs: cfg.Images, layers: cfg.Layers, holds: s.holds, mode: s.modeOf,
 		ctx: ctx, open: map[imageKey]*image{},
 	}
 	s.wg.Go(func() { s.janitor(ctx) })
@@ -218,6 +225,9 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 	if info.Labels[labelRef] != "" {
 		kind = kindRemote
 		err := s.prepareRemote(ctx, key, parent, info.Labels)
+		if errors.Is(err, errTargetExists) {
+			return nil, edge(cmp.Or(s.settle(ctx, parent, info.Labels), err))
+		}
 		left := leave(err, parent == "")
 		if left == nil {
 			return nil, edge(err)

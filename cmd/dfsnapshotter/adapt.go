@@ -17,14 +17,32 @@ import (
 type layers struct{ fs *fs.FS }
 
 func (s layers) Resolve(ctx context.Context, w snapshot.Want) (uint32, error) {
-	l, err := s.fs.Resolve(ctx, fs.Want{
-		Desc: w.Desc, DiffID: w.DiffID, Image: w.Image,
+	want := fs.Want{
+		Desc: w.Desc, DiffID: w.DiffID, Image: w.Image, Unpack: w.Mode == snapshot.Eager,
 		Ref: fetcher.Ref{Digest: w.Desc.Digest, Size: w.Desc.Size, Repo: w.Repo},
-	})
-	if err != nil {
-		return 0, err
 	}
-	return l.ID(), nil
+	for {
+		l, err := s.fs.Resolve(ctx, want)
+		if err != nil {
+			return 0, err
+		}
+		if w.Mode == snapshot.Lazy {
+			return l.ID(), nil
+		}
+		err = l.Fill(ctx)
+		if _, here := s.fs.Layer(l.ID()); here {
+			return l.ID(), err
+		}
+		// It was removed with the image that it belonged to: make it anew.
+	}
+}
+
+func (s layers) Complete(ctx context.Context, id uint32) error {
+	l, err := s.layer(id)
+	if err != nil {
+		return err
+	}
+	return l.Complete(ctx)
 }
 
 func (s layers) Place(ctx context.Context, id uint32, below []snapshot.Below) (uint32, error) {

@@ -17,6 +17,7 @@ type Config struct {
 	Root     string         `toml:"root" comment:"Layers, snapshots and the cache. Not to be changed while containers run."`
 	Address  string         `toml:"address" comment:"Socket of the containerd proxy plugin. The keeper's and status sockets lie beside it. Empty where there is only\nthe mirror, or a seed: nothing is mounted."`
 	Relay    bool           `toml:"relay" comment:"Keep the keeper between kernel and daemon even where Linux (6.9 or later) can resend requests."`
+	Images   []ImageConfig  `toml:"image" comment:"Images that are not lazy: instead of this line a section [[image]] for each, the first that matches counts. match is\na repository, with or without its registry, * for any text, such as 'ml/*'; mode is 'lazy' (mounted at once), 'fill'\n(mounted, but the pull ends when all is here, as plain directories) or 'eager' (downloaded whole and unpacked)."`
 	Mirror   MirrorConfig   `toml:"mirror"`
 	Registry RegistryConfig `toml:"registry"`
 	Lazy     LazyConfig     `toml:"lazy"`
@@ -83,6 +84,7 @@ func DefaultConfig() Config {
 	return Config{
 		Root:     "/var/lib/dfsnapshotter",
 		Address:  "/run/dfsnapshotter/dfsnapshotter.sock",
+		Images:   []ImageConfig{},
 		Mirror:   MirrorConfig{Listen: "127.0.0.1:65001", Upstream: "https://registry-1.docker.io"},
 		Registry: RegistryConfig{HostsDir: "/etc/containerd/certs.d", DockerConfig: "/root/.docker/config.json"},
 		Lazy:     LazyConfig{Unproven: true},
@@ -135,6 +137,7 @@ func (c Config) Validate() error {
 	if (c.Registry.CredentialProvider == "") != (c.Registry.CredentialBin == "") {
 		bad("registry", "credential_provider_config and credential_provider_bin_dir go together")
 	}
+	validateImages(c.Images, bad)
 	c.Peer.validate(bad)
 	c.Limits.validate(bad)
 	if c.Peer.Manager != "" && c.TLS != (daemon.TLS{}) {

@@ -46,6 +46,8 @@ func TestLoadConfig(t *testing.T) {
 	t.Parallel()
 	changed := DefaultConfig()
 	changed.Root, changed.Relay, changed.Cache.Max, changed.Debug.Listen = "/data/df", true, "5GiB", ""
+	images := DefaultConfig()
+	images.Images = []ImageConfig{{"ml/*", "fill"}, {"*", "eager"}}
 	seed := DefaultConfig()
 	seed.Address, seed.Limits.Upload, seed.TLS.Insecure = "", "20MiB", true
 	seed.Peer = PeerConfig{
@@ -60,6 +62,7 @@ func TestLoadConfig(t *testing.T) {
 	}{
 		"mirror only":   {"address = ''\n[mirror]\nupstream = 'http://hub:5000'\n", mirrors},
 		"empty":         {"", DefaultConfig()},
+		"images":        {"[[image]]\nmatch = 'ml/*'\nmode = 'fill'\n[[image]]\nmatch = '*'\nmode = 'eager'\n", images},
 		"seed":          {"address = ''\n[peer]\nseed = true\nschedulers = ['s-0:8002', '[::1]:8002']\nadvertise = 'seed.example:1'\nidc = 'a'\nlocation = 'b|c'\n[limits]\nupload = '20MiB'\n[tls]\ninsecure = true\n", seed},
 		"over defaults": {"root = '/data/df'\nrelay = true\n[cache]\nmax = '5GiB'\n[debug]\nlisten = ''\n", changed},
 	} {
@@ -104,6 +107,11 @@ func TestLoadConfigErrors(t *testing.T) {
 		"mirror's upstream":  {"[mirror]\nupstream = 'ftp://x'\n", []string{"mirror.upstream:", "name of a registry"}},
 		"proxy":              {"[registry]\nproxy = 'proxy:3128'\n", []string{"registry.proxy:", "http://proxy:3128"}},
 		"plugins' folder":    {"[registry]\ncredential_provider_config = '/c'\n", []string{"credential_provider_bin_dir"}},
+		"image's mode":       {"[[image]]\nmatch = 'a'\nmode = 'quick'\n", []string{"image 1: mode \"quick\" is none of 'lazy', 'fill' and 'eager'"}},
+		"image's name":       {"[[image]]\nmode = 'fill'\n", []string{"image 1: match is empty"}},
+		"image's tag":        {"[[image]]\nmatch = 'a:5000/b:1'\nmode = 'fill'\n", []string{"image 1: match \"a:5000/b:1\" names a tag"}},
+		"image twice":        {"[[image]]\nmatch = 'a'\nmode = 'fill'\n[[image]]\nmatch = 'a'\nmode = 'lazy'\n", []string{"image 2: match \"a\" never counts"}},
+		"image's key":        {"[[image]]\nmatch = 'a'\nmodus = 'fill'\n", []string{`:3: unknown key "image.modus"`}},
 		"not a list":         {"[peer]\nschedulers = 's:1'\n", []string{":2:14: peer.schedulers must be a list"}},
 		"scheduler":          {"[peer]\nschedulers = ['s:1', 's']\n", []string{`peer.schedulers: "s" is not host:port`}},
 		"scheduler's host":   {"[peer]\nschedulers = [':8002']\n", []string{`peer.schedulers: ":8002" is not`}},

@@ -183,7 +183,7 @@ func (n *node) openMounts(ctx context.Context) (err error) {
 		return err
 	}
 	n.sn, err = snapshot.New(snapshot.Config{
-		Root: c.Root, Layers: layers{n.fs}, Images: n.fetcher, Log: n.log, Registerer: n.reg,
+		Root: c.Root, Layers: layers{n.fs}, Images: n.fetcher, Mode: modes(c.Images), Log: n.log, Registerer: n.reg,
 	})
 	return err
 }
