@@ -8,7 +8,8 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
 )
 
-// openStatus serves what `dfsnapshotter status` shows.
+// openStatus serves what `dfsnapshotter status` shows and `dfsnapshotter wait`
+// asks for.
 func (n *node) openStatus() (*daemon.Server, error) {
 	ln, err := daemon.ListenUnix(n.cfg.statusSocket())
 	if err != nil {
@@ -21,6 +22,7 @@ func (n *node) openStatus() (*daemon.Server, error) {
 			n.log.Debug("write status", "err", err)
 		}
 	})
+	mux.HandleFunc("GET /v1/image", n.image)
 	return daemon.Serve(ln, mux), nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -28,7 +29,7 @@ func statusCommand(p *program) *cobra.Command {
 			}
 			list, err := askStatus(cmd.Context(), c.statusSocket())
 			if err != nil {
-				return fmt.Errorf("no daemon answers: %w\nDoes it run (systemctl status dfsnapshotter)? Does it have this configuration (--config)?", err)
+				return err
 			}
 			if asJSON {
 				e := json.NewEncoder(cmd.OutOrStdout())
@@ -43,6 +44,13 @@ func statusCommand(p *program) *cobra.Command {
 }
 
 func askStatus(ctx context.Context, socket string) ([]fs.Status, error) {
+	list := []fs.Status{}
+	err := ask(ctx, socket, "/v1/layers", &list)
+	return list, err
+}
+
+// ask asks the daemon for what a path holds as JSON.
+func ask(ctx context.Context, socket, path string, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	client := http.Client{Transport: &http.Transport{
@@ -51,20 +59,21 @@ func askStatus(ctx context.Context, socket string) ([]fs.Status, error) {
 		},
 		DisableKeepAlives: true,
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://daemon/v1/layers", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://daemon"+path, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, errors.Unwrap(err) // less the URL, which says nothing
+		err = errors.Unwrap(err) // less the URL, which says nothing
+		return fmt.Errorf("no daemon answers: %w\nDoes it run (systemctl status dfsnapshotter)? Does it have this configuration (--config)?", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s", socket, resp.Status)
+		why, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		return fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(why)))
 	}
-	list := []fs.Status{}
-	return list, json.NewDecoder(resp.Body).Decode(&list)
+	return json.NewDecoder(resp.Body).Decode(answer)
 }
 
 func printStatus(w io.Writer, list []fs.Status) error {

@@ -40,8 +40,25 @@ func Main(cmd *cobra.Command) {
 	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", cmd.Name(), err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
+}
+
+// ExitError is an error for which the process ends with a code of its own.
+type ExitError struct {
+	Code int
+	Err  error
+}
+
+func (e ExitError) Error() string { return e.Err.Error() }
+
+func (e ExitError) Unwrap() error { return e.Err }
+
+func exitCode(err error) int {
+	if e, ok := errors.AsType[ExitError](err); ok {
+		return e.Code
+	}
+	return 1
 }
 
 // Command returns the command line: the daemon itself and `config`.
