@@ -29,6 +29,7 @@ type Config struct {
 // ClusterConfig names a cluster that has not joined this manager.
 type ClusterConfig struct {
 	Schedulers []string `toml:"schedulers" comment:"Images are preheated in the default cluster, by the schedulers that have joined it; or in one that knows nothing of\nthis manager, if its schedulers stand here, such as [\"sched-0.example:8002\"], and its certificates in [tls]."`
+	DebugPort  int      `toml:"debug_port" comment:"Of the schedulers' debug.listen, where the console reads hosts, swarms and bans."`
 }
 
 // JobsConfig bounds preheat jobs.
@@ -96,7 +97,7 @@ func DefaultConfig() Config {
 		Web:      WebConfig{Proxies: []string{}, Rate: 100},
 		KeyFile:  "/var/lib/dfmanager/secret.key",
 		Auth:     AuthConfig{Session: Duration{12 * time.Hour}},
-		Cluster:  ClusterConfig{Schedulers: []string{}},
+		Cluster:  ClusterConfig{Schedulers: []string{}, DebugPort: 65005},
 		Jobs: JobsConfig{
 			Concurrent: 4, Timeout: Duration{25 * time.Minute}, Keep: Duration{30 * 24 * time.Hour}, Platforms: []string{},
 		},
@@ -147,6 +148,9 @@ func (c Config) validateJobs(bad func(key, format string, args ...any)) {
 		if !daemon.IsDialable(s) {
 			bad("cluster.schedulers", "%q is not host:port, such as scheduler-0:8002", s)
 		}
+	}
+	if c.Cluster.DebugPort < 1 || c.Cluster.DebugPort > 65535 {
+		bad("cluster.debug_port", "%d is not a port", c.Cluster.DebugPort)
 	}
 	if c.Jobs.Concurrent < 1 || c.Jobs.Concurrent > 1000 {
 		bad("jobs.concurrent", "%d is not from 1 to 1000", c.Jobs.Concurrent)

@@ -31,8 +31,8 @@ func program() *daemon.Program[Config] {
 		Name:  "dfmanager",
 		Short: "The manager of a cluster",
 		Long: `Without a subcommand dfmanager is the daemon: clusters, of which schedulers, seeds
-and hosts become members, users, access tokens, a REST API, and jobs that preheat
-images, which Harbor and other registries can ask for. With a SQLite database, which is the default, one runs; with PostgreSQL several
+and hosts become members, users, access tokens, a console and a REST API, and jobs
+that preheat images, which Harbor and other registries can ask for. With a SQLite database, which is the default, one runs; with PostgreSQL several
 may, and any of them answers. At the very first start a user named root is
 created: its password is the value of DFMANAGER_ROOT_PASSWORD, or is made up and
 printed, and has to be changed at the first sign-in.`,

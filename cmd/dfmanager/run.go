@@ -18,6 +18,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/cluster"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/console"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/node"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
@@ -125,8 +126,12 @@ func (c Config) api(s *server, hasher *auth.Hasher, reg prometheus.Registerer, l
 		return nil, fmt.Errorf("registries.open_to: %w", err)
 	}
 	accounts := account.New(account.Config{Store: s.db, Hasher: hasher, Session: c.Auth.Session.Duration, Log: log})
+	pages := console.Config{
+		Store: s.db, Accounts: accounts, Jobs: s.jobs, Schedulers: s.warm.Schedulers, DebugPort: c.Cluster.DebugPort,
+		Facts: c.facts(), Version: version, Log: log,
+	}
 	return web.New(web.Config{
-		Store: s.db, Accounts: accounts, Jobs: s.jobs, Key: s.key, Changed: s.nodes.Changed, Secure: c.Web.Cert != "" || len(proxies) > 0,
+		Store: s.db, Accounts: accounts, Jobs: s.jobs, Key: s.key, Changed: s.nodes.Changed, Pages: console.New(pages), Secure: c.Web.Cert != "" || len(proxies) > 0,
 		Proxies: proxies, OpenTo: openTo, Rate: c.Web.Rate, Version: version, Log: log, Registerer: reg,
 	})
 }

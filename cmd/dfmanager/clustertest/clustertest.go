@@ -105,17 +105,18 @@ func (c *Cluster) Files(name p2p.HostID, role wire.Role) wire.Files {
 
 // Process is a daemon.
 type Process struct {
-	Addr string // where others reach it
-	Root string // of a seed
-	t    testing.TB
-	name string
-	text string // configuration
-	dir  string
-	cmd  *exec.Cmd
-	over chan struct{} // closed when it says no more
+	Addr  string // where others reach it
+	Debug string // where it shows what it sees; "": nowhere
+	Root  string // of a seed
+	t     testing.TB
+	name  string
+	text  string // configuration
+	dir   string
+	cmd   *exec.Cmd
+	over  chan struct{} // closed when it says no more
 }
 
-var ready = regexp.MustCompile(`msg=ready (?:address=(\S*:\d+))?`)
+var ready = regexp.MustCompile(`msg=ready (?:address=(\S*:\d+))?(?: debug=(\S*:\d+))?`)
 
 // Scheduler starts a scheduler.
 func (c *Cluster) Scheduler() *Process {
@@ -125,7 +126,7 @@ func (c *Cluster) Scheduler() *Process {
 	if c.manager != "" {
 		text += fmt.Sprintf("root = '%s'\n", c.t.TempDir()) + c.joins(wire.RoleScheduler)
 	}
-	p := c.process("dfscheduler", text+"[debug]\nlisten = ''\n"+c.tls(p2p.HostID(fmt.Sprint("scheduler-", c.n)), wire.RoleScheduler))
+	p := c.process("dfscheduler", text+"[debug]\nlisten = '127.0.0.1:0'\n"+c.tls(p2p.HostID(fmt.Sprint("scheduler-", c.n)), wire.RoleScheduler))
 	p.Start()
 	return p
 }
@@ -215,22 +216,23 @@ func (p *Process) run(path, config string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	addr, over := make(chan string, 1), make(chan struct{})
+	addr, over := make(chan []string, 1), make(chan struct{})
 	var last strings.Builder
 	go func() {
 		defer close(over)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			if m := ready.FindStringSubmatch(lines.Text()); m != nil {
-				addr <- m[1]
+				addr <- m
 			}
 			last.WriteString(lines.Text() + "\n")
 		}
 	}()
 	select {
 	case at := <-addr:
-		if at != "" {
-			p.Addr = at
+		if at[1] != "" {
+			p.Addr = at[1]
 		}
+		p.Debug = at[2]
 		p.cmd, p.over = cmd, over
 		return nil
 	case <-over:

@@ -123,16 +123,21 @@ func (c *Client) SetSchedulers(names []string) error {
 	})
 }
 
-// Up returns how many of the schedulers are reachable, and how many there are.
-func (c *Client) Up() (up, all int) {
+// Scheduler is one of the cluster's.
+type Scheduler struct {
+	Name string // "host:port"
+	Up   bool   // it is reachable
+}
+
+// Schedulers returns all that there are.
+func (c *Client) Schedulers() []Scheduler {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, is := range c.up {
-		if is {
-			up++
-		}
+	all := make([]Scheduler, len(c.names))
+	for i, name := range c.names {
+		all[i] = Scheduler{name, c.up[name]}
 	}
-	return up, len(c.names)
+	return all
 }
 
 // Tokens is where a seed's leave to read the blob comes from.

@@ -220,8 +220,8 @@ func TestNobodyWaitsAnyMore(t *testing.T) {
 	if _, err := k.Warm(ctx, order(r, content(1000, 1), &tokens{}), func(warm.Progress) {}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
-	if up, all := k.Up(); up != 0 || all != 1 {
-		t.Errorf("%d of %d schedulers are up", up, all)
+	if all := k.Schedulers(); len(all) != 1 || all[0].Up {
+		t.Errorf("schedulers: %+v", all)
 	}
 	failed := make(chan error, 1)
 	go func() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 )
@@ -46,7 +47,7 @@ func (v *Visit) Begin(session string) {
 }
 
 // End has the browser forget its session.
-func (v *Visit) End() { http.SetCookie(v.W, v.server.cookie("", -1)) }
+func (v *Visit) End() { http.SetCookie(v.W, v.server.cookie("", -time.Second)) }
 
 // pageRoutes are the routes of the pages.
 func (s *Server) pageRoutes() (all []route) {

@@ -1,0 +1,278 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/field"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
+)
+
+// jobView is a job as it is shown.
+type jobView struct {
+	store.Job
+	Image string // its name
+	Plain bool   // its registry is reached without TLS
+}
+
+func viewJob(j store.Job) jobView {
+	v := jobView{Job: j, Image: j.URL}
+	if ref, err := registry.ParseURL(j.URL); err == nil {
+		v.Image, v.Plain = ref.String(), ref.Scheme == "http"
+	}
+	return v
+}
+
+func viewJobs(all []store.Job) []jobView {
+	out := make([]jobView, len(all))
+	for i, j := range all {
+		out[i] = viewJob(j)
+	}
+	return out
+}
+
+// Took is how long it ran, or has been running.
+func (j jobView) Took() time.Duration {
+	switch {
+	case j.Started.IsZero():
+		return 0
+	case j.Finished.IsZero():
+		return time.Since(j.Started).Truncate(time.Second)
+	}
+	return j.Finished.Sub(j.Started)
+}
+
+// Word is the state, and what is going to become of it.
+func (j jobView) Word() string {
+	switch {
+	case j.Cancel && !j.State.Done():
+		return "being cancelled"
+	case j.State == store.Waiting && j.Tries > 0:
+		return "to be tried again"
+	}
+	return string(j.State)
+}
+
+const perPage = 50
+
+// part is which part of a list is asked for. What makes no sense is the start.
+func part(v *web.Visit) store.Page {
+	after, err := strconv.ParseInt(v.URL.Query().Get("after"), 10, 64)
+	if err != nil || after < 0 {
+		after = 0
+	}
+	return store.Page{After: after, Limit: perPage}
+}
+
+// next is where the following part of a list is; "": there is none.
+func next[T any](v *web.Visit, all []T, id func(T) int64) string {
+	if len(all) < perPage {
+		return ""
+	}
+	q := v.URL.Query()
+	q.Set("after", strconv.FormatInt(id(all[len(all)-1]), 10))
+	return v.URL.Path + "?" + q.Encode()
+}
+
+// jobList is a page of jobs.
+type jobList struct {
+	Jobs    []jobView
+	Filters []link
+	First   string // where the list begins; "": it is shown
+	Next    string
+}
+
+var states = []store.State{"", store.Running, store.Waiting, store.Succeeded, store.Failed, store.Cancelled}
+
+func (c *Console) jobFrame(ctx context.Context, v *web.Visit) (f frame, err error) {
+	q := v.URL.Query()
+	list := jobList{}
+	chosen := store.State("")
+	for _, s := range states {
+		l := link{Name: string(s), Path: "/jobs?state=" + string(s)}
+		if s == "" {
+			l.Name, l.Path = "all", "/jobs"
+		}
+		if l.Here = string(s) == q.Get("state"); l.Here {
+			chosen = s
+		}
+		list.Filters = append(list.Filters, l)
+	}
+	p := part(v)
+	all, err := c.Store.Jobs(ctx, chosen, p)
+	if err != nil {
+		return f, err
+	}
+	list.Jobs = viewJobs(all)
+	if p.After > 0 {
+		list.First = "/jobs?" + url.Values{"state": {string(chosen)}}.Encode()
+	}
+	v.URL.Path = strings.TrimSuffix(v.URL.Path, "/events")
+	list.Next = next(v, all, func(j store.Job) int64 { return j.ID })
+	return frame{Title: "Preheat", Page: "jobs", Live: "/jobs/events?" + q.Encode(), Body: list}, nil
+}
+
+func (c *Console) jobs(v *web.Visit) error {
+	f, err := c.jobFrame(v.Context(), v)
+	if err != nil {
+		return err
+	}
+	return c.show(v, http.StatusOK, f)
+}
+
+func (c *Console) jobsEvents(v *web.Visit) error {
+	return c.live(v, func(ctx context.Context) (frame, bool, error) {
+		f, err := c.jobFrame(ctx, v)
+		return f, false, err
+	})
+}
+
+// jobDetail is a job with its blobs.
+type jobDetail struct {
+	Job       jobView
+	Blobs     []store.JobBlob
+	Size, Got int64
+	Ready     int // blobs that are in place
+	Hosts     []string
+	May       bool   // the visitor may order
+	Repeat    string // where the form for the same is
+}
+
+// Percent is how much is in place; never 100 before all is.
+func (d jobDetail) Percent() int {
+	if d.Size == 0 {
+		return 0
+	}
+	return int(d.Got * 100 / d.Size)
+}
+
+// idOf is the number in the path. What is not one does not exist.
+func idOf(v *web.Visit, name string) (int64, error) {
+	n, err := strconv.ParseInt(v.PathValue(name), 10, 64)
+	if err != nil || n <= 0 {
+		return 0, store.ErrNotFound
+	}
+	return n, nil
+}
+
+func (c *Console) jobDetail(ctx context.Context, v *web.Visit) (f frame, final bool, err error) {
+	id, err := idOf(v, "id")
+	if err != nil {
+		return f, false, err
+	}
+	j, err := c.Store.Job(ctx, id)
+	if err != nil {
+		return f, false, err
+	}
+	d := jobDetail{Job: viewJob(j), Repeat: "/jobs/new?from=" + strconv.FormatInt(id, 10)}
+	if d.Blobs, err = c.Store.JobBlobs(ctx, id); err != nil {
+		return f, false, err
+	}
+	seen := map[string]bool{}
+	for _, b := range d.Blobs {
+		d.Size += b.Size
+		d.Got += b.Got
+		if b.State == store.Succeeded {
+			d.Ready++
+		}
+		if b.Host != "" && !seen[b.Host] {
+			seen[b.Host] = true
+			d.Hosts = append(d.Hosts, b.Host)
+		}
+	}
+	f = frame{Title: d.Job.Image, Page: "job", Body: d}
+	if !j.State.Done() {
+		f.Live = "/jobs/" + strconv.FormatInt(id, 10) + "/events"
+	}
+	return f, j.State.Done(), nil
+}
+
+func (c *Console) job(v *web.Visit) error {
+	f, _, err := c.jobDetail(v.Context(), v)
+	if err != nil {
+		return err
+	}
+	return c.show(v, http.StatusOK, f)
+}
+
+func (c *Console) jobEvents(v *web.Visit) error {
+	return c.live(v, func(ctx context.Context) (frame, bool, error) { return c.jobDetail(ctx, v) })
+}
+
+func (c *Console) cancelJob(v *web.Visit) error {
+	id, err := idOf(v, "id")
+	if err != nil {
+		return err
+	}
+	if _, err := c.Store.CancelJob(v.Context(), v.By(), id); err != nil && !errors.Is(err, store.ErrState) {
+		return err // one that has ended is shown as it is
+	}
+	return see(v, "/jobs/"+strconv.FormatInt(id, 10))
+}
+
+// jobForm is what is typed to have an image preheated, but for secrets.
+type jobForm struct {
+	Image, Platforms, User string
+	Plain                  bool
+	Problem                string
+	Fields                 field.Errors
+	Ready                  bool // there is a scheduler
+}
+
+func (c *Console) newJob(v *web.Visit) error {
+	form := jobForm{}
+	if id, err := strconv.ParseInt(v.URL.Query().Get("from"), 10, 64); err == nil {
+		j, err := c.Store.Job(v.Context(), id)
+		if err != nil {
+			return err
+		}
+		again := viewJob(j)
+		form.Image, form.Plain, form.Platforms = again.Image, again.Plain, strings.Join(j.Platforms, " ")
+	}
+	return c.showNewJob(v, http.StatusOK, form)
+}
+
+func (c *Console) showNewJob(v *web.Visit, status int, form jobForm) error {
+	form.Ready = len(c.Schedulers()) > 0
+	return c.show(v, status, frame{Title: "Preheat an image", Page: "new-job", Body: form})
+}
+
+func (c *Console) createJob(v *web.Visit) error {
+	form := jobForm{
+		Image: strings.TrimSpace(v.PostFormValue("image")), Platforms: v.PostFormValue("platforms"),
+		User: v.PostFormValue("registry_user"), Plain: v.PostFormValue("plain_http") != "",
+	}
+	o := job.Order{
+		Image: form.Image, PlainHTTP: form.Plain, User: form.User, Password: v.PostFormValue("registry_password"),
+		Platforms: strings.FieldsFunc(form.Platforms, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' }),
+	}
+	if strings.Contains(form.Image, "://") {
+		o.Image, o.URL = "", form.Image
+	}
+	q, err := o.Request()
+	var wrong field.Errors
+	if errors.As(err, &wrong) {
+		if why, ok := wrong["url"]; ok {
+			wrong["image"] = why
+		}
+		form.Fields = wrong
+		return c.showNewJob(v, http.StatusBadRequest, form)
+	}
+	j, err := c.Jobs.Create(v.Context(), v.By(), q)
+	switch {
+	case errors.Is(err, job.ErrNoCluster), errors.Is(err, store.ErrFull):
+		form.Problem = err.Error()
+		return c.showNewJob(v, http.StatusConflict, form)
+	case err != nil:
+		return err
+	}
+	return see(v, "/jobs/"+strconv.FormatInt(j.ID, 10))
+}

@@ -1,0 +1,133 @@
+package console
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
+)
+
+// alarm is something to be looked at.
+type alarm struct {
+	Bad  bool // something does not work; else: it will not for long
+	Text string
+	Path string // where there is more; "": nowhere
+}
+
+// overview is what an operator wants to know first.
+type overview struct {
+	Alarms            []alarm
+	Cluster           clusterView
+	Up                int // schedulers that are connected
+	Waiting, Running  int
+	Succeeded, Failed int // in the last day
+	Bytes             int64
+	BytesChart        chart
+	JobsChart         chart
+	Active            []jobView
+	Recent            []jobView
+	HostCount         int
+}
+
+const (
+	hoursShown  = 24
+	jobsShown   = 8
+	manyWaiting = 100
+)
+
+func (c *Console) overviewFrame(ctx context.Context) (f frame, err error) {
+	o := overview{Cluster: c.gather(ctx)}
+	if o.Waiting, o.Running, err = c.Store.JobCounts(ctx); err != nil {
+		return f, err
+	}
+	hours, err := c.Store.JobHours(ctx, time.Now(), hoursShown)
+	if err != nil {
+		return f, err
+	}
+	for _, h := range hours {
+		o.Succeeded += h.Succeeded
+		o.Failed += h.Failed
+		o.Bytes += h.Bytes
+	}
+	o.BytesChart, o.JobsChart = bytesChart(hours), jobsChart(hours)
+	active, err := c.Store.Jobs(ctx, store.Running, store.Page{Limit: jobsShown})
+	if err != nil {
+		return f, err
+	}
+	recent, err := c.Store.Jobs(ctx, "", store.Page{Limit: jobsShown})
+	if err != nil {
+		return f, err
+	}
+	o.Active, o.Recent = viewJobs(active), viewJobs(recent)
+	for _, s := range o.Cluster.Schedulers {
+		if s.Up {
+			o.Up++
+		}
+	}
+	o.HostCount = len(o.Cluster.Hosts) + o.Cluster.More.Hosts
+	o.Alarms = alarms(o)
+	return frame{Title: "Overview", Page: "overview", Live: "/events", Body: o}, nil
+}
+
+// alarms is what is wrong, the worst first.
+func alarms(o overview) (all []alarm) {
+	say := func(bad bool, path, format string, args ...any) {
+		all = append(all, alarm{bad, fmt.Sprintf(format, args...), path})
+	}
+	configured := len(o.Cluster.Schedulers)
+	switch {
+	case configured == 0:
+		say(true, "/cluster", "No scheduler has joined the default cluster, so nothing can be preheated.")
+	case o.Up == 0:
+		say(true, "/cluster", "No scheduler of the cluster can be reached.")
+	case o.Up < configured:
+		say(true, "/cluster", "%d of %d schedulers cannot be reached.", configured-o.Up, configured)
+	}
+	if o.Up > 0 && len(o.Cluster.Blind) == 0 && o.Cluster.Seeds == 0 {
+		say(true, "/cluster", "The cluster has no seed that is alive: preheating needs one.")
+	}
+	if n := len(o.Cluster.Bans); n > 0 {
+		say(false, "/cluster", "%s banned, or used as a last resort only.", plural(n, "host is", "hosts are"))
+	}
+	stuck := 0
+	for _, s := range o.Cluster.Swarms {
+		if s.State == "stuck" {
+			stuck++
+		}
+	}
+	if stuck > 0 {
+		say(true, "/cluster", "%s: some host wants it and nobody has or fetches it.", plural(stuck, "blob is stuck", "blobs are stuck"))
+	}
+	if o.Failed > 0 {
+		say(false, "/jobs?state=failed", "%s failed in the last 24 hours.", plural(o.Failed, "job has", "jobs have"))
+	}
+	if o.Waiting >= manyWaiting {
+		say(false, "/jobs?state=waiting", "%d jobs wait.", o.Waiting)
+	}
+	return all
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+func (c *Console) overview(v *web.Visit) error {
+	f, err := c.overviewFrame(v.Context())
+	if err != nil {
+		return err
+	}
+	return c.show(v, http.StatusOK, f)
+}
+
+func (c *Console) overviewEvents(v *web.Visit) error {
+	return c.live(v, func(ctx context.Context) (frame, bool, error) {
+		f, err := c.overviewFrame(ctx)
+		return f, false, err
+	})
+}

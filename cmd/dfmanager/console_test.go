@@ -1,0 +1,211 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/clustertest"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store/storetest"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin/origintest"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
+)
+
+// What people do with the console, in a browser, with a cluster that is real.
+func TestConsole(t *testing.T) {
+	t.Parallel()
+	cluster := clustertest.New(t, true)
+	r := origintest.New(t, origintest.Options{})
+	s := cluster.Scheduler()
+	cluster.Seed(r.Host(), s.Addr)
+	cfg := testConfig(storetest.SQLite(t))
+	cfg.Cluster.Schedulers, cfg.Web.Rate = []string{s.Addr}, 10_000
+	_, port, err := net.SplitHostPort(s.Debug)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Cluster.DebugPort, err = strconv.Atoi(port); err != nil {
+		t.Fatal(err)
+	}
+	f := cluster.Files("manager", wire.RoleHost)
+	cfg.TLS.CA, cfg.TLS.Cert, cfg.TLS.Key = f.CA, f.Cert, f.Key
+	m, _ := start(t, cfg, rootPassword)
+	v := visit(t, "http://"+m.ln.Addr().String())
+
+	v.open("/jobs")
+	v.at("/sign-in")
+	v.look("sign-in")
+	v.signIn("root", "wrong password")
+	v.see("no such user")
+	v.signIn("root", rootPassword)
+	v.at("/password")
+	v.open("/jobs")
+	v.at("/password")
+	v.look("first-password")
+	v.fill("old", rootPassword)
+	v.fill("new", "one password")
+	v.fill("again", "another password")
+	v.press("Change password")
+	v.see("is not the same")
+	v.first(rootPassword, rootPassword2)
+
+	v.preheats(r)
+	v.makesToken()
+	v.makesUser()
+	for _, p := range []string{"/", "/jobs", "/cluster", "/harbor", "/users", "/users/2", "/audit", "/about", "/password", "/nothing"} {
+		v.open(p)
+		v.look(strings.ReplaceAll(strings.Trim(strings.Replace(p, "/", "overview", 1-min(1, len(p)-1)), "/"), "/", "-"))
+	}
+	v.chooses()
+	v.comesFromElsewhere()
+	v.press("Sign out")
+	v.at("/sign-in")
+	v.open("/users")
+	v.at("/sign-in")
+
+	v.isGuest()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, p := range v.problems {
+		t.Errorf("the browser complains: %s", p)
+	}
+}
+
+// preheats has an image preheated and watches that.
+func (v *visitor) preheats(r *origintest.Registry) {
+	v.t.Helper()
+	manifest, layers := image(v.t, r, "team/app", "v7")
+	r.Fail(layers[1], origintest.Fault{HangAfter: 400_000})
+	u, err := url.Parse(manifest)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	v.press("Preheat an image")
+	v.at("/jobs/new")
+	v.fill("image", "not an image!")
+	v.press("Preheat")
+	v.see("is no image's name")
+	v.look("new-job")
+	v.fill("image", u.Host+"/team/app:v7")
+	v.do(chromedp.Click(chromedp.CSS("input[name=plain_http]")))
+	v.press("Preheat")
+	v.at("/jobs/1")
+	eval[bool](v, "window.same = true") // gone with the next page
+	v.see("Live")
+	v.see("2 of 3 blobs")
+	v.do(chromedp.Focus(chromedp.CSS("form[action='/jobs/1/cancel'] button")))
+	v.look("job-running")
+	v.wait("document.activeElement.textContent == 'Cancel'")
+	r.Heal()
+	v.see("3 of 3 blobs")
+	v.see("succeeded")
+	v.see("Final")
+	v.wait("window.same && !document.querySelector(\"form[action='/jobs/1/cancel']\")")
+	v.look("job-succeeded")
+	v.press("Repeat…")
+	v.at("/jobs/new")
+	v.fill("image", u.Host+"/team/none:v1")
+	v.press("Preheat")
+	v.at("/jobs/2")
+	v.see("failed")
+	v.look("job-failed")
+}
+
+func (v *visitor) makesToken() {
+	v.t.Helper()
+	v.open("/tokens")
+	v.fill("name", "harbor")
+	v.press("Create token")
+	v.see("not shown again")
+	if token := eval[string](v, "document.getElementById('fresh').textContent"); !strings.HasPrefix(token, "dfm_") {
+		v.t.Errorf("token %q", token)
+	}
+	v.look("tokens")
+	v.open("/tokens")
+	v.wait("!document.getElementById('fresh')")
+	v.see("harbor")
+}
+
+const guestPassword, guestPassword2 = "for the first day", "for all the others"
+
+func (v *visitor) makesUser() {
+	v.t.Helper()
+	v.open("/users")
+	v.fill("name", "ada")
+	v.fill("password", guestPassword)
+	v.press("Create user")
+	v.at("/users/2")
+	v.see("first password")
+}
+
+// chooses changes the colours.
+func (v *visitor) chooses() {
+	v.t.Helper()
+	v.open("/about")
+	v.press("Dark")
+	v.wait("getComputedStyle(document.documentElement).colorScheme == 'dark'")
+	v.at("/about")
+	v.press("Auto")
+	v.wait("getComputedStyle(document.documentElement).colorScheme == 'light dark'")
+}
+
+// comesFromElsewhere follows a link from another site, with which the session's
+// cookie does not come along at first.
+func (v *visitor) comesFromElsewhere() {
+	v.t.Helper()
+	v.do(chromedp.Navigate(strings.Replace(v.base, "127.0.0.1", "localhost", 1) + "/sign-in"))
+	eval[string](v, fmt.Sprintf("location = %q", v.base+"/about"))
+	v.at("/about")
+	v.see("This manager")
+}
+
+// isGuest sees everything but users and the audit log, and changes nothing.
+func (v *visitor) isGuest() {
+	v.t.Helper()
+	v.signIn("ada", guestPassword)
+	v.first(guestPassword, guestPassword2)
+	for _, path := range []string{"/jobs", "/jobs/1", "/cluster", "/harbor", "/about"} {
+		v.open(path)
+		if n := eval[int](v, "document.querySelectorAll('main form, main a[href^=\"/jobs/new\"]').length"); n != 0 {
+			v.t.Errorf("%s offers a guest %d changes", path, n)
+		}
+	}
+	v.look("guest-job")
+	for path, form := range map[string]string{
+		"/jobs/new": "image=nginx", "/jobs/1/cancel": "", "/users": "name=eve&password=a+long+password&role=root",
+		"/users/2": "role=root", "/users/1/delete": "", "/users/1/tokens/1/revoke": "",
+	} {
+		if got := v.post(path, form); got != 403 {
+			v.t.Errorf("a guest's POST %s: %d", path, got)
+		}
+	}
+	for _, path := range []string{"/users", "/audit", "/jobs/new"} {
+		v.open(path)
+		v.see("Forbidden")
+	}
+	v.press("Sign out")
+	v.at("/sign-in")
+}
+
+// Where browsers say little of where a form comes from, as by plain HTTP with a
+// name, it is taken all the same.
+func TestConsoleByName(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(storetest.SQLite(t))
+	cfg.Web.Rate = 10_000
+	m, _ := start(t, cfg, rootPassword)
+	_, port, err := net.SplitHostPort(m.ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := visit(t, "http://manager.test:"+port, chromedp.Flag("host-resolver-rules", "MAP *.test 127.0.0.1"))
+	v.open("/")
+	v.signIn("root", rootPassword)
+	v.first(rootPassword, rootPassword2)
+	v.see("No scheduler has joined")
+}
