@@ -55,9 +55,10 @@ func (b *Blob) RangeFrom(ctx context.Context, off, n int64, p Priority, from Fro
 
 // only says what is particular about a read.
 type only struct {
-	origin bool // no bytes of peers
-	peers  bool // no bytes of the origin, unless they come anyway
-	hops   int  // it serves another host's read, which was passed on so often
+	origin  bool // no bytes of peers
+	peers   bool // no bytes of the origin, unless they come anyway
+	hops    int  // it serves another host's read, which was passed on so often
+	follows bool // it waits for what others want, and wants nothing itself
 }
 
 func (b *Blob) reader(ctx context.Context, off, n int64, p Priority, o only) (*Reader, error) {
@@ -100,6 +101,14 @@ func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64, prio Priority) (
 		err = io.EOF
 	}
 	return n, err
+}
+
+// Lazily says that who read all of the blob does so no more: from now on it is
+// fetched as it is read.
+func (b *Blob) Lazily() {
+	if n := b.c.f.network; n != nil {
+		n.lazily(b.c)
+	}
 }
 
 // Missing returns which of the n bytes from off on are not in the store.

@@ -17,6 +17,9 @@ import (
 // Indexer is who makes use of the indexes of layers that hosts share. Its
 // methods must return soon and not call the Fetcher.
 type Indexer interface {
+	// Coming says that this seed was ordered to fetch all of a blob, which can be
+	// followed as it comes.
+	Coming(r Ref)
 	// Whole says that this seed has all of a blob that it was ordered to fetch.
 	Whole(r Ref)
 	// Distrusted says that the cluster no longer uses an index.
@@ -27,6 +30,7 @@ type Indexer interface {
 type indexes struct {
 	indexer   Indexer // nil: nobody cares
 	lookups   map[digest.Digest]*lookup
+	awaited   map[*awaited]bool
 	published map[digest.Digest]p2p.Index // by layer
 }
 
@@ -36,8 +40,15 @@ type lookup struct {
 	found *p2p.Index
 }
 
+// awaited is a layer whose index somebody here waits for, however long that takes.
+type awaited struct {
+	layer   digest.Digest
+	version int
+	found   chan p2p.Index
+}
+
 func newIndexes(x Indexer) indexes {
-	return indexes{indexer: x, lookups: map[digest.Digest]*lookup{}, published: map[digest.Digest]p2p.Index{}}
+	return indexes{indexer: x, lookups: map[digest.Digest]*lookup{}, awaited: map[*awaited]bool{}, published: map[digest.Digest]p2p.Index{}}
 }
 
 // FindIndex asks the cluster for the index of a layer. It is false if there is
@@ -60,14 +71,62 @@ func (f *Fetcher) FindIndex(ctx context.Context, layer digest.Digest, version in
 	case <-ctx.Done():
 		return p2p.Index{}, false
 	}
-	if l.found == nil || l.found.Layer != layer || l.found.Version != version {
-		return p2p.Index{}, false
-	}
-	if err := n.proven(*l.found); err != nil {
-		n.log.Warn("an index was offered that nobody of this cluster has made", "blob", layer, "index", l.found.ID, "err", err)
+	if l.found == nil || l.found.Version != version || !n.believe(*l.found) {
 		return p2p.Index{}, false
 	}
 	return *l.found, true
+}
+
+// AwaitIndex returns the index of a layer as soon as the cluster has one. It is
+// false if ctx ends before.
+func (f *Fetcher) AwaitIndex(ctx context.Context, layer digest.Digest, version int) (p2p.Index, bool) {
+	n := f.network
+	if n == nil {
+		return p2p.Index{}, false
+	}
+	a := n.expect(layer, version)
+	defer n.unexpect(a)
+	for {
+		select {
+		case x := <-a.found:
+			if n.believe(x) {
+				return x, true
+			}
+		case <-ctx.Done():
+			return p2p.Index{}, false
+		}
+	}
+}
+
+// expect asks for an index, so that the scheduler tells when there is one.
+func (n *network) expect(layer digest.Digest, version int) *awaited {
+	a := &awaited{layer, version, make(chan p2p.Index, 1)}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.indexes.awaited[a] = true
+	n.sendLookup(n.home(layer), layer, version)
+	return a
+}
+
+func (n *network) unexpect(a *awaited) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.indexes.awaited, a)
+}
+
+// askAgain asks who is responsible now, as schedulers come and go, for what is
+// awaited. The caller holds n.mu.
+func (n *network) askAgain() {
+	for a := range n.indexes.awaited {
+		n.sendLookup(n.home(a.layer), a.layer, a.version)
+	}
+}
+
+// sendLookup asks a scheduler for an index, unless there is none. The caller holds n.mu.
+func (n *network) sendLookup(scheduler string, layer digest.Digest, version int) {
+	if scheduler != "" {
+		n.links.Send(scheduler, p2p.Lookup{Layers: []digest.Digest{layer}, Version: version})
+	}
 }
 
 // lookup asks the scheduler that is responsible for the layer, if it was not
@@ -84,7 +143,7 @@ func (n *network) lookup(layer digest.Digest, version int) *lookup {
 	}
 	l := &lookup{done: make(chan struct{})}
 	n.indexes.lookups[layer] = l
-	n.links.Send(home, p2p.Lookup{Layers: []digest.Digest{layer}, Version: version})
+	n.sendLookup(home, layer, version)
 	time.AfterFunc(answerAfter, func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -166,6 +225,26 @@ func (f *Fetcher) Keep(d digest.Digest, size int64, r io.Reader) error {
 	return nil
 }
 
+// Follow gives read all of a blob that this seed was ordered to fetch, as it
+// comes: nothing is asked for that would not be without it. That read returns no
+// error says that the blob has matched its digest.
+func (f *Fetcher) Follow(ctx context.Context, r Ref, read func(io.Reader) error) error {
+	b, err := f.open(r)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = b.Close() }() // it returns nil
+	body, err := b.reader(ctx, 0, r.Size, Background, only{follows: true})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }()
+	if err := read(body); err != nil {
+		return err
+	}
+	return b.MarkVerified()
+}
+
 // Has reports whether all of a blob is in the store and has matched its digest.
 func (f *Fetcher) Has(d digest.Digest, size int64) bool {
 	b, err := f.open(Ref{Digest: d, Size: size})
@@ -205,17 +284,7 @@ func (n *network) republish(name string) {
 func (n *network) ofIndexes(m p2p.Message) bool {
 	switch m := m.(type) {
 	case p2p.Indexes:
-		for _, d := range m.Layers {
-			if l := n.indexes.lookups[d]; l != nil {
-				for _, x := range m.Found {
-					if x.Layer == d {
-						l.found = &x
-					}
-				}
-				delete(n.indexes.lookups, d)
-				close(l.done)
-			}
-		}
+		n.found(m)
 	case p2p.Distrust:
 		if x := n.indexes.published[m.Layer]; x.ID == m.ID {
 			delete(n.indexes.published, m.Layer)
@@ -227,6 +296,38 @@ func (n *network) ofIndexes(m p2p.Message) bool {
 		return false
 	}
 	return true
+}
+
+// found gives an answer to those who wait for it. The caller holds n.mu.
+func (n *network) found(m p2p.Indexes) {
+	for _, x := range m.Found {
+		if l := n.indexes.lookups[x.Layer]; l != nil {
+			l.found = &x
+		}
+		for a := range n.indexes.awaited {
+			if a.layer == x.Layer && a.version == x.Version {
+				select {
+				case a.found <- x:
+				default: // it has not looked at the one before
+				}
+			}
+		}
+	}
+	for _, d := range m.Layers {
+		if l := n.indexes.lookups[d]; l != nil {
+			delete(n.indexes.lookups, d)
+			close(l.done)
+		}
+	}
+}
+
+// believe reports whether a member of the cluster has made an index.
+func (n *network) believe(x p2p.Index) bool {
+	err := n.proven(x)
+	if err != nil {
+		n.log.Warn("an index was offered that nobody of this cluster has made", "blob", x.Layer, "index", x.ID, "err", err)
+	}
+	return err == nil
 }
 
 var errNotMaker = errors.New("its maker is neither host nor seed")

@@ -13,13 +13,21 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/bucket"
 )
 
 // hearing is an Indexer that remembers what it hears.
 type hearing struct {
+	coming     chan fetcher.Ref // nil: nobody cares
 	mu         sync.Mutex
 	whole      []digest.Digest
 	distrusted []digest.Digest
+}
+
+func (h *hearing) Coming(r fetcher.Ref) {
+	if h.coming != nil {
+		h.coming <- r
+	}
 }
 
 func (h *hearing) Whole(r fetcher.Ref) {
@@ -101,6 +109,132 @@ func TestIndexes(t *testing.T) {
 	}
 	if find() == nil {
 		t.Error("a false index is found")
+	}
+}
+
+// TestAwaitIndex: who waits for an index hears of it when it is there, though the
+// scheduler was restarted meanwhile.
+func TestAwaitIndex(t *testing.T) {
+	s := startScheduler(t)
+	seed := startHost(t, "seed", true, s, newFake(nil))
+	host, next := startHost(t, "host", false, s, newFake(nil)), startHost(t, "next", false, s, newFake(nil))
+	known(t, s, "seed", "host", "next")
+	index := p2p.Index{
+		Layer: digest.FromString("layer"), Version: 1, ID: digest.FromString("id"), DiffID: digest.FromString("tar"),
+		Pack: p2p.Blob{Digest: digest.FromString("pack"), Size: 10}, Head: 5,
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	type answer struct {
+		index p2p.Index
+		ok    bool
+	}
+	await := func(ctx context.Context, h *fetcher.Fetcher, version int) chan answer {
+		answers := make(chan answer, 1)
+		go func() {
+			x, ok := h.AwaitIndex(ctx, index.Layer, version)
+			answers <- answer{x, ok}
+		}()
+		return answers
+	}
+	found, other := await(t.Context(), host.Fetcher, 1), await(ctx, next.Fetcher, 2)
+	s.kill()
+	s.start(t)
+	known(t, s, "seed", "host", "next")
+	if err := seed.PublishIndex(index); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-found; !a.ok || a.index.ID != index.ID {
+		t.Errorf("%+v", a)
+	}
+	cancel()
+	if a := <-other; a.ok {
+		t.Errorf("an index of version 1 was given to who wants version 2: %+v", a)
+	}
+}
+
+// TestFollow: who follows a blob that a seed fetches for another host sees all of
+// it, and asks the origin for nothing.
+func TestFollow(t *testing.T) {
+	s := startScheduler(t)
+	data := content(12*mib, 9)
+	registry := newFake(always(fault{delay: 2 * time.Millisecond}), data)
+	hears := &hearing{coming: make(chan fetcher.Ref, 1)}
+	seed := startHostWith(t, "seed", s, func(c *fetcher.Config) {
+		c.Sources, c.Network.Self.Seed, c.Network.Indexer = []fetcher.Source{registry}, true, hears
+	})
+	host := startHost(t, "host", false, s, registry)
+	known(t, s, "seed", "host")
+	followed := make(chan error, 1)
+	go func() {
+		followed <- seed.Follow(t.Context(), <-hears.coming, func(blob io.Reader) error {
+			got, err := io.ReadAll(blob)
+			if err == nil && !bytes.Equal(got, data) {
+				err = errors.New("these are not the bytes of the blob")
+			}
+			return err
+		})
+	}()
+	want(t, openBlob(t, host.Fetcher, ref(data)), data, 0, int64(len(data)), fetcher.Prefetch)
+	if err := <-followed; err != nil {
+		t.Error(err)
+	}
+	if !seed.Has(digest.FromBytes(data), int64(len(data))) {
+		t.Error("the blob is not known to be right, though all of it was read")
+	}
+	if sent := registry.bytesSent(); sent != int64(len(data)) {
+		t.Errorf("the origin has sent %d bytes of %d", sent, len(data))
+	}
+	eventually(t, func() error { return hears.heard(&hears.whole, digest.FromBytes(data)) })
+}
+
+// TestLazily: who has wanted all of a blob, and does so no more, gets what he
+// reads and nothing else.
+func TestLazily(t *testing.T) {
+	s := startScheduler(t)
+	data := content(24*mib, 5)
+	registry := newFake(nil, data)
+	startHost(t, "seed", true, s, registry)
+	host := startHostWith(t, "host", s, func(c *fetcher.Config) {
+		c.Sources, c.Download = []fetcher.Source{registry}, bucket.New(4*mib)
+	})
+	known(t, s, "seed", "host")
+	b := openBlob(t, host.Fetcher, ref(data))
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := b.Range(ctx, 0, b.Size(), fetcher.Prefetch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(r, make([]byte, 2*mib)); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	_ = r.Close()
+	b.Lazily()
+	want(t, b, data, 20*mib, 1000, fetcher.OnDemand)
+	missing := func() (n int64) {
+		for _, gap := range b.Missing(0, b.Size()) {
+			n += gap.Len
+		}
+		return n
+	}
+	before := missing()
+	if before < 8*mib {
+		t.Fatalf("only %d bytes are missing: too few to tell", before)
+	}
+	want(t, b, data, 21*mib, 1000, fetcher.OnDemand)
+	for range 20 { // so long it would have brought 4 MiB more
+		time.Sleep(50 * time.Millisecond)
+		if got := before - missing(); got > 2*mib {
+			t.Fatalf("%d bytes came that nobody wants", got)
+		}
+	}
+	r, err = b.Range(t.Context(), 0, b.Size(), fetcher.Prefetch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes, right: %v; %v", len(got), bytes.Equal(got, data), err)
 	}
 }
 

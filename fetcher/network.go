@@ -330,6 +330,7 @@ func (l listener) SchedulerUp(name string) {
 		l.n.do(actions) // the announce goes first
 		l.n.republish(name)
 		l.n.relearn(name)
+		l.n.askAgain()
 		return nil
 	})
 }
@@ -337,6 +338,7 @@ func (l listener) SchedulerUp(name string) {
 func (l listener) SchedulerDown(name string) {
 	l.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
 		delete(l.n.up, name)
+		l.n.askAgain()
 		return h.SchedulerDown(now, name)
 	})
 }
@@ -376,6 +378,10 @@ func (n *network) ordered(m p2p.Fetch) bool {
 	if s == nil {
 		n.log.Warn("the scheduler orders a blob of another size", "blob", m.Blob.Digest, "size", m.Blob.Size)
 		return false
+	}
+	if m.Whole && !s.coming && !s.have.Full() && n.indexes.indexer != nil {
+		s.coming = true
+		n.indexes.indexer.Coming(Ref{Digest: m.Blob.Digest, Size: m.Blob.Size, Repo: repo(m.Origin)})
 	}
 	s.ordered, s.origin = true, p2p.Origin{Registry: m.Origin.Registry, Repository: m.Origin.Repository}
 	n.answered(m.Blob.Digest) // nobody will name parents

@@ -45,6 +45,10 @@ func (c *content) cut(off, end int64, ranges int64) int64 {
 func (c *content) plan(r *Reader) {
 	c.readers[r] = struct{}{}
 	r.from, r.to = r.pos, r.end
+	if r.only.follows {
+		r.from, r.to, r.next, r.pieces = 0, 0, r.end, true
+		return
+	}
 	r.pieces = c.byPieces(r)
 	switch {
 	case r.pieces:

@@ -28,6 +28,7 @@ type share struct {
 	// guarded by network.mu
 	users   int   // handles of it that others than the network have
 	ordered bool  // by a scheduler, to this seed
+	coming  bool  // all of it, as those who make indexes were told
 	pinned  *Blob // keeps what is known of the bytes of an ordered blob until all are here
 	lazy    bool  // what was said in the last Want
 	wanted  bool
@@ -257,6 +258,16 @@ func (n *network) whole(c *content, p Priority) bool {
 		n.do(n.host.Want(time.Now(), s.blob, s.origin, false, p))
 	}
 	return true
+}
+
+// lazily takes back that all of the blob is wanted.
+func (n *network) lazily(c *content) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s := n.shares[c.digest]; s != nil && s.wanted && !s.lazy && !s.have.Full() {
+		s.lazy, s.prio = true, Prefetch
+		n.do(n.host.Want(time.Now(), s.blob, s.origin, true, p2p.Prefetch))
+	}
 }
 
 // renew says the last want again, with a new token.

@@ -183,8 +183,18 @@ func (b *bitmap) setAll() {
 	clear(b.suspects)
 }
 
-// suspect reports whether chunk i was there before an unclean boot. The caller
-// hashes it, and then sets or drops it.
+// doubt makes suspects of the first n chunks, none of which is there for sure.
+func (b *bitmap) doubt(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range n {
+		b.suspects[i>>3] |= 1 << (i & 7)
+	}
+}
+
+// suspect reports whether chunk i was there before an unclean boot, or was
+// written before its digest was known. The caller hashes it, and then sets or
+// drops it.
 func (b *bitmap) suspect(i int) bool {
 	b.mu.RLock()
 	defer b.mu.RUnlock()

@@ -265,10 +265,11 @@ func (l *Layer) noteProven() error {
 	return nil
 }
 
-// tell lets the cluster know that an index it gave is false.
+// tell lets the cluster know that an index it gave is false, and what runs on
+// it here.
 func (l *Layer) tell(reason error) {
 	if l.rec.Pack != (indexes.Pack{}) {
-		l.fs.indexes.False(l.rec.Blob, l.index.Info().ID, reason.Error())
+		l.fs.indexes.False(l.rec.Blob, l.index.Info().ID, reason.Error(), l.fs.containersOf(l.id))
 	}
 }
 

@@ -372,6 +372,7 @@ type chunkWriter struct {
 	l    *Layer
 	file *file
 	ino  uint32
+	last int64 // where in the file it has written last
 }
 
 // WriteChunk implements index.Sink.
@@ -395,6 +396,7 @@ func (w *chunkWriter) write(ino uint32, off int64, data []byte) error {
 		w.file, w.ino = f, ino
 	}
 	_, err := w.file.WriteAt(data, off)
+	w.last = off
 	return err
 }
 

@@ -76,8 +76,10 @@ type FS struct {
 
 	placing sync.Mutex // one Place or merge at a time
 	kick    chan struct{}
-	touched atomic.Int64 // when a container was last about to start, Unix nanoseconds
-	noSpace atomic.Int64 // when the disk was last found full, Unix nanoseconds
+	// names of those that have been given a layer; nil: nobody knows
+	containers atomic.Pointer[func(slot uint32) []string]
+	touched    atomic.Int64 // when a container was last about to start, Unix nanoseconds
+	noSpace    atomic.Int64 // when the disk was last found full, Unix nanoseconds
 }
 
 var errClosed = errors.New("fs: closed")

@@ -298,6 +298,6 @@ func (l *Layer) refuse(reason error) error {
 	l.refused.Store(true)
 	err := l.save(l.rec)
 	l.mu.Unlock()
-	l.log().Error("layer is not what its image says; no new container gets it", "err", reason)
+	l.log().Error("layer is not what its image says; no new container gets it", "containers", l.fs.containersOf(l.id), "err", reason)
 	return errors.Join(err, l.letGo())
 }

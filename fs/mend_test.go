@@ -3,6 +3,7 @@ package fs
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 )
@@ -73,6 +75,55 @@ func TestMend(t *testing.T) {
 	same(t, tree, l.tree, impliedPaths(l))
 }
 
+// TestLyingIndex: an index of another host that names a wrong digest, place or
+// checkpoint, and in which nothing else is wrong, gives no wrong byte: the layer
+// is unpacked.
+func TestLyingIndex(t *testing.T) {
+	e := newEnv(t, nil)
+	seed := uint64(15)
+	for name, lie := range map[string]func(file []byte){
+		"digest of a chunk": func(file []byte) { inText(file, indextest.Chunks, 64)[32] ^= 1 },
+		"place in a span":   func(file []byte) { inText(file, indextest.Chunks, 64)[16] ^= 1 },
+		"place of a span":   func(file []byte) { inText(file, indextest.Spans, 48)[0] ^= 1 },
+		"bit of a span":     func(file []byte) { s := inText(file, indextest.Spans, 48); s[45] = (s[45] + 1) % 8 },
+		"window":            func(file []byte) { inText(file, indextest.Windows, 32)[0] ^= 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			seed++ // layers of one blob would give each other chunks
+			form := indextest.Gzip(big(seed), indextest.GzipOptions{Level: gzip.BestSpeed})
+			tree := unpacked(t, form.Tar)
+			file, err := os.ReadFile(e.indexOf(form))
+			if err != nil {
+				t.Fatal(err)
+			}
+			lie(file)
+			l := e.unmade(form)
+			if err := os.WriteFile(filepath.Join(l.dir, "index"), indextest.Reseal(file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			fromCluster(l)
+			if err := l.open(); errors.Is(err, index.ErrCorrupt) {
+				return // such an index is not taken
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			e.serve(l)
+			same(t, tree, filepath.Join(e.root, "m", l.name()), impliedPaths(l))
+			if s := l.status(); s.State != Filled || !s.Proven {
+				t.Errorf("it is %s, proven: %v: nobody has noticed the lie", s.State, s.Proven)
+			}
+		})
+	}
+}
+
+// inText returns a record of a table that is about data/text, which fills the
+// last part of the layer: of what cannot be compressed, a span is a copy, whose
+// window does not matter.
+func inText(file []byte, section, size int) []byte {
+	table := indextest.Table(file, section)
+	return table[len(table)/size*3/4*size:][:size]
+}
+
 // TestFalseTree: where it is false about the tree as well, nothing helps, and no
 // new container gets it.
 func TestFalseTree(t *testing.T) {
@@ -102,6 +153,7 @@ func TestQuarantine(t *testing.T) {
 	l := e.layer(e.want(indextest.EStargz(big(13), indextest.EStargzOptions{})))
 	own := e.layer(e.want(indextest.EStargz(big(14), indextest.EStargzOptions{})))
 	fromCluster(l)
+	e.fs.NameContainers(func(slot uint32) []string { return []string{"default/web"} })
 	e.fs.quarantine(l.index.Info().ID, "another tree")
 	e.fs.quarantine(own.index.Info().ID, "another tree")
 	if err := l.usable(); err == nil || !strings.Contains(err.Error(), "another tree") {

@@ -7,6 +7,7 @@ type metrics struct {
 	onDemand   prometheus.Histogram
 	filled     prometheus.Counter
 	resolved   *prometheus.CounterVec
+	late       *prometheus.CounterVec
 	profiles   *prometheus.CounterVec
 	recorded   prometheus.Counter
 	boots      *prometheus.CounterVec
@@ -32,6 +33,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "dfsnapshotter_layers_resolved_total",
 			Help: "Layers by how their tree came to be known: index (kept from before), toc (in the blob), cluster (an index of another host), unpacked, failed.",
 		}, []string{"result"}),
+		late: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dfsnapshotter_late_indexes_total",
+			Help: "Indexes of other hosts that came while their layer was being unpacked, by what became of that: mounted (by the index), unpacked (nearly all was here).",
+		}, []string{"result"}),
 	}
 	m.profiles = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "dfsnapshotter_profiles_total",
@@ -51,7 +56,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}, []string{"wait"})
 	m.startReads = startReads{starts.WithLabelValues("none"), starts.WithLabelValues("short"), starts.WithLabelValues("long")}
 	if reg != nil {
-		reg.MustRegister(m.onDemand, m.filled, m.resolved, m.profiles, m.recorded, m.boots, starts)
+		reg.MustRegister(m.onDemand, m.filled, m.resolved, m.late, m.profiles, m.recorded, m.boots, starts)
 	}
 	return m
 }
@@ -64,6 +69,7 @@ func (m *metrics) observe(f *FS) {
 }
 
 var (
+	misledDesc = prometheus.NewDesc("dfsnapshotter_containers_misled", "Containers that have been given a layer that was refused later; the log names them.", nil, nil)
 	layersDesc = prometheus.NewDesc("dfsnapshotter_layers", "Layers by state.", []string{"state"}, nil)
 	partDesc   = prometheus.NewDesc("dfsnapshotter_filled_ratio", "Part of the chunks of all layers that is on disk.", nil, nil)
 )
@@ -72,19 +78,26 @@ var (
 type collector struct{ fs *FS }
 
 // Describe implements prometheus.Collector.
-func (c collector) Describe(ch chan<- *prometheus.Desc) { ch <- layersDesc; ch <- partDesc }
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- layersDesc
+	ch <- partDesc
+	ch <- misledDesc
+}
 
 // Collect implements prometheus.Collector.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	count := map[State]int{Lazy: 0, Filled: 0, Complete: 0, Refused: 0}
-	var have, all int
+	var have, all, misled int
 	for _, s := range c.fs.Status() {
-		count[s.State]++
+		if count[s.State]++; s.State == Refused {
+			misled += len(c.fs.containersOf(s.ID))
+		}
 		have, all = have+s.Filled, all+s.Chunks
 	}
 	for state, n := range count {
 		ch <- prometheus.MustNewConstMetric(layersDesc, prometheus.GaugeValue, float64(n), string(state))
 	}
+	ch <- prometheus.MustNewConstMetric(misledDesc, prometheus.GaugeValue, float64(misled))
 	part := 1.0
 	if all > 0 {
 		part = float64(have) / float64(all)

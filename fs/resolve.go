@@ -104,6 +104,9 @@ func (f *FS) resolve(key layerKey, w Want, r *resolution) {
 	}
 	delete(f.work, key)
 	f.mu.Unlock()
+	if err == nil {
+		f.recheck(l)
+	}
 	r.layer, r.err = l, err
 	close(r.done)
 	if err != nil {
@@ -167,8 +170,7 @@ func (l *Layer) build(w Want) (how string, err error) {
 	case large && l.cluster(w, path):
 		how = "cluster"
 	default:
-		how, l.rec.Proven = "unpacked", true
-		if err := l.unpack(); err != nil {
+		if how, err = l.unpackOrAwait(path, large); err != nil {
 			return "", err
 		}
 	}
@@ -219,16 +221,13 @@ func (r readerAt) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// unpack downloads the blob and fills the layer in the blob's order while its
-// index is being built.
-func (l *Layer) unpack() error {
+// unpack downloads the blob and fills the layer through w in the blob's order
+// while its index is being built.
+func (l *Layer) unpack(ctx context.Context, path string, w *chunkWriter) error {
 	if err := l.openData(); err != nil {
 		return err
 	}
-	path := filepath.Join(l.dir, "index")
-	w := &chunkWriter{l: l}
-	defer w.close()
-	info, err := l.download(l.ctx, path, w, fetcher.Prefetch)
+	info, err := l.download(ctx, path, w, fetcher.Prefetch)
 	if err != nil {
 		return fmt.Errorf("unpack %s: %w", l.rec.Blob, err)
 	}

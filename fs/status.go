@@ -3,6 +3,7 @@ package fs
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -181,7 +182,19 @@ func (f *FS) IDs() []uint32 {
 	return slices.Sorted(maps.Keys(all))
 }
 
-// quarantine refuses the layers that are read by a false index of the cluster.
+// NameContainers says who knows the names of the containers that have been given
+// a layer, for when that turns out to be wrong.
+func (f *FS) NameContainers(names func(slot uint32) []string) { f.containers.Store(&names) }
+
+func (f *FS) containersOf(slot uint32) []string {
+	if names := f.containers.Load(); names != nil {
+		return (*names)(slot)
+	}
+	return nil
+}
+
+// quarantine refuses the layers that are read by a false index of the cluster,
+// which hears what runs on them.
 func (f *FS) quarantine(id digest.Digest, reason string) {
 	for _, l := range f.all() {
 		if !l.hold() {
@@ -191,8 +204,21 @@ func (f *FS) quarantine(id digest.Digest, reason string) {
 			if err := l.refuse(fmt.Errorf("its index is false: %s", reason)); err != nil {
 				l.log().Error("refused layer not noted", "err", err)
 			}
+			if len(f.containersOf(l.id)) > 0 {
+				l.tell(errors.New(reason))
+			}
 		}
 		l.release()
+	}
+}
+
+// recheck refuses a new layer if its index was found false while it was made:
+// quarantine has not seen it then.
+func (f *FS) recheck(l *Layer) {
+	if id := l.index.Info().ID; l.doubtful() {
+		if reason, is := f.indexes.IsFalse(id); is {
+			f.quarantine(id, reason)
+		}
 	}
 }
 

@@ -64,10 +64,13 @@ type (
 		Found  []Index
 	}
 	// Distrust says that an index is not that of its layer. From a host: it has
-	// seen all of the blob; from the scheduler: no new container is to use it.
+	// seen all of the blob, or it repeats what it was told and says which of its
+	// Containers have been given the layer; from the scheduler: no new container is
+	// to use it.
 	Distrust struct {
-		Layer, ID digest.Digest
-		Reason    string
+		Layer, ID  digest.Digest
+		Reason     string
+		Containers []string
 	}
 )
 
@@ -75,6 +78,12 @@ func (Publish) message()  {}
 func (Lookup) message()   {}
 func (Indexes) message()  {}
 func (Distrust) message() {}
+
+// What a Distrust has of containers at most, and how long a name is in bytes.
+const (
+	MaxContainers    = 64
+	MaxContainerName = 256
+)
 
 // MaxLookup is how many layers one Lookup may ask for.
 const MaxLookup = 256

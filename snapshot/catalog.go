@@ -125,6 +125,24 @@ func (c *catalog) chain(name string) ([]record, error) {
 	return rs, nil
 }
 
+// above returns the snapshots of containers that have a layer in their chain.
+func (c *catalog) above(layer uint32) (rs []record) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, r := range c.byName {
+		if r.kind == snapshots.KindCommitted || r.ref != "" {
+			continue
+		}
+		for name := r.parent; name != ""; name = c.byName[name].parent {
+			if c.byName[name].layer == layer {
+				rs = append(rs, r)
+				break
+			}
+		}
+	}
+	return rs
+}
+
 func (c *catalog) empty() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -162,6 +162,28 @@ func TestSharedLayers(t *testing.T) {
 	}
 }
 
+// The containers that have a layer are known by name.
+func TestContainers(t *testing.T) {
+	n := newNode(t)
+	i := n.image("example.org/one:1", three)
+	n.mustPull("a", i, true)
+	if _, err := n.inner().Prepare(n.ctx("a"), "web/1", i.top()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.inner().View(n.ctx("a"), "look", i.chains[1].String()); err != nil {
+		t.Fatal(err)
+	}
+	got := map[int][]string{}
+	for _, id := range n.layers.List() {
+		if names := n.sn.Containers(id); len(names) > 0 { // one has another in its place in this chain
+			got[len(names)] = append(got[len(names)], strings.Join(names, " "))
+		}
+	}
+	if diff := cmp.Diff(map[int][]string{1: {"a/web/1"}, 2: {"a/look a/web/1", "a/look a/web/1"}}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // An image that cannot be served here is left to containerd, from the lowest
 // layer that cannot.
 func TestLeftToContainerd(t *testing.T) {

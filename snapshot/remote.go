@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -76,6 +77,21 @@ func (s *Snapshotter) start(ref, parent string, p Program) {
 		ids = append(ids, r.layer)
 	}
 	s.layers.Start(ids, p)
+}
+
+// Containers returns the names of the containers that have a layer, each behind
+// its namespace.
+func (s *Snapshotter) Containers(layer uint32) (names []string) {
+	for _, r := range s.catalog.above(layer) {
+		ns, rest, _ := strings.Cut(r.name, "/") // containerd puts a number in between
+		if _, key, ok := strings.Cut(rest, "/"); ok {
+			names = append(names, ns+"/"+key)
+		} else {
+			names = append(names, r.name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // exists reports whether there is a committed snapshot of a chain ID above

@@ -27,8 +27,13 @@ func (h *hub) ofIndexes(s *session, m p2p.Message) bool {
 	return true
 }
 
-// distrust tells all hosts that an index is false. The caller holds h.mu.
+// distrust tells all hosts that an index is false, and the operator where
+// containers run on it. The caller holds h.mu.
 func (h *hub) distrust(by p2p.HostID, m p2p.Distrust) {
+	if len(m.Containers) > 0 {
+		h.metrics.misled.Add(float64(len(m.Containers)))
+		h.log.Error("containers were given a layer by a false index", "host", by, "blob", m.Layer, "index", m.ID, "containers", m.Containers)
+	}
 	news := h.indexes.Distrust(time.Now(), by, m)
 	if news == nil {
 		return

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -52,5 +53,11 @@ func TestIndexes(t *testing.T) {
 	early.say(t, lookup)
 	if found := hears(early); len(found) != 0 {
 		t.Errorf("a false index is still given out: %v", found)
+	}
+	early.say(t, p2p.Distrust{Layer: index.Layer, ID: index.ID, Reason: "another tree", Containers: []string{"default/web", "default/db"}})
+	early.say(t, lookup)
+	hears(early) // by then the scheduler has taken what was said before
+	if !strings.Contains(get(t, s, "/metrics"), "\ndfscheduler_containers_misled_total 2\n") {
+		t.Error("two containers are not counted")
 	}
 }

@@ -15,6 +15,7 @@ type metrics struct {
 	bans      *prometheus.CounterVec // what
 	throttled prometheus.Counter
 	distrusts prometheus.Counter
+	misled    prometheus.Counter
 	decisions prometheus.Histogram
 	ticks     prometheus.Histogram
 }
@@ -41,6 +42,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		distrusts: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "dfscheduler_indexes_distrusted_total", Help: "Indexes that a host has found false; the log names them.",
 		}),
+		misled: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "dfscheduler_containers_misled_total", Help: "Containers that were given a layer by a false index; the log names them and their hosts.",
+		}),
 		decisions: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "dfscheduler_decision_seconds", Help: "Time it took to decide about one message.", Buckets: buckets,
 		}),
@@ -48,7 +52,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "dfscheduler_tick_seconds", Help: "Time it took to do what had become due.", Buckets: buckets,
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.messages, m.streams, m.conns, m.bans, m.throttled, m.distrusts, m.decisions, m.ticks} {
+	for _, c := range []prometheus.Collector{m.messages, m.streams, m.conns, m.bans, m.throttled, m.distrusts, m.misled, m.decisions, m.ticks} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -185,6 +185,9 @@ func (n *node) openMounts(ctx context.Context) (err error) {
 	n.sn, err = snapshot.New(snapshot.Config{
 		Root: c.Root, Layers: layers{n.fs}, Images: n.fetcher, Mode: modes(c.Images), Log: n.log, Registerer: n.reg,
 	})
+	if err == nil {
+		n.fs.NameContainers(n.sn.Containers)
+	}
 	return err
 }
 

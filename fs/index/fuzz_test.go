@@ -162,7 +162,7 @@ func gunzip(blob []byte) ([]byte, error) {
 // be asked for without harm.
 func FuzzOpen(f *testing.F) {
 	file, blob := indexFile(f)
-	tables := uint32(index.Tables(file))
+	tables := uint32(indextest.Tables(file))
 	f.Add(tables, uint64(1), uint32(24), uint64(1<<40))
 	f.Add(uint32(16+2*144), uint64(7), tables+48, uint64(0xffffffff))
 	f.Add(tables+64*2+36, uint64(2), tables+64*5+20, uint64(6))
@@ -176,7 +176,7 @@ func FuzzOpen(f *testing.F) {
 				}
 			}
 		}
-		x, err := open(t, index.Reseal(changed))
+		x, err := open(t, indextest.Reseal(changed))
 		if err != nil {
 			return
 		}

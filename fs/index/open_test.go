@@ -90,7 +90,7 @@ func TestOpenFindsDamage(t *testing.T) {
 		}
 		err = index.Verify(t.Context(), x, bytes.NewReader(blob))
 		unused := at >= 800 && at < 4096 || file[at] == 0 // behind the header, or padding
-		if at >= index.Tables(file) && !unused || err != nil && !errors.Is(err, index.ErrCorrupt) {
+		if at >= indextest.Tables(file) && !unused || err != nil && !errors.Is(err, index.ErrCorrupt) {
 			t.Errorf("bit in byte %d: %v", at, err)
 		}
 		if err := x.Close(); err != nil {
@@ -102,7 +102,7 @@ func TestOpenFindsDamage(t *testing.T) {
 // TestWindowDamage: a damaged window is found when its span is decoded.
 func TestWindowDamage(t *testing.T) {
 	file, blob := indexFile(t)
-	for i := 4096; i < index.Tables(file); i += 16 {
+	for i := 4096; i < indextest.Tables(file); i += 16 {
 		file[i] ^= 0xff
 	}
 	x, err := open(t, file)

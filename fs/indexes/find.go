@@ -11,6 +11,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
 const (
@@ -32,26 +33,50 @@ func (x *Indexes) Find(ctx context.Context, layer digest.Digest, size int64, dif
 		return Pack{}, false
 	}
 	offer, ok := x.fetcher.FindIndex(ctx, layer, index.Version)
-	if !ok || offer.DiffID != diffID || x.isFalse(offer.ID) {
+	if !ok {
+		return Pack{}, false
+	}
+	return x.use(ctx, offer, size, diffID, path)
+}
+
+// Await is Find for who waits for an index that the cluster does not have yet,
+// as long as ctx lets it.
+func (x *Indexes) Await(ctx context.Context, layer digest.Digest, size int64, diffID digest.Digest, path string) (Pack, bool) {
+	if x.fetcher == nil {
+		return Pack{}, false
+	}
+	offer, ok := x.fetcher.AwaitIndex(ctx, layer, index.Version)
+	if !ok {
+		return Pack{}, false
+	}
+	return x.use(ctx, offer, size, diffID, path)
+}
+
+// use puts an index that was offered at path, if it is what is wanted.
+func (x *Indexes) use(ctx context.Context, offer p2p.Index, size int64, diffID digest.Digest, path string) (Pack, bool) {
+	if _, is := x.IsFalse(offer.ID); is || offer.DiffID != diffID {
 		return Pack{}, false
 	}
 	p := Pack{offer.Pack.Digest, offer.Pack.Size}
 	err := x.take(ctx, p, offer.Head, path)
 	if err == nil {
-		err = matches(path, offer.ID, layer, size, diffID)
+		err = matches(path, offer.ID, offer.Layer, size, diffID)
 	}
 	if err != nil {
-		x.log.Warn("the cluster's index of a layer cannot be used; the layer is unpacked", "blob", layer, "index", offer.ID, "err", err)
+		if ctx.Err() == nil {
+			x.log.Warn("the cluster's index of a layer cannot be used; the layer is unpacked", "blob", offer.Layer, "index", offer.ID, "err", err)
+		}
 		return Pack{}, false
 	}
 	return p, true
 }
 
-func (x *Indexes) isFalse(id digest.Digest) bool {
+// IsFalse reports whether this host has heard that an index is false, and why.
+func (x *Indexes) IsFalse(id digest.Digest) (reason string, is bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	_, is := x.false[id]
-	return is
+	reason, is = x.false[id]
+	return reason, is
 }
 
 // take reads the head of a pack and puts the index at path.

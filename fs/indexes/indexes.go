@@ -27,8 +27,9 @@ import (
 const MinLayer = 4 << 20
 
 const (
-	builders = 2    // at a time
-	maxJobs  = 4096 // that wait
+	builders  = 2    // at a time
+	followers = 4    // of blobs that are on their way
+	maxJobs   = 4096 // that wait
 )
 
 // Indexes is this host's. Its methods may be called concurrently.
@@ -40,17 +41,20 @@ type Indexes struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 	offered prometheus.Counter
-	jobs    chan job // nil: there is nobody to share with
+	jobs    chan job      // nil: there is nobody to share with
+	follows chan struct{} // a token of each follower
 
 	mu    sync.Mutex // guards what follows
 	false map[digest.Digest]string
 	hears func(id digest.Digest, reason string)
 }
 
-// job is an index to offer, made first if ref is not nil.
+// job is an index to offer, made first if ref is not nil; or one to be made while
+// its blob is coming.
 type job struct {
-	layer digest.Digest
-	ref   *fetcher.Ref
+	layer  digest.Digest
+	ref    *fetcher.Ref
+	coming bool
 }
 
 // New returns the indexes kept in dir, which it makes if need be. If this host
@@ -59,7 +63,7 @@ func New(dir string, shares bool, log *slog.Logger, reg prometheus.Registerer) (
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("indexes: %w", err)
 	}
-	x := &Indexes{dir: dir, log: log, false: map[digest.Digest]string{}}
+	x := &Indexes{dir: dir, log: log, false: map[digest.Digest]string{}, follows: make(chan struct{}, followers)}
 	x.offered = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "dfsnapshotter_indexes_offered_total", Help: "Indexes of layers that were made here and offered to other hosts.",
 	})
@@ -100,11 +104,19 @@ func (x *Indexes) Close() {
 
 var _ fetcher.Indexer = (*Indexes)(nil)
 
+// Coming hears that this seed fetches all of a blob, and makes its index on the
+// way if it is a layer: then that is there as soon as the last byte is.
+func (x *Indexes) Coming(r fetcher.Ref) {
+	if r.Size >= MinLayer {
+		x.do(job{r.Digest, &r, true})
+	}
+}
+
 // Whole hears that this seed has all of a blob, and makes its index if it is a
 // layer.
 func (x *Indexes) Whole(r fetcher.Ref) {
 	if r.Size >= MinLayer {
-		x.do(job{r.Digest, &r})
+		x.do(job{r.Digest, &r, false})
 	}
 }
 
@@ -129,22 +141,30 @@ func (x *Indexes) OnFalse(f func(id digest.Digest, reason string)) {
 	x.hears = f
 }
 
-// False tells the cluster that an index is not that of its layer.
-func (x *Indexes) False(layer, id digest.Digest, reason string) {
-	if x.fetcher != nil {
-		x.fetcher.DistrustIndex(p2p.Distrust{Layer: layer, ID: id, Reason: printable(reason)})
+// False tells the cluster that an index is not that of its layer, and which
+// containers of this host have been given that.
+func (x *Indexes) False(layer, id digest.Digest, reason string, containers []string) {
+	if x.fetcher == nil {
+		return
 	}
+	m := p2p.Distrust{Layer: layer, ID: id, Reason: printable(reason, maxReason)}
+	for _, name := range containers[:min(len(containers), p2p.MaxContainers)] {
+		m.Containers = append(m.Containers, printable(name, p2p.MaxContainerName))
+	}
+	x.fetcher.DistrustIndex(m)
 }
 
-// printable is what of a text goes into a message.
-func printable(s string) string {
+const maxReason = 200 // bytes
+
+// printable is what of a text goes into a message, n bytes at most.
+func printable(s string, n int) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
 			return '?'
 		}
 		return r
 	}, s)
-	return s[:min(len(s), 200)]
+	return s[:min(len(s), n)]
 }
 
 func (x *Indexes) do(j job) {
@@ -162,6 +182,10 @@ func (x *Indexes) work() {
 	for {
 		select {
 		case j := <-x.jobs:
+			if j.coming {
+				x.follow(*j.ref)
+				continue
+			}
 			began := time.Now()
 			err := x.run(j)
 			switch {
@@ -178,6 +202,25 @@ func (x *Indexes) work() {
 			return
 		}
 	}
+}
+
+// follow makes the index of a blob that is coming, in the background. If there
+// are too many, or it fails, that is done when all of the blob is here.
+func (x *Indexes) follow(r fetcher.Ref) {
+	if x.made(r) {
+		return
+	}
+	select {
+	case x.follows <- struct{}{}:
+	default:
+		return
+	}
+	x.wg.Go(func() {
+		defer func() { <-x.follows }()
+		began := time.Now()
+		err := x.fetcher.Follow(x.ctx, r, func(blob io.Reader) error { return x.make(r, blob) })
+		x.log.Debug("index made while its blob came", "blob", r.Digest, "took", time.Since(began), "err", err)
+	})
 }
 
 func (x *Indexes) run(j job) error {
@@ -212,10 +255,15 @@ func (x *Indexes) known(layer digest.Digest) (bool, error) {
 
 var errNoLayer = errors.New("not a layer that can be read at random")
 
+// made reports whether the index of a blob is kept.
+func (x *Indexes) made(r fetcher.Ref) bool {
+	i, err := info(x.path(r.Digest))
+	return err == nil && i.Blob == r.Digest && i.Seekable
+}
+
 // build makes the index of a blob that is here, unless it is kept already.
 func (x *Indexes) build(r fetcher.Ref) error {
-	path := x.path(r.Digest)
-	if i, err := info(path); err == nil && i.Blob == r.Digest && i.Seekable {
+	if x.made(r) {
 		return nil
 	}
 	b, err := x.fetcher.Blob(r)
@@ -228,7 +276,13 @@ func (x *Indexes) build(r fetcher.Ref) error {
 		return err
 	}
 	defer func() { _ = body.Close() }()
-	i, err := index.Build(x.ctx, path, body, index.Options{Blob: r.Digest, Size: r.Size})
+	return x.make(r, body)
+}
+
+// make keeps the index of a blob, which it reads to its end.
+func (x *Indexes) make(r fetcher.Ref, blob io.Reader) error {
+	path := x.path(r.Digest)
+	i, err := index.Build(x.ctx, path, blob, index.Options{Blob: r.Digest, Size: r.Size})
 	if errors.Is(err, index.ErrInvalid) || errors.Is(err, index.ErrCorrupt) {
 		return fmt.Errorf("%w: %w", errNoLayer, err)
 	}

@@ -101,6 +101,7 @@ func (x *Indexes) Distrust(now time.Time, by p2p.HostID, m p2p.Distrust) p2p.Mes
 		}
 		return o.index.ID == m.ID
 	})
+	m.Containers = nil // they are of no interest to other hosts
 	m.Reason = fmt.Sprintf("%.200s (found by %.64s, made by %.64s)", m.Reason, by, makers[:min(len(makers), maxMakers)])
 	return m
 }

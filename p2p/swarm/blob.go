@@ -86,15 +86,20 @@ func (b *blob) size(i int) int64 {
 }
 
 // Want says that somebody on this host wants the blob: by ranges and pieces as
-// they are read if lazy, else all of it. Said again it changes that.
+// they are read if lazy, else all of it. Said again it changes that; what only
+// who wants all would need is not waited for then.
 func (h *Host) Want(now time.Time, pb p2p.Blob, o p2p.Origin, lazy bool, p p2p.Priority) []Action {
 	h.begin(now)
 	if pb.Scope() == p2p.Empty {
 		return h.end()
 	}
 	b := h.blob(pb)
+	filling := b.filling()
 	b.wanted, b.lazy, b.origin, b.priority = true, lazy, o, p
 	h.enlist(b)
+	if filling && !b.filling() {
+		h.lessen(b)
+	}
 	if b.source.since.IsZero() {
 		b.source.since = now
 	}

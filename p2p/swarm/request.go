@@ -103,6 +103,17 @@ func (h *Host) cancel(r *request) {
 	h.do(Cancel{r.id})
 }
 
+// lessen ends what parents were asked for only because all of the blob was
+// wanted. What comes from the origin may be this host's to fetch for others.
+func (h *Host) lessen(b *blob) {
+	for _, r := range slices.Clone(b.under) {
+		needed := func(i int) bool { return r.next <= i && i <= r.last }
+		if r.from != nil && !r.check && !slices.ContainsFunc(b.needed, needed) {
+			h.cancel(r)
+		}
+	}
+}
+
 // Piece says that a piece of a request has arrived, with this sum, and how long
 // it took with its bytes on the way.
 func (h *Host) Piece(now time.Time, id uint64, piece int, sum p2p.Sum, took time.Duration) []Action {

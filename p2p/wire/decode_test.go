@@ -95,6 +95,9 @@ func TestRefused(t *testing.T) {
 		"odd runs":          {Message: &pb.ToScheduler_Learn{Learn: &pb.Learn{Profile: &pb.Profile{Layer: digestX, Index: digestX, Runs: []byte{1, 1}}}}},
 		"no image":          {Message: &pb.ToScheduler_Recall{Recall: &pb.Recall{Layer: digestX}}},
 		"long distrust":     {Message: &pb.ToScheduler_Distrust{Distrust: &pb.Distrust{Layer: digestX, Id: digestX, Reason: strings.Repeat("r", 513)}}},
+		"many containers":   {Message: &pb.ToScheduler_Distrust{Distrust: &pb.Distrust{Layer: digestX, Id: digestX, Containers: many(65, "c")}}},
+		"long container":    {Message: &pb.ToScheduler_Distrust{Distrust: &pb.Distrust{Layer: digestX, Id: digestX, Containers: []string{strings.Repeat("c", 257)}}}},
+		"odd container":     {Message: &pb.ToScheduler_Distrust{Distrust: &pb.Distrust{Layer: digestX, Id: digestX, Containers: []string{"a\nb"}}}},
 	} {
 		if got, err := new(reader).fromHost(m); !errors.Is(err, p2p.ErrInvalid) {
 			t.Errorf("%s: %v, %v", name, got, err)

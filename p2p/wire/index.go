@@ -28,7 +28,7 @@ func texts(digests []digest.Digest) []string {
 }
 
 func distrust(m p2p.Distrust) *pb.Distrust {
-	return &pb.Distrust{Layer: m.Layer.String(), Id: m.ID.String(), Reason: m.Reason}
+	return &pb.Distrust{Layer: m.Layer.String(), Id: m.ID.String(), Reason: m.Reason, Containers: m.Containers}
 }
 
 func (r *reader) index(x *pb.Index) p2p.Index {
@@ -67,5 +67,14 @@ func (r *reader) indexes(m *pb.Indexes) p2p.Indexes {
 }
 
 func (r *reader) distrust(m *pb.Distrust) p2p.Distrust {
-	return p2p.Distrust{Layer: r.digest(m.GetLayer()), ID: r.digest(m.GetId()), Reason: r.text(m.GetReason(), maxReason)}
+	if len(m.GetContainers()) > p2p.MaxContainers {
+		r.fail("%d containers", len(m.GetContainers()))
+		return p2p.Distrust{}
+	}
+	for _, name := range m.GetContainers() {
+		r.text(name, p2p.MaxContainerName)
+	}
+	return p2p.Distrust{
+		Layer: r.digest(m.GetLayer()), ID: r.digest(m.GetId()), Reason: r.text(m.GetReason(), maxReason), Containers: m.GetContainers(),
+	}
 }

@@ -67,6 +67,7 @@ var fromHost = []p2p.Message{
 	p2p.Publish{Index: layerIndex},
 	p2p.Lookup{Layers: []digest.Digest{blob.Digest, layerIndex.ID}, Version: 3},
 	p2p.Distrust{Layer: blob.Digest, ID: layerIndex.ID, Reason: "another tree"},
+	p2p.Distrust{Layer: blob.Digest, ID: layerIndex.ID, Reason: "another tree", Containers: []string{"default/web", "k8s.io/1"}},
 	p2p.Learn{Profile: layerProfile},
 	p2p.Learn{Profile: p2p.Profile{Layer: blob.Digest, Index: layerIndex.ID}, Again: true},
 	p2p.Recall{Layer: blob.Digest, Image: layerProfile.Image},

@@ -2294,6 +2294,7 @@ type Distrust struct {
 	Layer         string                 `protobuf:"bytes,1,opt,name=layer,proto3" json:"layer,omitempty"`
 	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Containers    []string               `protobuf:"bytes,4,rep,name=containers,proto3" json:"containers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2347,6 +2348,13 @@ func (x *Distrust) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Distrust) GetContainers() []string {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
 }
 
 type Profile struct {
@@ -2780,11 +2788,14 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\rR\aversion\"T\n" +
 	"\aIndexes\x12\x16\n" +
 	"\x06layers\x18\x01 \x03(\tR\x06layers\x121\n" +
-	"\x05found\x18\x02 \x03(\v2\x1b.dfsnapshotter.p2p.v1.IndexR\x05found\"H\n" +
+	"\x05found\x18\x02 \x03(\v2\x1b.dfsnapshotter.p2p.v1.IndexR\x05found\"h\n" +
 	"\bDistrust\x12\x14\n" +
 	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x8f\x01\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1e\n" +
+	"\n" +
+	"containers\x18\x04 \x03(\tR\n" +
+	"containers\"\x8f\x01\n" +
 	"\aProfile\x12\x14\n" +
 	"\x05layer\x18\x01 \x01(\tR\x05layer\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x14\n" +
