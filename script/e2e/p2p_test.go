@@ -43,11 +43,12 @@ func full() bool { return *p2pScale == "full" }
 type cloud struct {
 	*lab.Cluster
 	*testing.T
-	ctx  context.Context
-	lab  *lab.Lab
-	user string // "name:password" for containerd's pulls
-	runs int
-	lost map[*lab.Node]bool // their containerds were left in the middle of something
+	ctx   context.Context
+	lab   *lab.Lab
+	began time.Time
+	user  string // "name:password" for containerd's pulls
+	runs  int
+	lost  map[*lab.Node]bool // their containerds were left in the middle of something
 
 	refs map[imagetest.Form]string
 	size map[imagetest.Form]int64 // of the layers
@@ -65,7 +66,7 @@ func openCloud(t *testing.T, cfg lab.ClusterConfig, forms ...imagetest.Form) *cl
 	}
 	t.Parallel() // most of the time they wait for the network
 	l := must(lab.Open(root))(t)
-	c := &cloud{T: t, ctx: t.Context(), lab: l, lost: map[*lab.Node]bool{}, refs: map[imagetest.Form]string{}, size: map[imagetest.Form]int64{}}
+	c := &cloud{T: t, ctx: t.Context(), lab: l, began: time.Now(), lost: map[*lab.Node]bool{}, refs: map[imagetest.Form]string{}, size: map[imagetest.Form]int64{}}
 	t.Cleanup(func() {
 		if t.Failed() || os.Getenv("E2E_LOGS") != "" {
 			to := filepath.Join(root, "out", "logs", strings.ReplaceAll(t.Name(), "/", "-"))
