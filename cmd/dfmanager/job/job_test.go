@@ -343,7 +343,8 @@ func TestWithoutACluster(t *testing.T) {
 func TestManyJobs(t *testing.T) {
 	each(t, origintest.Options{}, func(e *env) {
 		e.image("v1")
-		one, _ := e.runner(newCluster()), e.runner(newCluster())
+		alive := func(c *job.Config) { c.Pace.Lease = time.Minute } // however slow the machine is
+		one, _ := e.runner(newCluster(), alive), e.runner(newCluster(), alive)
 		var ids []int64
 		for range 30 {
 			ids = append(ids, e.create(one, e.request("v1")).ID)
