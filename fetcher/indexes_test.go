@@ -191,7 +191,7 @@ func TestFollow(t *testing.T) {
 // reads and nothing else.
 func TestLazily(t *testing.T) {
 	s := startScheduler(t)
-	data := content(24*mib, 5)
+	data := content(48*mib, 5)
 	registry := newFake(nil, data)
 	startHost(t, "seed", true, s, registry)
 	host := startHostWith(t, "host", s, func(c *fetcher.Config) {
@@ -199,34 +199,37 @@ func TestLazily(t *testing.T) {
 	})
 	known(t, s, "seed", "host")
 	b := openBlob(t, host.Fetcher, ref(data))
-	ctx, cancel := context.WithCancel(t.Context())
-	r, err := b.Range(ctx, 0, b.Size(), fetcher.Prefetch)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(r, make([]byte, 2*mib)); err != nil {
-		t.Fatal(err)
-	}
-	cancel()
-	_ = r.Close()
-	b.Lazily()
-	want(t, b, data, 20*mib, 1000, fetcher.OnDemand)
 	missing := func() (n int64) {
 		for _, gap := range b.Missing(0, b.Size()) {
 			n += gap.Len
 		}
 		return n
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := b.Range(ctx, 0, b.Size(), fetcher.Prefetch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { // in what order pieces come is chance
+		if missing() == b.Size() {
+			return errors.New("no piece came")
+		}
+		return nil
+	})
+	cancel()
+	_ = r.Close()
+	b.Lazily()
+	want(t, b, data, 20*mib, 1000, fetcher.OnDemand)
 	before := missing()
 	if before < 8*mib {
 		t.Fatalf("only %d bytes are missing: too few to tell", before)
 	}
-	want(t, b, data, 21*mib, 1000, fetcher.OnDemand)
-	for range 20 { // so long it would have brought 4 MiB more
-		time.Sleep(50 * time.Millisecond)
-		if got := before - missing(); got > 2*mib {
-			t.Fatalf("%d bytes came that nobody wants", got)
-		}
+	for off := int64(21 * mib); off < 41*mib; off += mib { // so many reads take longer than 8 MiB at the limit
+		want(t, b, data, off, 1000, fetcher.OnDemand)
+		<-time.After(100 * time.Millisecond)
+	}
+	if got := before - missing(); got > 4*mib {
+		t.Fatalf("%d bytes came that nobody wants", got)
 	}
 	r, err = b.Range(t.Context(), 0, b.Size(), fetcher.Prefetch)
 	if err != nil {
