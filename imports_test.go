@@ -26,6 +26,7 @@ var below = []struct {
 	why     string
 }{
 	{"cmd/dfsnapshotter/...", []string{"cmd/dfsnapshotter/...", "cmd/internal/...", "snapshot", "fs", "fs/index", "fs/indexes", "fs/keeper", "fs/profiles", "fetcher", "fetcher/...", "p2p/..."}, "flags, configuration and wiring: it knows all parts, and no part knows it"},
+	{"cmd/dfget/...", []string{"cmd/dfget/...", "cmd/internal/...", "fs/index", "fs/indexes", "fetcher/origin", "p2p"}, "the command line: it asks the local agent, or a registry by itself, and runs nothing that stays"},
 	{"snapshot", []string{"fs", "fetcher", "fetcher/origin"}, "containerd's contract; it says which layers, not where bytes come from"},
 	{"fs", []string{"fs/index", "fs/indexes", "fs/keeper", "fs/profiles", "fetcher", "fetcher/origin"}, "files from blobs; it does not know containerd"},
 	{"fs/index/indextest", []string{"fs/index"}, "test layers"},

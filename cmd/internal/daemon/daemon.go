@@ -1,6 +1,6 @@
-// Package daemon is what commands that run as daemons have in common: a strict
-// configuration file, flags, a logger, the section [tls], and the operator's
-// addresses.
+// Package daemon is what commands have in common: how they say what is wrong, and
+// those that run as daemons a strict configuration file, flags, a logger, the
+// section [tls], and the operator's addresses.
 package daemon
 
 import (
@@ -63,9 +63,8 @@ func exitCode(err error) int {
 
 // Command returns the command line: the daemon itself and `config`.
 func (p *Program[C]) Command() *cobra.Command {
-	cmd := &cobra.Command{
+	cmd := Root(&cobra.Command{
 		Use: p.Name, Short: p.Short, Long: p.Long, Version: p.Version, Args: NoArgs,
-		SilenceErrors: true, SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := p.Logger(cmd.ErrOrStderr())
 			if err != nil {
@@ -77,11 +76,10 @@ func (p *Program[C]) Command() *cobra.Command {
 			}
 			return p.Run(cmd.Context(), c, log)
 		},
-	}
+	})
 	f := cmd.PersistentFlags()
 	f.StringVar(&p.config, "config", "", "configuration file (default "+p.File+", if there is one)")
 	f.StringVar(&p.logLevel, "log-level", "info", "debug, info, warn or error")
-	cmd.SetFlagErrorFunc(withUsage)
 	cmd.AddCommand(p.configCommand())
 	return cmd
 }

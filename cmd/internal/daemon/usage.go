@@ -6,6 +6,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// Root makes a command one that a program begins with: Main prints its errors,
+// and those of flags say how it is used.
+func Root(cmd *cobra.Command) *cobra.Command {
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetFlagErrorFunc(withUsage)
+	return cmd
+}
+
 // Group returns a command that only has subcommands.
 func Group(use, short string) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Args: NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
