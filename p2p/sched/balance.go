@@ -141,7 +141,7 @@ func (s *State) lend(p *peer) {
 // idle returns a host that has all, is no parent of p in the stripe and has a
 // place for another child that may need it.
 func (f *search) idle(st int) *peer {
-	f.st, f.below, f.many, f.walks = st, 0, false, 0
+	f.st, f.below, f.many = st, 0, false
 	for _, g := range f.p.swarm.groups {
 		all := g.full.peers
 		for i := range min(len(all), window) {

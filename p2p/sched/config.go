@@ -75,8 +75,7 @@ const (
 	beyond       = 48   // parents looked at to find them
 	maxVain      = 4    // full parents whose children are looked at, to take the place of one
 	maxGroups    = 64   // data centres told apart in one swarm
-	maxWalk      = 512  // peers visited to refuse a cycle; more count as one
-	fewWalks     = 3    // such walks before one that finds all below a peer
+	maxLook      = 512  // peers of a swarm among which an heir or a witness is looked for
 	maxBelow     = 128  // peers visited to find all below one
 	maxGot       = 4096 // pieces in one Progress
 	maxTransfers = 256  // transfers in one Progress

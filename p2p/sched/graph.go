@@ -13,6 +13,7 @@ type link struct {
 	kids    []*peer            // who have it among their parents
 	prim    int16              // of those, who have it first
 	leaves  int16              // and of those, for how many the stripe is not home
+	level   int32              // more than that of each parent, see level.go
 }
 
 func (p *peer) grow() {
@@ -42,6 +43,7 @@ func (s *State) attach(p, q *peer, st, at int) {
 	p.grow()
 	q.grow()
 	p.links[st].parents[at] = q
+	p.level(st)
 	l := &q.links[st]
 	l.kids = append(l.kids, p)
 	if at == 0 {
@@ -116,62 +118,6 @@ func (p *peer) reopen() {
 	}
 }
 
-// above reports whether q is p, or p is among those that q gets a stripe from,
-// directly or not: then q must not become a parent of p. When that takes too
-// long to know, it is.
-func (w *swarm) above(p, q *peer, st int) bool {
-	if p == q {
-		return true
-	}
-	if p.links == nil || len(p.links[st].kids) == 0 || q.links == nil {
-		return false
-	}
-	w.epoch++
-	stack := append(make([]*peer, 0, 64), q)
-	q.mark = w.epoch
-	for n := 0; len(stack) > 0; n++ {
-		x := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		if x == p || n > maxWalk {
-			return true
-		}
-		if x.links == nil {
-			continue
-		}
-		for _, y := range x.links[st].parents {
-			if y != nil && y.mark != w.epoch {
-				y.mark = w.epoch
-				stack = append(stack, y)
-			}
-		}
-	}
-	return false
-}
-
-// markBelow marks all who get a stripe from p, directly or not, unless they are
-// many.
-func (w *swarm) markBelow(p *peer, st int) bool {
-	w.epoch++
-	stack := append(make([]*peer, 0, 64), p)
-	for n := 0; len(stack) > 0; n++ {
-		x := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		if n > maxBelow {
-			return false
-		}
-		if x.links == nil {
-			continue
-		}
-		for _, k := range x.links[st].kids {
-			if k.mark != w.epoch {
-				k.mark = w.epoch
-				stack = append(stack, k)
-			}
-		}
-	}
-	return true
-}
-
 // settle gives a peer parents in every stripe in which it has none.
 func (s *State) settle(p *peer) {
 	if !p.wants {
@@ -242,7 +188,7 @@ func (s *State) fill(p *peer, st int) {
 func (s *State) adopt(p, k *peer, st int) {
 	for queue := []*peer{k}; len(queue) > 0; queue = queue[1:] {
 		for _, x := range slices.Clone(queue[0].links[st].kids) {
-			if x.links[st].parents[0] != queue[0] || s.spare(p, st) <= 0 || s.avoids(x, p) || p.swarm.above(x, p, st) {
+			if x.links[st].parents[0] != queue[0] || s.spare(p, st) <= 0 || s.avoids(x, p) || x.above(p, st) {
 				continue
 			}
 			s.detach(x, st)
@@ -309,7 +255,7 @@ func (s *State) rooted(r *peer) {
 	w := r.swarm
 	for st := range w.origin.links {
 		for _, k := range slices.Clone(w.origin.links[st].kids) {
-			if s.avoids(k, r) || w.above(k, r, st) {
+			if s.avoids(k, r) || k.above(r, st) {
 				continue
 			}
 			s.detach(k, st)

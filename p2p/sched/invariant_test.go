@@ -146,6 +146,9 @@ func peerInvariants(s *State, p *peer) error {
 			if !slices.Contains(q.links[st].kids, p) || slices.Contains(l.parents[:at], q) {
 				return fmt.Errorf("stripe %d: parent %s", st, q.host.ID)
 			}
+			if q.links[st].level >= l.level {
+				return fmt.Errorf("stripe %d: level %d below %s with %d", st, l.level, q.host.ID, q.links[st].level)
+			}
 			if q == p.swarm.origin {
 				continue
 			}

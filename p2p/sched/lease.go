@@ -230,7 +230,7 @@ func (s *State) heir(p *peer, st int) *peer {
 	w := p.swarm
 	var best *peer
 	most := -1
-	for _, q := range w.peers[:min(len(w.peers), maxWalk)] {
+	for _, q := range w.peers[:min(len(w.peers), maxLook)] {
 		if q == p || !q.wants || q.role != node || q.links == nil || s.avoids(q, w.origin) {
 			continue
 		}

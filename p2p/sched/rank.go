@@ -103,7 +103,6 @@ type search struct {
 	far   int    // how many parents of one queue are looked at
 	below uint32 // the epoch of the walk that marked who is below p; 0: none did
 	many  bool   // are below p, too many to mark
-	walks int    // that looked for p above a parent
 }
 
 // last considers everyone who could serve at all.
@@ -262,20 +261,21 @@ func (f *search) allowed(q *peer) bool {
 	return q.host != f.p.host && q != f.p && !f.s.avoids(f.p, q) && !f.under(q)
 }
 
-// under reports whether q is below p. It looks for p above the first parents; if
-// there are more it finds out once who is below p, which mostly are few.
+// under reports whether q is below p. Mostly their levels say that it is not; else
+// it is found out once who is below p, which mostly are few. Who has many below it
+// is not to hang on somebody far deeper than it is now: all of them would wait
+// longer, and must be looked at.
 func (f *search) under(q *peer) bool {
-	w := f.p.swarm
-	if f.p.links == nil || len(f.p.links[f.st].kids) == 0 || q.links == nil {
+	p, st := f.p, f.st
+	if p.links == nil || len(p.links[st].kids) == 0 || q.links == nil || q.links[st].level < p.links[st].level {
 		return false
 	}
-	if f.walks == fewWalks && !f.many && (f.below == 0 || f.below != w.epoch) {
-		f.many = !w.markBelow(f.p, f.st)
-		f.below = w.epoch
+	if !f.many && (f.below == 0 || f.below != p.swarm.epoch) {
+		f.many = !p.markBelow(st)
+		f.below = p.swarm.epoch
 	}
-	if f.walks < fewWalks || f.many {
-		f.walks = min(f.walks+1, fewWalks)
-		return w.above(f.p, q, f.st)
+	if f.many {
+		return q.links[st].level >= p.links[st].level+2*step || p.above(q, st)
 	}
 	return q.mark == f.below
 }

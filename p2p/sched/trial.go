@@ -80,7 +80,7 @@ func (s *State) summon(key trialKey, t *trial) {
 		return !banned && !slow && p.host.left == "" && p.host.ID != t.accuser && p.host.ID != key.accused && !slices.Contains(t.tried, p.host.ID)
 	}
 	witness := slices.IndexFunc(w.peers, func(p *peer) bool { return p.host.Seed && fit(p) })
-	for i := 0; witness < 0 && i < min(len(w.peers), maxWalk); i++ {
+	for i := 0; witness < 0 && i < min(len(w.peers), maxLook); i++ {
 		if j := (key.piece + i) % len(w.peers); fit(w.peers[j]) {
 			witness = j
 		}
