@@ -40,6 +40,34 @@ func (c *Client) Document(ctx context.Context, repo Repo, d digest.Digest, manif
 	if manifest {
 		q.accept = manifestTypes
 	}
+	data, mediaType, err = c.document(ctx, q, limit, func(data []byte, _ string) error {
+		if got := d.Algorithm().FromBytes(data); got != d {
+			return fmt.Errorf("%w: got %d bytes of %s", ErrDigest, len(data), got)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("origin: %s %s of %s: %w", kind, d, repo, err)
+	}
+	return data, mediaType, nil
+}
+
+// Tagged reads the manifest or index that a tag names, as Document reads one
+// that a digest names.
+func (c *Client) Tagged(ctx context.Context, repo Repo, tag string, limit int64) (data []byte, mediaType string, err error) {
+	q, err := newTagQuery(repo, tag)
+	if err == nil {
+		data, mediaType, err = c.document(ctx, q, limit, func([]byte, string) error { return nil })
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("origin: %s:%s: %w", repo, tag, err)
+	}
+	return data, mediaType, nil
+}
+
+// document asks the hosts for a document until one gives what check has nothing
+// against.
+func (c *Client) document(ctx context.Context, q query, limit int64, check func(data []byte, mediaType string) error) (data []byte, mediaType string, err error) {
 	err = c.each(ctx, q, func(h *host) error {
 		within, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -53,17 +81,17 @@ func (c *Client) Document(ctx context.Context, repo Repo, d digest.Digest, manif
 		if data, err = c.read(ctx, resp, q, limit); err != nil {
 			return err
 		}
+		mediaType = documentType(resp.Header.Get("Content-Type"), data, q.kind != kindBlob)
+		if err := check(data, mediaType); err != nil {
+			return err
+		}
 		h.succeeded()
-		mediaType = documentType(resp.Header.Get("Content-Type"), data, manifest)
 		return nil
 	})
-	if err != nil {
-		return nil, "", fmt.Errorf("origin: %s %s of %s: %w", kind, d, repo, err)
-	}
-	return data, mediaType, nil
+	return data, mediaType, err
 }
 
-// read reads a whole document and verifies it.
+// read reads a whole document.
 func (c *Client) read(ctx context.Context, resp *http.Response, q query, limit int64) ([]byte, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("%w: status %d for a request without a range", ErrResponse, resp.StatusCode)
@@ -78,9 +106,6 @@ func (c *Client) read(ctx context.Context, resp *http.Response, q query, limit i
 	}
 	if int64(len(data)) > limit {
 		return nil, fmt.Errorf("%w: more than the %d bytes allowed", ErrResponse, limit)
-	}
-	if got := q.digest.Algorithm().FromBytes(data); got != q.digest {
-		return nil, fmt.Errorf("%w: got %d bytes of %s", ErrDigest, len(data), got)
 	}
 	return data, nil
 }

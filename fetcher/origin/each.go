@@ -41,8 +41,8 @@ func (c *Client) note(h *host, q query, err error, others bool) {
 	var unavailable *UnavailableError
 	wait := time.Duration(0)
 	switch {
-	case errors.Is(err, ErrUnauthorized):
-		return
+	case errors.Is(err, ErrUnauthorized), q.kind == kindReferrers && errors.Is(err, ErrResponse):
+		return // it need not know referrers to have blobs
 	case errors.Is(err, ErrNotFound):
 		if !h.server {
 			h.absent.put(q.key(), struct{}{}, c.now(), time.Minute)

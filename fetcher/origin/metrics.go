@@ -10,10 +10,12 @@ import (
 
 // Kinds of requests, as the metrics name them.
 const (
-	kindBlob     = "blob"
-	kindManifest = "manifest"
-	kindToken    = "token"
-	kindPassed   = "passed" // for a client of the mirror
+	kindBlob      = "blob"
+	kindManifest  = "manifest"
+	kindReferrers = "referrers"
+	kindUpload    = "upload"
+	kindToken     = "token"
+	kindPassed    = "passed" // for a client of the mirror
 )
 
 type metrics struct {

@@ -1,11 +1,14 @@
 package origin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -22,13 +25,20 @@ const (
 	placeLife = 5 * time.Minute
 )
 
-// query is what one Blob or Document call wants of every host it asks.
+// query is what one call wants of every host it asks.
 type query struct {
 	kind   string
 	repo   Repo
-	digest digest.Digest
+	digest digest.Digest // "": that of a tag
+	tag    string
 	accept []string
+	filter string // artifact type of the referrers that are wanted
 	span   string // value of Range, "" for all
+
+	method string                        // "": GET
+	body   func() (io.ReadCloser, error) // nil: none
+	length int64                         // of the body
+	media  string                        // type of the body
 }
 
 func newQuery(kind string, repo Repo, d digest.Digest) (query, error) {
@@ -36,22 +46,56 @@ func newQuery(kind string, repo Repo, d digest.Digest) (query, error) {
 	if err := d.Validate(); err != nil {
 		return q, fmt.Errorf("%q: %w", d, err)
 	}
-	if _, err := reference.WithName(repo.String()); err != nil || repo.Host == "" || strings.Contains(repo.Host, "/") {
-		return q, fmt.Errorf("%q is not the name of a repository", repo)
-	}
-	return q, nil
+	return q, repo.validate()
 }
 
-func (q query) key() memoKey { return memoKey{q.repo.Path, q.digest} }
+// tags are the names that manifests may have.
+var tags = regexp.MustCompile(`^[\w][\w.-]{0,127}$`)
+
+func newTagQuery(repo Repo, tag string) (query, error) {
+	q := query{kind: kindManifest, repo: repo, tag: tag, accept: manifestTypes}
+	if !tags.MatchString(tag) {
+		return q, fmt.Errorf("%q is not a tag", tag)
+	}
+	return q, repo.validate()
+}
+
+func (r Repo) validate() error {
+	if _, err := reference.WithName(r.String()); err != nil || r.Host == "" || strings.Contains(r.Host, "/") {
+		return fmt.Errorf("%q is not the name of a repository", r)
+	}
+	return nil
+}
+
+// key is what a host's answer is remembered by. That it lists no referrers of a
+// manifest says nothing of the manifest.
+func (q query) key() memoKey {
+	if q.kind == kindReferrers {
+		return memoKey{q.repo.Path, "referrers:" + q.digest}
+	}
+	return memoKey{q.repo.Path, digest.Digest(q.reference())}
+}
+
+// reference is what the URL names.
+func (q query) reference() string {
+	if q.digest == "" {
+		return q.tag
+	}
+	return q.digest.String()
+}
+
+// parts of URLs, by kind.
+var parts = map[string]string{kindBlob: "/blobs/", kindManifest: "/manifests/", kindReferrers: "/referrers/"}
 
 // url returns where a host has what is asked for.
 func (q query) url(h *host) *url.URL {
 	u := h.base
-	part := "/blobs/"
-	if q.kind == kindManifest {
-		part = "/manifests/"
+	u.Path += "/" + q.repo.Path + parts[q.kind] + q.reference()
+	if q.filter != "" {
+		values := u.Query()
+		values.Set("artifactType", q.filter)
+		u.RawQuery = values.Encode()
 	}
-	u.Path += "/" + q.repo.Path + part + q.digest.String()
 	return &u
 }
 
@@ -65,7 +109,7 @@ func (c *Client) get(ctx context.Context, h *host, q query) (*http.Response, err
 		}
 		h.places.drop(q.key()) // a new one may be signed anew, or be elsewhere
 	}
-	resp, auth, err := c.login(ctx, h, q)
+	resp, auth, err := c.login(ctx, h, q, q.url(h))
 	if err != nil {
 		return nil, err
 	}
@@ -88,16 +132,16 @@ func tooMany(err error) bool {
 	return errors.As(err, &e) && e.Status == http.StatusTooManyRequests
 }
 
-// login sends q to the host with the credentials it accepts, and returns its
-// answer and the Authorization it accepted.
-func (c *Client) login(ctx context.Context, h *host, q query) (*http.Response, string, error) {
+// login sends q to a URL of the host with the credentials it accepts, and returns
+// its answer and the Authorization it accepted.
+func (c *Client) login(ctx context.Context, h *host, q query, u *url.URL) (*http.Response, string, error) {
 	s := h.session(c, q.repo.Path)
 	g, err := s.current(ctx)
 	if err != nil {
 		return nil, "", err
 	}
 	for range maxTries {
-		resp, err := c.send(ctx, h, q, q.url(h), g.authorization(), true)
+		resp, err := c.send(ctx, h, q, u, g.authorization(), true)
 		if err != nil {
 			return nil, "", err
 		}
@@ -141,9 +185,9 @@ func (c *Client) follow(ctx context.Context, h *host, q query, u *url.URL, auth 
 
 // send makes one HTTP request. own says that u is the host itself.
 func (c *Client) send(ctx context.Context, h *host, q query, u *url.URL, auth string, own bool) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	req, err := q.request(ctx, u)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrResponse, netError(ctx, err))
+		return nil, err
 	}
 	if own {
 		for k, values := range h.header {
@@ -168,6 +212,21 @@ func (c *Client) send(ctx context.Context, h *host, q query, u *url.URL, auth st
 	err = netError(ctx, err)
 	c.metrics.answered(q.kind, resp, err)
 	return resp, err
+}
+
+// request returns q as a request without headers but those of its body.
+func (q query) request(ctx context.Context, u *url.URL) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, cmp.Or(q.method, http.MethodGet), u.String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrResponse, netError(ctx, err))
+	}
+	if q.body == nil {
+		return req, nil
+	}
+	req.Header.Set("Content-Type", q.media)
+	req.ContentLength, req.GetBody = q.length, q.body
+	req.Body, err = q.body()
+	return req, err
 }
 
 // checked turns an answer that is neither 200 nor 206 into an error.

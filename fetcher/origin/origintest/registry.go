@@ -46,6 +46,10 @@ type Options struct {
 	// PostOnly makes the token server refuse GET.
 	PostOnly bool
 
+	// Referrers makes the registry list the referrers of manifests; without it
+	// their readers and pushers have to use the tag.
+	Referrers bool
+
 	// Redirect sends readers of blobs to a second server, the blob store,
 	// which refuses requests that carry Authorization.
 	Redirect bool
@@ -60,7 +64,7 @@ type Options struct {
 
 // Request is one that the registry or its blob store has got.
 type Request struct {
-	Kind   string // "blob", "manifest", "token", "store" or "other"
+	Kind   string // "blob", "manifest", "referrers", "upload", "token", "store" or "other"
 	Method string
 	URL    string // path and query
 	Proto  string

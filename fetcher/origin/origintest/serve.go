@@ -57,6 +57,10 @@ func (r *Registry) serveRegistry(w http.ResponseWriter, req *http.Request) {
 	case !ok:
 		r.reply(w, q, http.StatusNotFound, "NOT FOUND")
 	case !r.allowed(w, req, q, repo):
+	case req.Method == http.MethodPost, req.Method == http.MethodPut:
+		r.servePush(w, req, q, repo, ref)
+	case kind == "referrers":
+		r.serveReferrers(w, req, q, repo, digest.Digest(ref))
 	case kind == "other":
 		r.update(q, http.StatusOK, 0)
 		fmt.Fprintln(w, "{}")
@@ -69,7 +73,10 @@ func (r *Registry) serveRegistry(w http.ResponseWriter, req *http.Request) {
 
 // split takes "a/b/blobs/sha256:…" apart.
 func split(path string) (repo, kind, ref string) {
-	for part, kind := range map[string]string{"/blobs/": "blob", "/manifests/": "manifest"} {
+	if repo, id, ok := strings.Cut(path, "/blobs/uploads/"); ok {
+		return repo, "upload", id
+	}
+	for part, kind := range map[string]string{"/blobs/": "blob", "/manifests/": "manifest", "/referrers/": "referrers"} {
 		if i := strings.LastIndex(path, part); i > 0 {
 			return path[:i], kind, path[i+len(part):]
 		}

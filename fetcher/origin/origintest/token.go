@@ -54,6 +54,9 @@ func (r *Registry) allowed(w http.ResponseWriter, req *http.Request, q *Request,
 		r.mu.Unlock()
 		expired := ok && time.Now().After(t.expires)
 		scope := "repository:" + repo + ":pull"
+		if req.Method == http.MethodPost || req.Method == http.MethodPut {
+			scope += ",push"
+		}
 		if ok && !expired && strings.Contains(t.scope, scope) && r.mayRead(t.user, repo) {
 			return true
 		}
