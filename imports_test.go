@@ -30,7 +30,7 @@ var below = []struct {
 	{"snapshot", []string{"fs", "fetcher", "fetcher/origin"}, "containerd's contract; it says which layers, not where bytes come from"},
 	{"fs", []string{"fs/index", "fs/indexes", "fs/keeper", "fs/profiles", "fetcher", "fetcher/origin"}, "files from blobs; it does not know containerd"},
 	{"fs/index/indextest", []string{"fs/index"}, "test layers"},
-	{"fs/indexes", []string{"fs/index", "fetcher", "p2p"}, "indexes on their way between hosts; it mounts nothing, so that seeds have it, too"},
+	{"fs/indexes", []string{"fs/index", "fetcher", "fetcher/origin", "p2p"}, "indexes on their way between hosts and from registries; it mounts nothing, so that seeds have it, too"},
 	{"fs/profiles", []string{"fetcher", "p2p"}, "what starts read, on its way between hosts"},
 	{"fs/index", nil, "bytes in, bytes out"},
 	{"fs/keeper", nil, "the keeper process must stay tiny: it is what survives"},

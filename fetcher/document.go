@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 )
@@ -71,6 +72,20 @@ func (f *Fetcher) Document(ctx context.Context, repo origin.Repo, d digest.Diges
 	case <-ctx.Done():
 		return nil, "", ctx.Err()
 	}
+}
+
+// Referrers lists the manifests of an artifact type that refer to a manifest, as
+// its registry says now. It asks once.
+func (f *Fetcher) Referrers(ctx context.Context, repo origin.Repo, subject digest.Digest, artifactType string) ([]ocispec.Descriptor, error) {
+	if f.cfg.Documents == nil {
+		return nil, nil
+	}
+	t := f.host(repo.Host).enter(nil, OnDemand)
+	defer t.leave()
+	if err := t.wait(ctx); err != nil {
+		return nil, err
+	}
+	return f.cfg.Documents.Referrers(ctx, repo, subject, artifactType, documentMax)
 }
 
 // call joins the request for k that is under way, or makes one.

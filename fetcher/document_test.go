@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
@@ -42,6 +43,32 @@ func (l *library) Document(ctx context.Context, _ origin.Repo, d digest.Digest, 
 		return nil, "", origin.ErrNotFound
 	}
 	return []byte(l.text), "text/plain", nil
+}
+
+func (l *library) Referrers(_ context.Context, _ origin.Repo, subject digest.Digest, artifactType string, limit int64) ([]ocispec.Descriptor, error) {
+	if l.asked.Add(1); digest.FromString(l.text) != subject || limit != 4<<20 {
+		return nil, origin.ErrNotFound
+	}
+	return []ocispec.Descriptor{{ArtifactType: artifactType}}, nil
+}
+
+// TestReferrers: the registry is asked each time, for what it says may change.
+func TestReferrers(t *testing.T) {
+	l := &library{text: "hello"}
+	f := open(t, fetcher.Config{Dir: tempDir(t), Documents: l})
+	for range 2 {
+		found, err := f.Referrers(t.Context(), origin.Repo{Host: "h"}, digest.FromString("hello"), "a/b")
+		if err != nil || len(found) != 1 || found[0].ArtifactType != "a/b" {
+			t.Errorf("%+v, %v", found, err)
+		}
+	}
+	if n := l.asked.Load(); n != 2 {
+		t.Errorf("asked %d times", n)
+	}
+	alone := open(t, fetcher.Config{Dir: tempDir(t)})
+	if found, err := alone.Referrers(t.Context(), origin.Repo{Host: "h"}, digest.FromString("hello"), "a/b"); found != nil || err != nil {
+		t.Errorf("without an origin: %v, %v", found, err)
+	}
 }
 
 func TestDocument(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/store"
@@ -57,8 +58,10 @@ type blamer interface {
 	Blame(ref Ref)
 }
 
-// Documents gives small documents; *origin.Client does.
+// Documents gives small documents, and lists which refer to a manifest;
+// *origin.Client does.
 type Documents interface {
+	Referrers(ctx context.Context, repo origin.Repo, subject digest.Digest, artifactType string, limit int64) ([]ocispec.Descriptor, error)
 	Document(ctx context.Context, repo origin.Repo, d digest.Digest, manifest bool, limit int64) ([]byte, string, error)
 }
 

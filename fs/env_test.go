@@ -40,6 +40,7 @@ type env struct {
 
 	origin  *origin.Client
 	fetcher *fetcher.Fetcher
+	indexes *indexes.Indexes
 	fs      *FS
 }
 
@@ -85,11 +86,11 @@ func (e *env) open() {
 	if e.origin, err = origin.New(origin.Config{Log: log}); err != nil {
 		e.t.Fatal(err)
 	}
-	e.fetcher, err = fetcher.New(fetcher.Config{Dir: e.root, Max: 1 << 30, Sources: []fetcher.Source{fetcher.Origin(e.origin)}, Log: log})
+	e.fetcher, err = fetcher.New(fetcher.Config{Dir: e.root, Max: 1 << 30, Sources: []fetcher.Source{fetcher.Origin(e.origin)}, Documents: e.origin, Log: log})
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	kept, err := indexes.New(filepath.Join(e.root, "index"), false, log, nil)
+	e.indexes, err = indexes.New(filepath.Join(e.root, "index"), false, log, nil)
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -97,7 +98,7 @@ func (e *env) open() {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	c := Config{Root: e.root, Fetcher: e.fetcher, Indexes: kept, Profiles: starts, Keeper: e.keeper, Unproven: true, Quiet: time.Hour, Log: log, Metrics: prometheus.NewRegistry()}
+	c := Config{Root: e.root, Fetcher: e.fetcher, Indexes: e.indexes, Profiles: starts, Keeper: e.keeper, Unproven: true, Quiet: time.Hour, Log: log, Metrics: prometheus.NewRegistry()}
 	if e.config != nil {
 		e.config(&c)
 	}
@@ -111,6 +112,7 @@ func (e *env) close() {
 	if err := e.fs.Close(); err != nil {
 		e.t.Error(err)
 	}
+	e.indexes.Close()
 	if err := e.fetcher.Close(); err != nil {
 		e.t.Error(err)
 	}

@@ -9,14 +9,14 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 )
 
-// errFound ends unpacking because the cluster has got the layer's index.
-var errFound = errors.New("another host has made the index")
+// errFound ends unpacking because the layer's index has been found elsewhere.
+var errFound = errors.New("the index is there")
 
 // unpackOrAwait unpacks the layer, and looks out for an index meanwhile: one
 // that a seed is about to have may come long before this host has the blob. So
 // there is nothing to decide beforehand, and waiting costs nothing: what is
 // downloaded until then counts in either case.
-func (l *Layer) unpackOrAwait(path string, large bool) (how string, err error) {
+func (l *Layer) unpackOrAwait(want Want, path string, large bool) (how string, err error) {
 	ctx, stop := context.WithCancelCause(l.ctx)
 	defer stop(nil)
 	w := &chunkWriter{l: l}
@@ -27,7 +27,7 @@ func (l *Layer) unpackOrAwait(path string, large bool) (how string, err error) {
 	if large {
 		g.Go(func() {
 			var ok bool
-			if pack, ok = l.late(ctx, late); ok {
+			if pack, ok = l.late(ctx, want.wanted(), late); ok {
 				stop(errFound)
 			}
 		})
@@ -40,14 +40,14 @@ func (l *Layer) unpackOrAwait(path string, large bool) (how string, err error) {
 		return "unpacked", errors.Join(err, removeIfThere(late))
 	}
 	w.close()
-	return "cluster", l.change(late, path, pack, w)
+	return pack.From(), l.change(late, path, pack, w)
 }
 
-// late waits for an index of another host, puts it at path, and reports whether
+// late waits for an index from elsewhere, puts it at path, and reports whether
 // to go on by that: not when so little of the blob is missing that it would not
 // be worth an index by itself.
-func (l *Layer) late(ctx context.Context, path string) (indexes.Pack, bool) {
-	pack, ok := l.fs.indexes.Await(ctx, l.rec.Blob, l.rec.Size, l.rec.DiffID, path)
+func (l *Layer) late(ctx context.Context, w indexes.Wanted, path string) (indexes.Pack, bool) {
+	pack, ok := l.fs.indexes.Await(ctx, w, path)
 	if !ok {
 		return pack, false
 	}
@@ -72,7 +72,7 @@ func (l *Layer) lacks() (n int64) {
 }
 
 // change makes a layer that w has unpacked in part one that is read by an index
-// of the cluster. What was written is hashed before it is used: only now it is
+// from elsewhere. What was written is hashed before it is used: only now it is
 // known what it should be.
 func (l *Layer) change(from, path string, pack indexes.Pack, w *chunkWriter) error {
 	if err := os.Rename(from, path); err != nil {

@@ -26,7 +26,7 @@ type record struct {
 	Size    int64         `json:"size"`
 	DiffID  digest.Digest `json:"diffID"` // what the image's config says, proven or not
 	Ref     fetcher.Ref   `json:"ref"`
-	Pack    indexes.Pack  `json:"pack,omitzero"`     // where the index came from, if from another host
+	Pack    indexes.Pack  `json:"pack,omitzero"`     // where the index came from, if it was not made here
 	Proven  bool          `json:"proven"`            // the blob was seen to unpack to DiffID
 	Placed  bool          `json:"placed"`            // Implied is final
 	Implied []implied     `json:"implied,omitempty"` // folders the tar has no entry for

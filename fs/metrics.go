@@ -31,11 +31,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		resolved: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dfsnapshotter_layers_resolved_total",
-			Help: "Layers by how their tree came to be known: index (kept from before), toc (in the blob), cluster (an index of another host), unpacked, failed.",
+			Help: "Layers by how their tree came to be known: index (kept from before), toc (in the blob), cluster (an index of another host), registry (an index beside the image), unpacked, failed.",
 		}, []string{"result"}),
 		late: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dfsnapshotter_late_indexes_total",
-			Help: "Indexes of other hosts that came while their layer was being unpacked, by what became of that: mounted (by the index), unpacked (nearly all was here).",
+			Help: "Indexes of other hosts and of registries that came while their layer was being unpacked, by what became of that: mounted (by the index), unpacked (nearly all was here).",
 		}, []string{"result"}),
 	}
 	m.profiles = prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -23,11 +23,17 @@ const minLazy = indexes.MinLayer
 
 // Want describes a layer as its image's manifest and config do.
 type Want struct {
-	Desc   ocispec.Descriptor // from the manifest, annotations included
-	DiffID digest.Digest      // from the config
-	Ref    fetcher.Ref
-	Image  digest.Digest // chain ID of the image's uppermost layer; "": not known
-	Unpack bool          // rather than mount it lazily, if it is not here yet
+	Desc     ocispec.Descriptor // from the manifest, annotations included
+	DiffID   digest.Digest      // from the config
+	Ref      fetcher.Ref
+	Image    digest.Digest // chain ID of the image's uppermost layer; "": not known
+	Manifest digest.Digest // of the image; "": not known
+	Unpack   bool          // rather than mount it lazily, if it is not here yet
+}
+
+// wanted is what an index is looked for by.
+func (w Want) wanted() indexes.Wanted {
+	return indexes.Wanted{Layer: w.Desc.Digest, DiffID: w.DiffID, Size: w.Desc.Size, Image: indexes.Image{Repo: w.Ref.Repo, Manifest: w.Manifest}}
 }
 
 // layerKey is what makes two wants one: a blob, and what it unpacks to.
@@ -167,10 +173,10 @@ func (l *Layer) build(w Want) (how string, err error) {
 		how, l.rec.Proven = "index", true
 	case large && l.fs.unproven && l.fs.tocIndex(l, w):
 		how = "toc"
-	case large && l.cluster(w, path):
-		how = "cluster"
+	case large && l.elsewhere(w, path):
+		how = l.rec.Pack.From()
 	default:
-		if how, err = l.unpackOrAwait(path, large); err != nil {
+		if how, err = l.unpackOrAwait(w, path, large); err != nil {
 			return "", err
 		}
 	}
@@ -182,9 +188,10 @@ func (l *Layer) build(w Want) (how string, err error) {
 	return how, l.save(l.rec)
 }
 
-// cluster gives l the index that other hosts have of its blob.
-func (l *Layer) cluster(w Want, path string) (ok bool) {
-	l.rec.Pack, ok = l.fs.indexes.Find(l.ctx, w.Desc.Digest, w.Desc.Size, w.DiffID, path)
+// elsewhere gives l the index that other hosts, or its image's registry, have of
+// its blob.
+func (l *Layer) elsewhere(w Want, path string) (ok bool) {
+	l.rec.Pack, ok = l.fs.indexes.Find(l.ctx, w.wanted(), path)
 	return ok
 }
 

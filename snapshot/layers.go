@@ -11,11 +11,12 @@ import (
 
 // Want describes a layer as its image's manifest and config describe it.
 type Want struct {
-	Repo   origin.Repo
-	Desc   ocispec.Descriptor // of the layer in the manifest, annotations included
-	DiffID digest.Digest      // from the config
-	Image  digest.Digest      // chain ID of the image's uppermost layer
-	Mode   Mode               // of the image
+	Repo     origin.Repo
+	Manifest digest.Digest      // of the image
+	Desc     ocispec.Descriptor // of the layer in the manifest, annotations included
+	DiffID   digest.Digest      // from the config
+	Image    digest.Digest      // chain ID of the image's uppermost layer
+	Mode     Mode               // of the image
 }
 
 // Layer is what a snapshot must know of a layer.

@@ -123,7 +123,7 @@ func readPlan(ctx context.Context, docs Images, key imageKey) (*plan, error) {
 		p.program.Image = p.chains[len(p.chains)-1]
 	}
 	for i, l := range m.Layers {
-		p.wants = append(p.wants, Want{Repo: key.repo, Desc: l, DiffID: diffIDs[i], Image: p.program.Image})
+		p.wants = append(p.wants, Want{Repo: key.repo, Manifest: key.manifest, Desc: l, DiffID: diffIDs[i], Image: p.program.Image})
 	}
 	return p, nil
 }

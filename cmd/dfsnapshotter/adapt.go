@@ -18,7 +18,7 @@ type layers struct{ fs *fs.FS }
 
 func (s layers) Resolve(ctx context.Context, w snapshot.Want) (uint32, error) {
 	want := fs.Want{
-		Desc: w.Desc, DiffID: w.DiffID, Image: w.Image, Unpack: w.Mode == snapshot.Eager,
+		Desc: w.Desc, DiffID: w.DiffID, Image: w.Image, Manifest: w.Manifest, Unpack: w.Mode == snapshot.Eager,
 		Ref: fetcher.Ref{Digest: w.Desc.Digest, Size: w.Desc.Size, Repo: w.Repo},
 	}
 	for {

@@ -21,6 +21,7 @@ type Config struct {
 	Mirror   MirrorConfig   `toml:"mirror"`
 	Registry RegistryConfig `toml:"registry"`
 	Lazy     LazyConfig     `toml:"lazy"`
+	Index    IndexConfig    `toml:"index"`
 	Cache    CacheConfig    `toml:"cache"`
 	Peer     PeerConfig     `toml:"peer"`
 	Limits   LimitsConfig   `toml:"limits"`
@@ -47,6 +48,11 @@ type RegistryConfig struct {
 // LazyConfig says what may be mounted before it is there.
 type LazyConfig struct {
 	Unproven bool `toml:"unproven" comment:"Mount eStargz and zstd:chunked layers before the whole blob was seen to unpack to what the image says.\nNodes that run images of tenants who do not trust each other set false: such layers are unpacked first."`
+}
+
+// IndexConfig says whose indexes are believed besides those of the cluster.
+type IndexConfig struct {
+	Trust []string `toml:"trust" comment:"Repositories, such as ['registry.example/team/*', 'docker.io/library/*'], beside whose images indexes are looked for\n('dfget index push' puts them there) if no other host has one. Whoever may push there can have this node show wrong files, in\nother images with the same layer as well, until all of the layer is here and was compared."`
 }
 
 // CacheConfig bounds what is kept besides the layers.
@@ -88,6 +94,7 @@ func DefaultConfig() Config {
 		Mirror:   MirrorConfig{Listen: "127.0.0.1:65001", Upstream: "https://registry-1.docker.io"},
 		Registry: RegistryConfig{HostsDir: "/etc/containerd/certs.d", DockerConfig: "/root/.docker/config.json"},
 		Lazy:     LazyConfig{Unproven: true},
+		Index:    IndexConfig{Trust: []string{}},
 		Cache:    CacheConfig{Max: "50GiB"},
 		Peer:     PeerConfig{JoinToken: "/etc/dfsnapshotter/join-token", Schedulers: []string{}, Listen: ":65002", Share: true},
 		Limits:   LimitsConfig{Download: "0", Upload: "0", Origin: "0"},
@@ -138,6 +145,11 @@ func (c Config) Validate() error {
 		bad("registry", "credential_provider_config and credential_provider_bin_dir go together")
 	}
 	validateImages(c.Images, bad)
+	for _, p := range c.Index.Trust {
+		if why := wrongTrust(p); why != "" {
+			bad("index.trust", "%s", why)
+		}
+	}
 	c.Peer.validate(bad)
 	c.Limits.validate(bad)
 	if c.Peer.Manager != "" && c.TLS != (daemon.TLS{}) {

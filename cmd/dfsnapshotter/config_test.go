@@ -48,6 +48,8 @@ func TestLoadConfig(t *testing.T) {
 	changed.Root, changed.Relay, changed.Cache.Max, changed.Debug.Listen = "/data/df", true, "5GiB", ""
 	images := DefaultConfig()
 	images.Images = []ImageConfig{{"ml/*", "fill"}, {"*", "eager"}}
+	trust := DefaultConfig()
+	trust.Index.Trust = []string{"a.example:5000/*", "localhost/x", "*"}
 	seed := DefaultConfig()
 	seed.Address, seed.Limits.Upload, seed.TLS.Insecure = "", "20MiB", true
 	seed.Peer = PeerConfig{
@@ -62,6 +64,7 @@ func TestLoadConfig(t *testing.T) {
 	}{
 		"mirror only":   {"address = ''\n[mirror]\nupstream = 'http://hub:5000'\n", mirrors},
 		"empty":         {"", DefaultConfig()},
+		"trust":         {"[index]\ntrust = ['a.example:5000/*', 'localhost/x', '*']\n", trust},
 		"images":        {"[[image]]\nmatch = 'ml/*'\nmode = 'fill'\n[[image]]\nmatch = '*'\nmode = 'eager'\n", images},
 		"seed":          {"address = ''\n[peer]\nseed = true\nschedulers = ['s-0:8002', '[::1]:8002']\nadvertise = 'seed.example:1'\nidc = 'a'\nlocation = 'b|c'\n[limits]\nupload = '20MiB'\n[tls]\ninsecure = true\n", seed},
 		"over defaults": {"root = '/data/df'\nrelay = true\n[cache]\nmax = '5GiB'\n[debug]\nlisten = ''\n", changed},
@@ -110,6 +113,7 @@ func TestLoadConfigErrors(t *testing.T) {
 		"image's mode":       {"[[image]]\nmatch = 'a'\nmode = 'quick'\n", []string{"image 1: mode \"quick\" is none of 'lazy', 'fill' and 'eager'"}},
 		"image's name":       {"[[image]]\nmode = 'fill'\n", []string{"image 1: match is empty"}},
 		"image's tag":        {"[[image]]\nmatch = 'a:5000/b:1'\nmode = 'fill'\n", []string{"image 1: match \"a:5000/b:1\" names a tag"}},
+		"trust everywhere":   {"[index]\ntrust = ['team/*', '']\n", []string{`index.trust: "team/*" names no registry`, "index.trust: is empty"}},
 		"image twice":        {"[[image]]\nmatch = 'a'\nmode = 'fill'\n[[image]]\nmatch = 'a'\nmode = 'lazy'\n", []string{"image 2: match \"a\" never counts"}},
 		"image's key":        {"[[image]]\nmatch = 'a'\nmodus = 'fill'\n", []string{`:3: unknown key "image.modus"`}},
 		"not a list":         {"[peer]\nschedulers = 's:1'\n", []string{":2:14: peer.schedulers must be a list"}},

@@ -93,9 +93,7 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 	if n.fetcher, err = n.openFetcher(); err != nil {
 		return err
 	}
-	if shares {
-		n.indexes.Start(n.fetcher)
-	}
+	n.indexes.Start(n.fetcher, trusts(c.Index.Trust))
 	if c.Mirror.Listen != "" {
 		if n.mirror, err = n.openMirror(); err != nil {
 			return err

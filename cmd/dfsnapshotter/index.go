@@ -12,6 +12,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 )
 
 // tocAnnotation is how a manifest names the TOC of an eStargz or zstd:chunked
@@ -105,7 +106,7 @@ func printInfo(w io.Writer, path string, x *index.Index) error {
 	if err != nil {
 		return err
 	}
-	packed, head, err := packedSize(x)
+	packed, err := indexes.Write(io.Discard, x)
 	if err != nil {
 		return err
 	}
@@ -121,8 +122,8 @@ func printInfo(w io.Writer, path string, x *index.Index) error {
 		{"index ID", i.ID},
 		{"version", i.Version},
 		{"file", fmt.Sprintf("%s, %s", path, share(fi.Size()))},
-		{"packed", share(packed)},
-		{"before the first read", share(head)},
+		{"packed", share(packed.Pack.Size)},
+		{"before the first read", share(packed.Head)},
 		{"blob", fmt.Sprintf("%s, %d bytes, %s", i.Blob, i.BlobSize, i.Kind)},
 		{"diffID", diffID},
 		{"read at random", i.Seekable},
@@ -135,25 +136,6 @@ func printInfo(w io.Writer, path string, x *index.Index) error {
 		_, _ = fmt.Fprintf(t, "%s\t%v\n", row[0], row[1])
 	}
 	return t.Flush()
-}
-
-// packedSize returns how long the index is as it travels, and how much of that
-// is needed before anything can be read.
-func packedSize(x *index.Index) (all, head int64, err error) {
-	var first prefix
-	if all, err = x.Pack(&first); err != nil {
-		return 0, 0, err
-	}
-	h, err := index.ParseHead(first, all)
-	return all, index.PackPrefix + h.Size, err
-}
-
-// prefix keeps the first bytes that are written to it.
-type prefix []byte
-
-func (p *prefix) Write(b []byte) (int, error) {
-	*p = append(*p, b[:min(len(b), index.PackPrefix-len(*p))]...)
-	return len(b), nil
 }
 
 func printTree(w io.Writer, x *index.Index, dir uint32) error {

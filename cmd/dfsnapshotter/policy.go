@@ -19,14 +19,8 @@ func validateImages(list []ImageConfig, bad func(key, format string, args ...any
 	first := map[string]int{}
 	for i, c := range list {
 		key := fmt.Sprintf("image %d", i+1)
-		last := c.Match[strings.LastIndex(c.Match, "/")+1:]
-		switch {
-		case c.Match == "":
-			bad(key, "match is empty: set a repository such as 'ml/*' or 'registry.example/ml/*', or '*' for all")
-		case strings.ContainsAny(last, ":@"):
-			bad(key, "match %q names a tag or digest, but a mode is that of a whole repository: leave it out", c.Match)
-		case strings.ContainsAny(c.Match, " \t\n"):
-			bad(key, "match %q holds white space, which no name of an image does", c.Match)
+		if why := wrongPattern(c.Match); why != "" {
+			bad(key, "match %s", why)
 		}
 		if !slices.Contains(snapshot.Modes, snapshot.Mode(c.Mode)) {
 			bad(key, "mode %q is none of 'lazy', 'fill' and 'eager'", c.Mode)
@@ -36,6 +30,43 @@ func validateImages(list []ImageConfig, bad func(key, format string, args ...any
 			continue
 		}
 		first[c.Match] = i + 1
+	}
+}
+
+// wrongPattern says what is wrong with a pattern of repositories.
+func wrongPattern(p string) string {
+	switch last := p[strings.LastIndex(p, "/")+1:]; {
+	case p == "":
+		return "is empty: set a repository such as 'ml/*' or 'registry.example/ml/*', or '*' for all"
+	case strings.ContainsAny(last, ":@"):
+		return fmt.Sprintf("%q names a tag or digest, but it is for whole repositories: leave it out", p)
+	case strings.ContainsAny(p, " \t\n"):
+		return fmt.Sprintf("%q holds white space, which no name of an image does", p)
+	}
+	return ""
+}
+
+// wrongTrust says what is wrong with a pattern of repositories that are trusted.
+// It begins with the registry, or anybody could give a repository that name.
+func wrongTrust(p string) string {
+	registry, _, _ := strings.Cut(p, "/")
+	if why := wrongPattern(p); why != "" {
+		return why
+	}
+	if registry != "localhost" && !strings.ContainsAny(registry, ".:*") {
+		return fmt.Sprintf("%q names no registry: write 'registry.example/%s', or 'docker.io/library/%s'", p, p, p)
+	}
+	return ""
+}
+
+// trusts returns what tells whether the repository of an image is one of those
+// that patterns name; nil if there are none.
+func trusts(patterns []string) func(origin.Repo) bool {
+	if len(patterns) == 0 {
+		return nil
+	}
+	return func(r origin.Repo) bool {
+		return slices.ContainsFunc(patterns, func(p string) bool { return like(p, r.String()) })
 	}
 }
 

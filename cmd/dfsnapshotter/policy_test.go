@@ -43,6 +43,27 @@ func TestModes(t *testing.T) {
 	}
 }
 
+func TestTrusts(t *testing.T) {
+	t.Parallel()
+	trust := trusts([]string{"a.example/team/*", "docker.io/library/python"})
+	for r, want := range map[origin.Repo]bool{
+		{Host: "a.example", Path: "team/app"}:            true,
+		{Host: "a.example", Path: "team/app/web"}:        true,
+		{Host: "a.example", Path: "teams/app"}:           false,
+		{Host: "evil.example", Path: "team/app"}:         false,
+		{Host: "evil.example", Path: "a.example/team/x"}: false,
+		{Host: "docker.io", Path: "library/python"}:      true,
+		{Host: "evil.example", Path: "python"}:           false,
+	} {
+		if got := trust(r); got != want {
+			t.Errorf("trust of %s: %v, want %v", r, got, want)
+		}
+	}
+	if trusts(nil) != nil {
+		t.Error("without patterns registries are asked")
+	}
+}
+
 func TestLike(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
@@ -19,52 +20,134 @@ const (
 	windowWithin = 60 * time.Second // that a reader waits for a window
 )
 
-// A Pack is where the windows of an index that came from another host are. Its
-// zero value is that of an index that was made here.
+// Wanted is a layer that an index is wanted of.
+type Wanted struct {
+	Layer, DiffID digest.Digest
+	Size          int64
+	Image         Image // that it belongs to
+}
+
+// A Pack is where the windows of an index that was not made here are. Its zero
+// value is that of an index that was.
 type Pack struct {
 	Digest digest.Digest `json:"digest"`
 	Size   int64         `json:"size"`
+	Repo   origin.Repo   `json:"repo,omitzero"` // of the registry that has it; zero: another host has
 }
 
-// Find puts the index that the cluster has of a layer at path, without windows.
-// It reports false, in a moment, if there is none that can be had.
-func (x *Indexes) Find(ctx context.Context, layer digest.Digest, size int64, diffID digest.Digest, path string) (Pack, bool) {
+// The values of Pack.From.
+const (
+	FromCluster  = "cluster"
+	FromRegistry = "registry"
+)
+
+// From says who gave an index that was not made here.
+func (p Pack) From() string {
+	if p.Repo != (origin.Repo{}) {
+		return FromRegistry
+	}
+	return FromCluster
+}
+
+// Find puts the index that the cluster, or else the registry of the layer's
+// image, has of a layer at path, without windows. It reports false, in a moment,
+// if there is none that can be had.
+func (x *Indexes) Find(ctx context.Context, w Wanted, path string) (Pack, bool) {
 	if x.fetcher == nil {
 		return Pack{}, false
 	}
-	offer, ok := x.fetcher.FindIndex(ctx, layer, index.Version)
-	if !ok {
+	if offer, ok := x.fetcher.FindIndex(ctx, w.Layer, index.Version); ok {
+		if p, ok := x.use(ctx, offer, origin.Repo{}, w, path); ok {
+			return p, true
+		}
+	}
+	q := x.ask(w.Image)
+	if q == nil {
 		return Pack{}, false
 	}
-	return x.use(ctx, offer, size, diffID, path)
+	t := time.NewTimer(waitForIt)
+	defer t.Stop()
+	select {
+	case <-q.done:
+		return x.useAny(ctx, q, w, path)
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return Pack{}, false
 }
 
-// Await is Find for who waits for an index that the cluster does not have yet,
-// as long as ctx lets it.
-func (x *Indexes) Await(ctx context.Context, layer digest.Digest, size int64, diffID digest.Digest, path string) (Pack, bool) {
+// Await is Find for who waits for an index that nobody has yet, or of which a
+// registry is about to tell, as long as ctx lets it.
+func (x *Indexes) Await(ctx context.Context, w Wanted, path string) (Pack, bool) {
 	if x.fetcher == nil {
 		return Pack{}, false
 	}
-	offer, ok := x.fetcher.AwaitIndex(ctx, layer, index.Version)
-	if !ok {
-		return Pack{}, false
+	ctx, cancel := context.WithCancel(ctx)
+	var g sync.WaitGroup
+	defer g.Wait()
+	defer cancel()
+	offers := make(chan p2p.Index, 1)
+	g.Go(func() {
+		if offer, ok := x.fetcher.AwaitIndex(ctx, w.Layer, index.Version); ok {
+			offers <- offer
+		}
+		close(offers)
+	})
+	var cluster <-chan p2p.Index = offers
+	var answered <-chan struct{}
+	q := x.ask(w.Image)
+	if q != nil {
+		answered = q.done
 	}
-	return x.use(ctx, offer, size, diffID, path)
+	for cluster != nil || answered != nil {
+		select {
+		case offer, ok := <-cluster:
+			cluster = nil
+			if !ok {
+				continue // there is no cluster
+			}
+			if p, ok := x.use(ctx, offer, origin.Repo{}, w, path); ok {
+				return p, true
+			}
+		case <-answered:
+			answered = nil
+			if p, ok := x.useAny(ctx, q, w, path); ok {
+				return p, true
+			}
+		case <-ctx.Done():
+			return Pack{}, false
+		}
+	}
+	return Pack{}, false
 }
 
-// use puts an index that was offered at path, if it is what is wanted.
-func (x *Indexes) use(ctx context.Context, offer p2p.Index, size int64, diffID digest.Digest, path string) (Pack, bool) {
-	if _, is := x.IsFalse(offer.ID); is || offer.DiffID != diffID {
+// useAny puts one of the indexes that a registry has of a layer at path. Those
+// that cannot be used are not tried again.
+func (x *Indexes) useAny(ctx context.Context, q *question, w Wanted, path string) (Pack, bool) {
+	for _, offer := range x.of(q, w.Layer) {
+		p, ok := x.use(ctx, offer, w.Image.Repo, w, path)
+		if ok || ctx.Err() != nil {
+			return p, ok
+		}
+		x.drop(q, offer)
+	}
+	return Pack{}, false
+}
+
+// use puts an index that was offered at path, if it is what is wanted. repo has
+// its pack; zero: another host has.
+func (x *Indexes) use(ctx context.Context, offer p2p.Index, repo origin.Repo, w Wanted, path string) (Pack, bool) {
+	if _, is := x.IsFalse(offer.ID); is || offer.DiffID != w.DiffID {
 		return Pack{}, false
 	}
-	p := Pack{offer.Pack.Digest, offer.Pack.Size}
-	err := x.take(ctx, p, offer.Head, path)
+	p := Pack{offer.Pack.Digest, offer.Pack.Size, repo}
+	err := x.take(ctx, p, offer.Head, max(w.Size, MinLayer), path)
 	if err == nil {
-		err = matches(path, offer.ID, offer.Layer, size, diffID)
+		err = matches(path, offer.ID, w)
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			x.log.Warn("the cluster's index of a layer cannot be used; the layer is unpacked", "blob", offer.Layer, "index", offer.ID, "err", err)
+			x.log.Warn("an index of a layer cannot be used; without another the layer is unpacked", "blob", w.Layer, "index", offer.ID, "from", p.From(), "repo", repo.String(), "err", err)
 		}
 		return Pack{}, false
 	}
@@ -79,8 +162,11 @@ func (x *Indexes) IsFalse(id digest.Digest) (reason string, is bool) {
 	return reason, is
 }
 
-// take reads the head of a pack and puts the index at path.
-func (x *Indexes) take(ctx context.Context, p Pack, n int64, path string) error {
+// take reads the head of a pack, of n bytes, and puts the index at path.
+func (x *Indexes) take(ctx context.Context, p Pack, n, most int64, path string) error {
+	if n > most {
+		return fmt.Errorf("a head of %d bytes is more than the layer has: %w", n, index.ErrCorrupt)
+	}
 	ctx, cancel := context.WithTimeout(ctx, headWithin)
 	defer cancel()
 	b, err := x.fetcher.Blob(p.ref())
@@ -102,23 +188,23 @@ func (x *Indexes) take(ctx context.Context, p Pack, n int64, path string) error 
 	return index.Unpack(path, h, bytes.NewReader(data[index.PackPrefix:]))
 }
 
-func (p Pack) ref() fetcher.Ref { return fetcher.Ref{Digest: p.Digest, Size: p.Size} }
+func (p Pack) ref() fetcher.Ref { return fetcher.Ref{Digest: p.Digest, Size: p.Size, Repo: p.Repo} }
 
 // matches checks that an index is the one that was offered, of the layer that
 // is wanted.
-func matches(path string, id, layer digest.Digest, size int64, diffID digest.Digest) error {
+func matches(path string, id digest.Digest, w Wanted) error {
 	i, err := info(path)
 	if err != nil {
 		return err
 	}
-	if i.ID != id || i.Blob != layer || i.BlobSize != size || i.DiffID != diffID || !i.Seekable {
+	if i.ID != id || i.Blob != w.Layer || i.BlobSize != w.Size || i.DiffID != w.DiffID || !i.Seekable {
 		return fmt.Errorf("it is %s, of %s, %d bytes, diffID %s: %w", i.ID, i.Blob, i.BlobSize, i.DiffID, index.ErrCorrupt)
 	}
 	return nil
 }
 
-// Windows makes an index that came from another host take its windows from
-// there, until ctx ends.
+// Windows makes an index that was not made here take its windows from where it
+// came from, until ctx ends.
 func (x *Indexes) Windows(ctx context.Context, i *index.Index, p Pack) {
 	if p.Digest == "" || x.fetcher == nil {
 		return

@@ -2,7 +2,6 @@ package indexes
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
@@ -41,12 +41,15 @@ type Indexes struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 	offered prometheus.Counter
-	jobs    chan job      // nil: there is nobody to share with
-	follows chan struct{} // a token of each follower
+	asked   *prometheus.CounterVec // registries, by result
+	trusts  func(origin.Repo) bool // who may push there is believed about indexes; nil: nobody
+	jobs    chan job               // nil: there is nobody to share with
+	follows chan struct{}          // a token of each follower
 
-	mu    sync.Mutex // guards what follows
-	false map[digest.Digest]string
-	hears func(id digest.Digest, reason string)
+	mu        sync.Mutex // guards what follows
+	false     map[digest.Digest]string
+	hears     func(id digest.Digest, reason string)
+	questions map[Image]*question
 }
 
 // job is an index to offer, made first if ref is not nil; or one to be made while
@@ -63,17 +66,22 @@ func New(dir string, shares bool, log *slog.Logger, reg prometheus.Registerer) (
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("indexes: %w", err)
 	}
-	x := &Indexes{dir: dir, log: log, false: map[digest.Digest]string{}, follows: make(chan struct{}, followers)}
+	x := &Indexes{
+		dir: dir, log: log, false: map[digest.Digest]string{}, follows: make(chan struct{}, followers), questions: map[Image]*question{},
+	}
 	x.offered = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "dfsnapshotter_indexes_offered_total", Help: "Indexes of layers that were made here and offered to other hosts.",
 	})
+	x.asked = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "dfsnapshotter_registry_index_questions_total", Help: "Questions to registries for indexes beside images of trusted repositories, by what came of them.",
+	}, []string{"result"})
 	if reg != nil {
-		if err := reg.Register(x.offered); err != nil {
+		if err := errors.Join(reg.Register(x.offered), reg.Register(x.asked)); err != nil {
 			return nil, fmt.Errorf("indexes: %w", err)
 		}
 	}
 	x.ctx, x.cancel = context.WithCancel(context.Background())
-	if err := x.sweep(); err != nil {
+	if err := errors.Join(x.sweep(), x.loadFalse()); err != nil {
 		return nil, fmt.Errorf("indexes: %w", err)
 	}
 	if shares {
@@ -83,10 +91,14 @@ func New(dir string, shares bool, log *slog.Logger, reg prometheus.Registerer) (
 	return x, nil
 }
 
-// Start begins to share. It comes before all other calls but Whole and
-// Distrusted. The fetcher must outlive Close.
-func (x *Indexes) Start(f *fetcher.Fetcher) {
-	x.fetcher = f
+// Start begins to share, and to look for indexes that others have: in registries
+// only in repositories that trusts is true of; nil is none. It comes before all
+// other calls but Whole and Distrusted. The fetcher must outlive Close.
+func (x *Indexes) Start(f *fetcher.Fetcher, trusts func(origin.Repo) bool) {
+	x.fetcher, x.trusts = f, trusts
+	if x.jobs == nil {
+		return
+	}
 	x.wg.Go(x.offerAgain)
 	for range builders {
 		x.wg.Go(x.work)
@@ -124,13 +136,18 @@ func (x *Indexes) Whole(r fetcher.Ref) {
 func (x *Indexes) Distrusted(m p2p.Distrust) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if len(x.false) >= maxJobs {
-		clear(x.false)
-	}
-	x.false[m.ID] = m.Reason
+	x.distrust(m.ID, m.Reason)
 	if x.hears != nil {
 		x.wg.Go(func() { x.hears(m.ID, m.Reason) })
 	}
+}
+
+// distrust notes that an index is false. The caller holds mu.
+func (x *Indexes) distrust(id digest.Digest, reason string) {
+	if len(x.false) >= maxJobs {
+		clear(x.false)
+	}
+	x.false[id] = reason
 }
 
 // OnFalse has f called, once for each, with indexes that are found false from
@@ -141,13 +158,19 @@ func (x *Indexes) OnFalse(f func(id digest.Digest, reason string)) {
 	x.hears = f
 }
 
-// False tells the cluster that an index is not that of its layer, and which
-// containers of this host have been given that.
+// False notes that an index is not that of its layer, and tells the cluster, and
+// which containers of this host have been given that.
 func (x *Indexes) False(layer, id digest.Digest, reason string, containers []string) {
+	m := p2p.Distrust{Layer: layer, ID: id, Reason: printable(reason, maxReason)}
+	x.mu.Lock()
+	x.distrust(id, m.Reason)
+	x.mu.Unlock()
+	if err := x.keepFalse(id, m.Reason); err != nil {
+		x.log.Warn("that an index is false will be forgotten", "index", id, "err", err)
+	}
 	if x.fetcher == nil {
 		return
 	}
-	m := p2p.Distrust{Layer: layer, ID: id, Reason: printable(reason, maxReason)}
 	for _, name := range containers[:min(len(containers), p2p.MaxContainers)] {
 		m.Containers = append(m.Containers, printable(name, p2p.MaxContainerName))
 	}
@@ -308,28 +331,14 @@ func (x *Indexes) pack(layer digest.Digest) (p2p.Index, error) {
 		_ = f.Close()
 		_ = os.Remove(f.Name())
 	}()
-	sum := sha256.New()
-	size, err := i.Pack(io.MultiWriter(f, sum))
-	if err != nil {
-		return p2p.Index{}, err
-	}
-	prefix := make([]byte, index.PackPrefix)
-	if _, err := f.ReadAt(prefix, 0); err != nil {
-		return p2p.Index{}, err
-	}
-	head, err := index.ParseHead(prefix, size)
+	offer, err := Write(f, i)
 	if err != nil {
 		return p2p.Index{}, err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return p2p.Index{}, err
 	}
-	info := i.Info()
-	offer := p2p.Index{
-		Layer: layer, Version: info.Version, ID: info.ID, DiffID: info.DiffID, Head: index.PackPrefix + head.Size,
-		Pack: p2p.Blob{Digest: digest.NewDigest(digest.SHA256, sum), Size: size},
-	}
-	if err := x.fetcher.Keep(offer.Pack.Digest, size, f); err != nil {
+	if err := x.fetcher.Keep(offer.Pack.Digest, offer.Pack.Size, f); err != nil {
 		return p2p.Index{}, err
 	}
 	return offer, x.note(offer)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -18,8 +19,32 @@ const maxKept = 2 << 30
 // offerSuffix marks the file that says how a kept index was offered.
 const offerSuffix = ".offer"
 
+// falseSuffix marks the file that says why an index was found false here.
+const falseSuffix = ".false"
+
 // path is where the index of a layer is kept.
-func (x *Indexes) path(layer digest.Digest) string { return filepath.Join(x.dir, layer.Encoded()) }
+func (x *Indexes) path(layer digest.Digest) string { return Kept(x.dir, layer) }
+
+// Kept is where the index of a layer is, if it is kept in dir.
+func Kept(dir string, layer digest.Digest) string { return filepath.Join(dir, layer.Encoded()) }
+
+// keepFalse writes down that an index is false: a registry goes on offering it.
+func (x *Indexes) keepFalse(id digest.Digest, reason string) error {
+	return os.WriteFile(x.path(id)+falseSuffix, []byte(reason), 0o600)
+}
+
+// loadFalse reads what was written down of false indexes.
+func (x *Indexes) loadFalse() error {
+	names, err := filepath.Glob(filepath.Join(x.dir, "*"+falseSuffix))
+	for _, name := range names {
+		id := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(filepath.Base(name), falseSuffix))
+		reason, rerr := os.ReadFile(name)
+		if err = errors.Join(err, rerr); rerr == nil && id.Validate() == nil {
+			x.distrust(id, string(reason))
+		}
+	}
+	return err
+}
 
 // Link gives path the kept index of a layer of that size and diffID; it reports
 // false if there is none.
