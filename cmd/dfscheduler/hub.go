@@ -35,6 +35,8 @@ type hub struct {
 	profiles *sched.Profiles
 	sessions map[p2p.HostID]*session
 	streams  map[netip.Addr]int
+	members  map[p2p.HostID]*member   // who has, or had lately, a stream
+	swept    time.Time                // when members was cleared of those who had
 	bans     map[p2p.HostID]sched.Ban // that are known to the log
 	noticed  time.Time                // when bans was brought up to date
 	closed   bool
@@ -43,7 +45,8 @@ type hub struct {
 func newHub(c Config, log *slog.Logger, m *metrics) *hub {
 	h := &hub{
 		limits: c.Limits, log: log, metrics: m, wake: make(chan struct{}, 1),
-		state: sched.New(c.scheduling()), indexes: sched.NewIndexes(), profiles: sched.NewProfiles(), sessions: map[p2p.HostID]*session{}, streams: map[netip.Addr]int{}, bans: map[p2p.HostID]sched.Ban{},
+		state: sched.New(c.scheduling()), indexes: sched.NewIndexes(), profiles: sched.NewProfiles(),
+		sessions: map[p2p.HostID]*session{}, streams: map[netip.Addr]int{}, members: map[p2p.HostID]*member{}, bans: map[p2p.HostID]sched.Ban{},
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	h.wg.Go(h.clock)

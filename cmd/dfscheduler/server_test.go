@@ -540,12 +540,12 @@ func TestRate(t *testing.T) {
 	now := time.Unix(0, 0)
 	r := newRate(10, now)
 	for i := range 10 * burst {
-		if wait := r.take(now); wait > 0 {
+		if wait := r.take(1, now); wait > 0 {
 			t.Fatalf("message %d of a burst waits %v", i, wait)
 		}
 	}
 	for range 1000 { // then each waits for its turn
-		wait := r.take(now)
+		wait := r.take(1, now)
 		if wait != 100*time.Millisecond {
 			t.Fatalf("the next one waits %v", wait)
 		}
@@ -553,7 +553,7 @@ func TestRate(t *testing.T) {
 	}
 	now = now.Add(time.Hour)
 	for i := range 10 * burst {
-		if wait := r.take(now); wait > 0 {
+		if wait := r.take(1, now); wait > 0 {
 			t.Fatalf("message %d of a burst after a rest waits %v", i, wait)
 		}
 	}

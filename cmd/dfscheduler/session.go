@@ -37,9 +37,9 @@ type session struct {
 	heard  chan error // how receive has ended
 
 	// for the receiver only
-	faults     int // since faultsFrom
+	member     *member // what counts against its limits
+	faults     int     // since faultsFrom
 	faultsFrom time.Time
-	complained time.Time // last, as the log knows
 }
 
 // serve has a stream from beginning to end.
@@ -112,7 +112,10 @@ func (s *session) reason() error {
 // receive deals with what the host says until it has said something impossible,
 // too much, or nothing any more. The result is a status.
 func (s *session) receive(silent *time.Timer) error {
-	bucket := newRate(s.hub.limits.Messages, time.Now())
+	s.member = newMember(s.hub.limits.Messages, time.Now()) // until it is known whose the stream is
+	if id := s.stream.Caller().Name.ID; id != "" {
+		s.member = s.hub.member(id, time.Now())
+	}
 	announced := false
 	for {
 		m, err := s.stream.Recv()
@@ -120,10 +123,13 @@ func (s *session) receive(silent *time.Timer) error {
 		if err != nil && known {
 			return s.unreadable(err)
 		}
-		if err := s.hold(bucket); err != nil {
+		a, first := m.(p2p.Announce)
+		if first && !announced && s.stream.Caller().Name.ID == "" {
+			s.member = s.hub.member(a.Host.ID, time.Now())
+		}
+		if err := s.hold(m); err != nil {
 			return err
 		}
-		a, first := m.(p2p.Announce)
 		switch {
 		case !known:
 			s.hub.metrics.messages.WithLabelValues("unknown").Inc()
@@ -154,8 +160,8 @@ func (s *session) unreadable(err error) error {
 }
 
 // hold waits until the host may have its next message dealt with.
-func (s *session) hold(bucket *rate) error {
-	d := bucket.take(time.Now())
+func (s *session) hold(m p2p.Message) error {
+	d := s.member.spend(m, time.Now())
 	if d <= 0 {
 		return nil
 	}
@@ -197,9 +203,7 @@ func (s *session) announce(a p2p.Announce) error {
 
 // complaint logs that the host got a wrong piece, once a second at most.
 func (s *session) complaint(m p2p.Message) {
-	w, is := m.(p2p.Wrong)
-	if now := time.Now(); is && now.Sub(s.complained) > time.Second {
-		s.complained = now
+	if w, is := m.(p2p.Wrong); is && s.member.complains(time.Now()) {
 		s.hub.log.Info("a host complains of a wrong piece", "accuser", s.host, "peer", w.Parent, "blob", w.Digest, "piece", w.Piece)
 	}
 }
