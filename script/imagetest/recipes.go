@@ -46,7 +46,7 @@ const server = http.createServer((_, answer) => answer.end('hello')).listen(0, '
 `
 
 // postgresApp makes a database and has its server accept a connection.
-const postgresApp = `initdb -N -D /var/lib/postgresql/data >/dev/null
+const postgresApp = `initdb -A trust -N -D /var/lib/postgresql/data >/dev/null
 postgres -D /var/lib/postgresql/data -k /tmp -h '' >/dev/null 2>&1 &
 until psql -h /tmp -d postgres -c 'select 1' >/dev/null 2>&1; do sleep 0.01; done
 echo ready`

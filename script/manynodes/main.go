@@ -50,7 +50,7 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.nodes, "nodes", 8, "hosts that start at once; as many more wait for the second wave")
 	flag.StringVar(&o.rates, "rates", "20mbit,200mbit", "how fast the links are, one after the other")
 	flag.StringVar(&o.only, "only", "", "measure only ways whose name matches")
-	flag.StringVar(&o.image, "image", "python", "which: python, node, openjdk, postgres, gcc or nginx")
+	flag.StringVar(&o.image, "image", "python", "which: python, node, openjdk (java), postgres, gcc or nginx")
 	flag.BoolVar(&o.list, "list", false, "show the ways to start, and do nothing")
 	flag.StringVar(&o.json, "json", "", "write the figures to this file, too")
 	flag.StringVar(&o.logs, "logs", "out/many-nodes-logs", "folder for the logs if something fails")

@@ -13,7 +13,7 @@ func table(all []row) string {
 	rows := medians(all)
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "links\tway\twave\thosts\tslowest\t× alone\tmedian\tregistry MiB\t× image\tof layers\twhen whole\tCPU s/host\tcontainerd\tseeds\tseeds sent\tmost sent\treceived/host\t× image\tprofiles\treads\t< 20 ms")
+	fmt.Fprintln(w, "links\tway\twave\thosts\tslowest\t× alone\tmedian\tregistry MiB\t× image\tof layers\twhen whole\tCPU s/host\tcontainerd\tseeds\tseeds sent\tmost sent\treceived/host\t× image\tprofiles\treads\t< 20 ms\tpull\tfrom complete\tof 1.25 × that and the link")
 	for _, r := range rows {
 		name := r.Way
 		versus := "\t"
@@ -24,8 +24,12 @@ func table(all []row) string {
 		if r.Whole > 0 {
 			whole = fmt.Sprintf("%.1f (%.2f×)\t", r.Whole, r.Whole/r.Size)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%.2f s\t%s%.2f s\t%.1f\t%.2f\t%.1f\t%s%.2f\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\t%.2f\t%.0f\t%.0f\t%.1f %%\n",
-			r.Rate, name, r.Wave, r.Hosts, r.Slowest, versus, r.Median, r.Egress, r.Egress/r.Size, r.Layers, whole, r.CPU, r.Theirs, r.SeedCPU, r.SeedSent, r.PeerSent, r.Received, r.Received/r.Size, r.Profiled, r.Reads, 100*r.Prompt)
+		program := "\t"
+		if s, ok := programs(rows, r); ok {
+			program = fmt.Sprintf("%.2f s\t%.2f", s, r.Slowest/(1.25*s+seconds(r.Received, r.Rate)))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%.2f s\t%s%.2f s\t%.1f\t%.2f\t%.1f\t%s%.2f\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\t%.2f\t%.0f\t%.0f\t%.1f %%\t%.2f s\t%s\n",
+			r.Rate, name, r.Wave, r.Hosts, r.Slowest, versus, r.Median, r.Egress, r.Egress/r.Size, r.Layers, whole, r.CPU, r.Theirs, r.SeedCPU, r.SeedSent, r.PeerSent, r.Received, r.Received/r.Size, r.Profiled, r.Reads, 100*r.Prompt, r.Pull, program)
 	}
 	w.Flush()
 	return b.String()
@@ -59,4 +63,30 @@ func alone(rows []row, r row) (row, bool) {
 		}
 	}
 	return row{}, false
+}
+
+// programs returns the seconds that the program itself takes of r's time: those from
+// complete layers, in the same way of starting.
+func programs(rows []row, r row) (float64, bool) {
+	for _, p := range rows {
+		if p.Rate == r.Rate && p.Way == r.Way && p.Complete > 0 {
+			return p.Complete, true
+		}
+	}
+	return 0, false
+}
+
+// seconds returns how long a link of rate ("20mbit") takes for so many MiB; 0 if it
+// has no limit.
+func seconds(mib float64, rate string) float64 {
+	var n float64
+	var unit string
+	if _, err := fmt.Sscanf(rate, "%g%s", &n, &unit); err != nil || n == 0 {
+		return 0
+	}
+	bits := map[string]float64{"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}[unit]
+	if bits == 0 {
+		return 0
+	}
+	return mib * (1 << 20) * 8 / (n * bits)
 }
