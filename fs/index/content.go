@@ -8,8 +8,9 @@ import (
 	"io"
 	"sync"
 
-	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index/flate"
 )
 
 // Extent is a run of the blob, [Off,Off+Len), that decodes to the chunks
@@ -60,6 +61,7 @@ func (x *Index) Decode(r io.Reader, e Extent, fn func(chunk int, data []byte) er
 var (
 	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 32<<10) }}
 	buffers = sync.Pool{New: func() any { b := make([]byte, maxBuilt); return &b }}
+	flates  = sync.Pool{New: func() any { return new(flate.Reader) }}
 	zstds   = sync.Pool{New: func() any {
 		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
@@ -91,28 +93,22 @@ type decoder struct {
 	fn  func(int, []byte) error
 
 	pos, left int64 // of the blob: what br reads next, and how much is left
-	pad       int   // zeros that were given out behind the extent
 
-	span uint32 // +1; of content
-	out  io.Reader
-	at   int64 // in what the span decodes to
-	zstd *zstd.Decoder
+	span  uint32 // +1; of content
+	out   io.Reader
+	at    int64 // in what the span decodes to
+	zstd  *zstd.Decoder
+	flate *flate.Reader
 
 	buf  []byte
 	last int // chunk that is in buf; two may share content
 	pool *[]byte
 }
 
-// Read yields the extent and a few zeros behind it: an inflater asks for bits
-// of the block after the last that matter to it.
+// Read yields the extent.
 func (d *decoder) Read(p []byte) (int, error) {
 	if d.left == 0 {
-		if d.pad >= 16 {
-			return 0, io.EOF
-		}
-		n := copy(p, make([]byte, 16-d.pad))
-		d.pad += n
-		return n, nil
+		return 0, io.EOF
 	}
 	if int64(len(p)) > d.left {
 		p = p[:d.left]
@@ -130,13 +126,16 @@ func (d *decoder) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (d *decoder) consumed() int64 { return d.pos + int64(d.pad) - int64(d.br.Buffered()) }
+func (d *decoder) consumed() int64 { return d.pos - int64(d.br.Buffered()) }
 
 func (d *decoder) close() {
 	if d.zstd != nil {
 		_ = d.zstd.Reset(nil)
 		zstds.Put(d.zstd)
 		d.zstd = nil
+	}
+	if d.flate != nil {
+		flates.Put(d.flate)
 	}
 	if d.pool != nil {
 		buffers.Put(d.pool)
@@ -217,7 +216,10 @@ func (d *decoder) open(s span) error {
 			}
 			return err
 		}
-		if d.out, err = newInflater(d.br, s, window); err != nil {
+		if d.flate == nil {
+			d.flate = flates.Get().(*flate.Reader)
+		}
+		if d.out, err = newInflater(d.br, d.flate, s, window); err != nil {
 			return err
 		}
 	case codecZstd:
@@ -264,25 +266,22 @@ func (x *Index) expandWindow(i int, loc windowLoc, frame []byte) ([]byte, error)
 // follow.
 type inflater struct {
 	br *bufio.Reader
-	fr io.ReadCloser
+	fr *flate.Reader
 }
 
-func newInflater(br *bufio.Reader, s span, window []byte) (*inflater, error) {
+func newInflater(br *bufio.Reader, fr *flate.Reader, s span, window []byte) (*inflater, error) {
 	if s.codec == codecMember {
 		if err := skipGzipHeader(br); err != nil {
 			return nil, err
 		}
 	}
-	cp := flate.InflateCheckpoint{BitOffset: s.bit, Window: window}
-	return &inflater{br, flate.NewReaderOpts(br, flate.WithPartialBlock(), flate.WithResumeFrom(cp))}, nil
+	fr.Reset(br, s.bit, window)
+	return &inflater{br, fr}, nil
 }
 
 func (f *inflater) Read(p []byte) (int, error) {
 	for {
 		n, err := f.fr.Read(p)
-		if n > 0 && errors.Is(err, io.EOF) {
-			return n, nil // and the next member next time
-		}
 		if !errors.Is(err, io.EOF) {
 			return n, err
 		}
@@ -293,8 +292,6 @@ func (f *inflater) Read(p []byte) (int, error) {
 		if err := skipGzipHeader(f.br); err != nil {
 			return 0, err
 		}
-		if err := f.fr.(flate.Resetter).Reset(f.br, nil); err != nil {
-			return 0, err
-		}
+		f.fr.Reset(f.br, 0, nil)
 	}
 }

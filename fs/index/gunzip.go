@@ -2,26 +2,28 @@ package index
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 
-	"github.com/klauspost/compress/flate"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index/flate"
 )
 
-const maxWindow = 32 << 10
+const maxWindow = flate.MaxWindow
 
 // gunzip inflates a blob of one or more gzip members and finds the spans.
 //
-// Where a span begins, the decoder is dropped and a new one resumes from the
-// very checkpoint that goes into the index. So the stream, whose checksums are
+// Where a span begins, the decoder is made to forget all it knows, and resumes from
+// the very checkpoint that goes into the index. So the stream, whose checksums are
 // verified, was itself made by resuming from every checkpoint: what the index
 // says of them is proven by having been used.
 type gunzip struct {
 	src     *source
 	br      *bufio.Reader
 	out     *outlet
+	fr      flate.Reader
 	spacing int64
 
 	next  int64 // the first block end at or after this begins a span
@@ -90,18 +92,23 @@ func (g *gunzip) begin(s *spanStart) error {
 func (g *gunzip) member() error {
 	g.crc = 0
 	start := g.total
-	at := flate.InflateCheckpoint{CompressedOffset: g.consumed()}
+	g.fr.Reset(g.br, 0, nil)
 	for {
-		s, err := g.segment(at)
+		buf := g.out.room()
+		n, err := g.fr.Read(buf)
+		if e := g.emit(buf[:n]); e != nil {
+			return e
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
 		if err != nil {
 			return err
 		}
-		if s == nil {
-			break
-		}
-		at = flate.InflateCheckpoint{CompressedOffset: s.off, BitOffset: s.bit, Window: s.window}
-		if err := g.begin(s); err != nil {
-			return err
+		if bit, ok := g.fr.Between(); ok && g.total >= g.next {
+			if err := g.resume(bit); err != nil {
+				return err
+			}
 		}
 	}
 	var trailer [8]byte
@@ -114,58 +121,21 @@ func (g *gunzip) member() error {
 	return nil
 }
 
-// segment inflates from at to the place where the next span begins, which it
-// returns, or to the end of the member.
-func (g *gunzip) segment(at flate.InflateCheckpoint) (*spanStart, error) {
-	var stop *spanStart
-	surplus := int64(0)
-	base := g.total
-	fr := flate.NewReaderOpts(g.br, flate.WithPartialBlock(), flate.WithResumeFrom(at),
-		flate.WithEobCallback(func(cp flate.InflateCheckpoint) {
-			// The decoder's count of input bytes is too high by those it had
-			// buffered at each stored block; it has none buffered after one.
-			off := cp.CompressedOffset - surplus
-			if have := g.consumed(); off > have {
-				surplus += off - have
-				off = have
-			}
-			if out := base + cp.UncompressedOffset; stop == nil && !cp.Final && out >= g.next {
-				stop = &spanStart{
-					span:   span{codec: codecBlock, off: off, bit: cp.BitOffset, out: out},
-					window: append([]byte(nil), cp.Window...),
-				}
-			}
-		}))
-	for {
-		buf := g.out.room()
-		n, err := fr.Read(buf)
-		if stop != nil && g.total+int64(n) >= stop.out {
-			// More than the span was decoded if its last block ended where the
-			// decoder had just handed out all it had.
-			if g.rewind(stop.off) {
-				return stop, g.emit(buf[:stop.out-g.total])
-			}
-			stop = nil
-		}
-		if e := g.emit(buf[:n]); e != nil {
-			return nil, e
-		}
-		if errors.Is(err, io.EOF) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, noEOF(err)
-		}
+// resume begins a span here, between two blocks, and goes on from it.
+func (g *gunzip) resume(bit uint8) error {
+	s := &spanStart{
+		span:   span{codec: codecBlock, off: g.consumed(), bit: bit, out: g.total},
+		window: bytes.Clone(g.fr.Window()),
 	}
-}
-
-// rewind makes off the next input byte, if it is still there.
-func (g *gunzip) rewind(off int64) bool {
-	if !g.src.seek(off) {
-		return false
+	if bit > 0 {
+		s.off--
+	}
+	if !g.src.seek(s.off) {
+		return fmt.Errorf("byte %d was not kept", s.off)
 	}
 	g.br.Reset(g.src)
-	return true
+	g.fr.Reset(g.br, bit, s.window)
+	return g.begin(s)
 }
 
 func (g *gunzip) emit(b []byte) error {
