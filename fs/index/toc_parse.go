@@ -7,20 +7,34 @@ import (
 	"fmt"
 	"io"
 	"time"
-
-	"github.com/containerd/stargz-snapshotter/estargz"
 )
 
 // maxTOCEntry bounds the JSON of one entry, most of which can only be xattrs,
 // and with it the memory that decoding takes.
 const maxTOCEntry = 1 << 20
 
-// A tocEntry is an entry of a table of contents: eStargz's, and what podman's
-// zstd:chunked adds.
+// A tocEntry is an entry of a table of contents: what counts here of eStargz's
+// (estargz.TOCEntry), and what podman's zstd:chunked adds.
 type tocEntry struct {
-	estargz.TOCEntry
-	EndOffset int64  `json:"endOffset"` // of a file: where its last frame ends
-	ChunkType string `json:"chunkType"`
+	Name        string            `json:"name"`
+	Type        string            `json:"type"`
+	Size        int64             `json:"size"`
+	ModTime3339 string            `json:"modtime"`
+	LinkName    string            `json:"linkName"`
+	Mode        int64             `json:"mode"`
+	UID         int64             `json:"uid"`
+	GID         int64             `json:"gid"`
+	DevMajor    int64             `json:"devMajor"`
+	DevMinor    int64             `json:"devMinor"`
+	Xattrs      map[string][]byte `json:"xattrs"`
+	Digest      string            `json:"digest"`
+	Offset      int64             `json:"offset"`
+	InnerOffset int64             `json:"innerOffset"`
+	ChunkOffset int64             `json:"chunkOffset"`
+	ChunkSize   int64             `json:"chunkSize"`
+	ChunkDigest string            `json:"chunkDigest"`
+	EndOffset   int64             `json:"endOffset"` // of a file: where its last frame ends
+	ChunkType   string            `json:"chunkType"`
 }
 
 // tocZeros is the ChunkType of a run of zeros.
@@ -47,11 +61,11 @@ func (e *tocEntry) header() (*tar.Header, error) {
 		Name:     e.Name,
 		Linkname: e.LinkName,
 		Mode:     e.Mode,
-		Uid:      e.UID,
-		Gid:      e.GID,
+		Uid:      int(e.UID),
+		Gid:      int(e.GID),
 		ModTime:  time.Unix(0, 0),
-		Devmajor: int64(e.DevMajor),
-		Devminor: int64(e.DevMinor),
+		Devmajor: e.DevMajor,
+		Devminor: e.DevMinor,
 	}
 	if t == tar.TypeReg {
 		h.Size = e.Size
@@ -77,74 +91,80 @@ func (e *tocEntry) header() (*tar.Header, error) {
 // parseTOC calls fn for each entry of the table of contents whose JSON r
 // yields, in order. It holds one entry at a time; e is valid during the call.
 func parseTOC(r io.Reader, fn func(e *tocEntry) error) error {
-	g := &tocGuard{r: r}
-	d := json.NewDecoder(g)
-	g.d = d
-	if err := tocDelim(d, '{'); err != nil {
-		return err
+	t := &tocText{r: r}
+	if err := t.expect('{'); err != nil {
+		return tocSyntax(err)
 	}
-	for d.More() {
-		key, err := d.Token()
+	if empty, err := t.accept('}'); err != nil || empty {
+		return tocSyntax(err)
+	}
+	for {
+		var key string
+		err := t.decode(&key)
+		if err == nil {
+			err = t.expect(':')
+		}
 		if err != nil {
 			return tocSyntax(err)
 		}
 		switch key {
 		case "entries":
-			err = tocEntries(d, fn)
+			err = tocEntries(t, fn)
 		case "version":
-			err = tocVersion(d)
+			err = tocVersion(t)
 		default:
 			var skipped json.RawMessage
-			err = tocSyntax(d.Decode(&skipped))
+			err = tocSyntax(t.decode(&skipped))
 		}
 		if err != nil {
 			return err
 		}
-	}
-	return tocDelim(d, '}')
-}
-
-func tocEntries(d *json.Decoder, fn func(e *tocEntry) error) error {
-	t, err := d.Token()
-	if err != nil {
-		return tocSyntax(err)
-	}
-	if t == nil { // null: what an encoder writes for a nil slice
-		return nil
-	}
-	if t != json.Delim('[') {
-		return fmt.Errorf("%w: TOC: entries are %v", ErrCorrupt, t)
-	}
-	for d.More() {
-		var e tocEntry
-		if err := d.Decode(&e); err != nil {
+		if more, err := t.more('}'); err != nil || !more {
 			return tocSyntax(err)
 		}
-		if err := fn(&e); err != nil {
-			return err
-		}
 	}
-	return tocDelim(d, ']')
 }
 
-func tocVersion(d *json.Decoder) error {
+func tocEntries(t *tocText, fn func(e *tocEntry) error) error {
+	if list, err := t.accept('['); err != nil {
+		return tocSyntax(err)
+	} else if !list {
+		v, err := t.value()
+		if err == nil && string(v) != "null" { // what an encoder writes for a nil slice
+			err = fmt.Errorf("%w: TOC: entries are %s", ErrCorrupt, shorten(string(v)))
+		}
+		return tocSyntax(err)
+	}
+	if empty, err := t.accept(']'); err != nil || empty {
+		return tocSyntax(err)
+	}
+	for e := new(tocEntry); ; {
+		v, err := t.value()
+		if err != nil {
+			return tocSyntax(err)
+		}
+		if *e = (tocEntry{}); !e.parse(v) {
+			*e = tocEntry{}
+			if err := json.Unmarshal(v, e); err != nil {
+				return tocSyntax(err)
+			}
+		}
+		if err := fn(e); err != nil {
+			return err
+		}
+		if more, err := t.more(']'); err != nil || !more {
+			return tocSyntax(err)
+		}
+	}
+}
+
+func tocVersion(t *tocText) error {
 	var v int
-	if err := d.Decode(&v); err != nil {
+	if err := t.decode(&v); err != nil {
 		return tocSyntax(err)
 	}
 	if v != 1 {
 		return fmt.Errorf("%w: TOC version %d", ErrNoTOC, v)
-	}
-	return nil
-}
-
-func tocDelim(d *json.Decoder, want json.Delim) error {
-	t, err := d.Token()
-	if err != nil {
-		return tocSyntax(err)
-	}
-	if t != want {
-		return fmt.Errorf("%w: TOC: %v where %v belongs", ErrCorrupt, t, want)
 	}
 	return nil
 }
@@ -155,22 +175,4 @@ func tocSyntax(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: TOC: %w", ErrCorrupt, err)
-}
-
-// A tocGuard hands a decoder no more than maxTOCEntry bytes beyond what it has
-// decoded, which is what it would have to hold.
-type tocGuard struct {
-	r io.Reader
-	d *json.Decoder
-	n int64
-}
-
-func (g *tocGuard) Read(p []byte) (int, error) {
-	room := maxTOCEntry - (g.n - g.d.InputOffset())
-	if room <= 0 {
-		return 0, fmt.Errorf("%w: TOC entry of more than %d bytes", ErrCorrupt, maxTOCEntry)
-	}
-	n, err := g.r.Read(p[:min(int64(len(p)), room)])
-	g.n += int64(n)
-	return n, err
 }
