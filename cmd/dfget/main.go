@@ -20,7 +20,7 @@ func main() { daemon.Main(newCommand()) }
 func newCommand() *cobra.Command {
 	cmd := daemon.Root(daemon.Group("dfget", "The command line of dfsnapshotter's clusters"))
 	cmd.Version = version
-	cmd.AddCommand(versionCommand())
+	cmd.AddCommand(indexCommand(), versionCommand())
 	return cmd
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/terminal"
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
 )
 
@@ -85,17 +86,7 @@ func printStatus(w io.Writer, list []fs.Status) error {
 			part = 100 * float64(s.Filled) / float64(s.Chunks)
 		}
 		_, _ = fmt.Fprintf(t, "%d\t%.12s\t%s\t%s\t%s\t%s\t%.0f %%\t%s\t%s\t%s\n", s.ID, s.Blob.Encoded(), s.Repo, s.Kind,
-			size(s.Size), s.State, part, size(s.Sources.Fetched["origin"]), size(s.Sources.Stored), s.Reason)
+			terminal.Size(s.Size), s.State, part, terminal.Size(s.Sources.Fetched["origin"]), terminal.Size(s.Sources.Stored), s.Reason)
 	}
 	return t.Flush()
-}
-
-func size(n int64) string {
-	switch {
-	case n >= 1<<30:
-		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-	case n >= 1<<20:
-		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
-	}
-	return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
 }

@@ -5,17 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/terminal"
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
 )
 
@@ -43,10 +41,7 @@ The exit code is 0 when all its layers are complete, 2 when that took longer tha
 			if err != nil {
 				return err
 			}
-			w := waiter{socket: c.statusSocket(), image: args[0]}
-			if f, ok := cmd.ErrOrStderr().(*os.File); ok && isTerminal(f) {
-				w.terminal = f
-			}
+			w := waiter{socket: c.statusSocket(), image: args[0], line: terminal.NewLine(cmd.ErrOrStderr())}
 			ctx := cmd.Context()
 			if timeout > 0 {
 				var cancel context.CancelFunc
@@ -60,15 +55,10 @@ The exit code is 0 when all its layers are complete, 2 when that took longer tha
 	return cmd
 }
 
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
-}
-
 // waiter waits for an image.
 type waiter struct {
 	socket, image string
-	terminal      io.Writer // shows how far it is; nil: nothing does
+	line          *terminal.Line // shows how far it is
 }
 
 // lookAgain is how long it takes until a wait notices a change.
@@ -76,7 +66,7 @@ const lookAgain = 250 * time.Millisecond
 
 func (w *waiter) wait(ctx context.Context) error {
 	far := "the daemon has not said how far it is"
-	defer w.show("")
+	defer w.line.Show("")
 	for {
 		s, err := askImage(ctx, w.socket, w.image)
 		if err == nil {
@@ -88,7 +78,7 @@ func (w *waiter) wait(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			return err
 		}
-		w.show(w.image + ": " + far)
+		w.line.Show(w.image + ": " + far)
 		select {
 		case <-time.After(lookAgain):
 		case <-ctx.Done():
@@ -98,13 +88,6 @@ func (w *waiter) wait(ctx context.Context) error {
 			}
 			return err
 		}
-	}
-}
-
-// show replaces the line on the terminal.
-func (w *waiter) show(line string) {
-	if w.terminal != nil {
-		_, _ = fmt.Fprintf(w.terminal, "\r\033[K%s", line)
 	}
 }
 
@@ -132,7 +115,7 @@ func (s imageStatus) progress() (done bool, far string, err error) {
 	if !s.Pulled {
 		return false, "its pull is under way, or was given up", nil
 	}
-	far = fmt.Sprintf("%s of %s, %d of %d layers are complete%s", size(here), size(blobs), complete, len(s.Layers), note)
+	far = fmt.Sprintf("%s of %s, %d of %d layers are complete%s", terminal.Size(here), terminal.Size(blobs), complete, len(s.Layers), note)
 	return complete == len(s.Layers), far, nil
 }
 

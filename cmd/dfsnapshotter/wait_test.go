@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/terminal"
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
 )
 
@@ -77,7 +78,7 @@ func TestWait(t *testing.T) {
 				ctx, cancel = context.WithTimeout(t.Context(), 2*lookAgain)
 			}
 			defer cancel()
-			w := waiter{socket: says(t, c.states...), image: "a.example/b:1?x", terminal: &shown}
+			w := waiter{socket: says(t, c.states...), image: "a.example/b:1?x", line: &terminal.Line{To: &shown}}
 			err := w.wait(ctx)
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("%v, want %q", err, c.want)
@@ -91,7 +92,7 @@ func TestWait(t *testing.T) {
 			}
 		})
 	}
-	w := waiter{socket: says(t, image(true)), image: "other"}
+	w := waiter{socket: says(t, image(true)), image: "other", line: &terminal.Line{}}
 	if err := w.wait(t.Context()); err == nil || !strings.Contains(err.Error(), "no such image") {
 		t.Errorf("an unknown image: %v", err)
 	}

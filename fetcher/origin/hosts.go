@@ -147,6 +147,9 @@ func (c *Client) load(name, dir string) (*registry, error) {
 			logins: map[string]*session{},
 		})
 	}
+	if c.cfg.ServerOnly {
+		r.hosts = r.own()
+	}
 	if dir != "" {
 		for _, h := range r.hosts {
 			r.dialer.trust(&h.base)

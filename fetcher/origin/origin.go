@@ -51,6 +51,10 @@ type Config struct {
 	// say what they speak.
 	Plain []string
 
+	// ServerOnly leaves the mirrors of hosts.toml out: what they say of a tag may
+	// be old.
+	ServerOnly bool
+
 	// DialTimeout bounds making a connection where hosts.toml has no
 	// dial_timeout; 0 means 10 s.
 	DialTimeout time.Duration

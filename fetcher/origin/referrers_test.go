@@ -166,3 +166,18 @@ func TestTagged(t *testing.T) {
 		t.Error("read what is not a tag")
 	}
 }
+
+// TestServerOnly: who writes down what a tag names asks no mirror for that.
+func TestServerOnly(t *testing.T) {
+	reg, mirror := origintest.New(t, origintest.Options{}), origintest.New(t, origintest.Options{})
+	for i, r := range []*origintest.Registry{mirror, reg} {
+		r.Tag(repoPath, "v1", r.AddManifest(repoPath, ocispec.MediaTypeImageManifest, fmt.Appendf(nil, `{"n":%d}`, i)))
+	}
+	dir := hostsDir(t, reg.Host(), fmt.Sprintf("server = %q\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", reg.URL(), mirror.URL()))
+	for only, want := range map[bool]string{false: `{"n":0}`, true: `{"n":1}`} {
+		c := client(t, origin.Config{HostsDir: dir, ServerOnly: only})
+		if got, _, err := c.Tagged(t.Context(), repo(reg), "v1", 100); string(got) != want || err != nil {
+			t.Errorf("server only %v: %q, %v; want %q", only, got, err, want)
+		}
+	}
+}

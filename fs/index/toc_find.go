@@ -69,6 +69,13 @@ func findTOC(b *blobEnd, o TOCOptions) (tocPlace, error) {
 	return p, p.check(b.size)
 }
 
+// NamesTOC reports whether a manifest names the digest of its layer's own table of
+// contents, in these annotations of it.
+func NamesTOC(annotations map[string]string) bool {
+	_, err := tocTrust(annotations)
+	return err == nil
+}
+
 // tocTrust reads the digests that the manifest names.
 func tocTrust(annotations map[string]string) (p tocPlace, err error) {
 	parse := func(keys ...string) (d digest.Digest) {
