@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -78,10 +79,12 @@ func (c *cloud) mounted(t *testing.T, n *lab.Node, snapshotter, ref string) stri
 }
 
 // TestP2PFalseIndex: a seed lies about the tree of a layer, in an index that
-// nothing is wrong with otherwise. The first host that fills the layer finds it
-// out, all are told within seconds, and the alarm names what runs on it.
+// nothing is wrong with otherwise, and three hosts believe it. The first that fills
+// the layer finds it out; all are told within seconds, long before the others
+// could have found out themselves: none gives the layer to a new container, and
+// the alarms name what runs on it, on each host.
 func TestP2PFalseIndex(t *testing.T) {
-	c := openCloud(t, lab.ClusterConfig{Nodes: 4, Seeds: 1, TLS: true}, imagetest.Gzip)
+	c := openCloud(t, lab.ClusterConfig{Nodes: 6, Seeds: 1, TLS: true}, imagetest.Gzip)
 	if err := c.SetLinks(""); err != nil {
 		t.Fatal(err)
 	}
@@ -94,14 +97,24 @@ func TestP2PFalseIndex(t *testing.T) {
 	c.start(t, imagetest.Gzip, c.Nodes[1]).wait(t)            // the seed fetches the image again for it, and publishes
 	c.indexed(t, 1, nil)
 
+	first, slow, last := c.Nodes[2], c.Nodes[3:5], c.Nodes[5]
+	believers := append([]*lab.Node{first}, slow...)
 	ref := c.refs[imagetest.Gzip]
-	if err := c.pull(c.ctx, c.Nodes[2], ref); err != nil {
-		t.Fatal(err)
+	targets := map[*lab.Node]string{}
+	for _, n := range slow {
+		if err := n.SetLink(lab.Symmetric("2mbit")); err != nil { // a minute for the image
+			t.Fatal(err)
+		}
 	}
-	if n := c.metric(t, "dfsnapshotter_layers_resolved_total", `"cluster"`, c.Nodes[2]); n == 0 {
-		t.Fatal("nobody believes the false index")
+	for _, n := range slices.Backward(believers) {
+		if err := c.pull(c.ctx, n, ref); err != nil {
+			t.Fatal(err)
+		}
+		if c.metric(t, "dfsnapshotter_layers_resolved_total", `"cluster"`, n) == 0 {
+			t.Fatalf("%s does not believe the false index", n.Name)
+		}
+		targets[n] = c.mounted(t, n, ours, ref)
 	}
-	target := c.mounted(t, c.Nodes[2], ours, ref)
 	began := time.Now()
 	err := lab.Eventually(c.ctx, time.Minute, func() error {
 		m, err := c.Scheduler.Metrics(c.ctx)
@@ -113,20 +126,51 @@ func TestP2PFalseIndex(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("found %.1f s after the container began", time.Since(began).Seconds())
+	t.Logf("found %.1f s after the last container began", time.Since(began).Seconds())
+	for _, n := range believers {
+		c.misled(t, n, targets[n], lies)
+	}
+	if got := must(c.Scheduler.Metrics(c.ctx))(t)["dfscheduler_containers_misled_total"]; int(got) < len(believers) {
+		t.Errorf("the scheduler has counted %v containers on %d hosts", got, len(believers))
+	}
+	t.Logf("all are in quarantine %.1f s after that container began", time.Since(began).Seconds())
+	for _, n := range slow {
+		refused := 0
+		for _, l := range must(n.Daemon.Layers(c.ctx))(t) {
+			if l.State != "refused" {
+				continue
+			}
+			if refused++; l.Filled == l.Chunks {
+				t.Errorf("%s has filled layer %d, so that it may have found out by itself", n.Name, l.ID)
+			}
+		}
+		if refused < lies {
+			t.Errorf("%s refuses %d layers of %d", n.Name, refused, lies)
+		}
+	}
+	c.start(t, imagetest.Gzip, last).wait(t)
+	c.identical(t, last)
+}
+
+// misled finds the alarms of a host whose container at target was given so many
+// layers by false indexes, and that it starts no other.
+func (c *cloud) misled(t *testing.T, n *lab.Node, target string, layers int) {
+	t.Helper()
 	c.alarm(t, "scheduler/scheduler.log", "containers were given a layer by a false index", target)
-	c.alarm(t, "node3/df.log", "no new container gets it", target)
-	if n := must(c.Scheduler.Metrics(c.ctx))(t)["dfscheduler_containers_misled_total"]; n == 0 {
-		t.Error("the scheduler has counted no container")
+	c.alarm(t, n.Name+"/df.log", "no new container gets it", target)
+	err := lab.Eventually(c.ctx, 10*time.Second, func() error {
+		m, err := n.Daemon.Metrics(c.ctx)
+		if got := m["dfsnapshotter_containers_misled"]; err == nil && int(got) < layers {
+			err = fmt.Errorf("%s has counted %v containers for %d layers", n.Name, got, layers)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
-	if n := must(c.Nodes[2].Daemon.Metrics(c.ctx))(t)["dfsnapshotter_containers_misled"]; n == 0 {
-		t.Error("the host has counted no container")
+	if _, err := n.Containerd.Run(c.ctx, ns, ours, c.refs[imagetest.Gzip], "refused-"+n.Name); err == nil || !strings.Contains(err.Error(), "layer refused") {
+		t.Errorf("%s: a new container on the false tree: %v", n.Name, err)
 	}
-	if _, err := c.Nodes[2].Containerd.Run(c.ctx, ns, ours, ref, "refused"); err == nil || !strings.Contains(err.Error(), "layer refused") {
-		t.Errorf("a new container on the false tree: %v", err)
-	}
-	c.start(t, imagetest.Gzip, c.Nodes[3]).wait(t)
-	c.identical(t, c.Nodes[3])
 }
 
 // lie makes the seed begin anew with false indexes of its own make, and the

@@ -20,8 +20,9 @@ import (
 // Daemon is a dfsnapshotter.
 type Daemon struct {
 	*Process
-	Debug  string // host:port of metrics and health, on its host
-	Mirror string // … of the registry mirror
+	Debug   string // host:port of metrics and health, on its host
+	Mirror  string // … of the registry mirror
+	Program string // started from the next Start on; "": the lab's
 
 	at      *Host
 	address string
@@ -128,9 +129,16 @@ func (l *Lab) binary(ctx context.Context, name string) (string, error) {
 	return bin, nil
 }
 
+func (d *Daemon) binary(ctx context.Context) (string, error) {
+	if d.Program != "" {
+		return d.Program, nil
+	}
+	return d.at.lab.binary(ctx, "dfsnapshotter")
+}
+
 // Start starts the daemon again after it was stopped or killed.
 func (d *Daemon) Start(ctx context.Context) error {
-	bin, err := d.at.lab.binary(ctx, "dfsnapshotter")
+	bin, err := d.binary(ctx)
 	if err != nil {
 		return err
 	}
@@ -279,7 +287,7 @@ func (d *Daemon) Keepers() []int {
 
 // CLI runs a subcommand of dfsnapshotter against the daemon.
 func (d *Daemon) CLI(ctx context.Context, args ...string) (string, error) {
-	bin, err := d.at.lab.binary(ctx, "dfsnapshotter")
+	bin, err := d.binary(ctx)
 	if err != nil {
 		return "", err
 	}
