@@ -37,7 +37,7 @@ var below = []struct {
 	{"fs/keeper", nil, "the keeper process must stay tiny: it is what survives"},
 	{"fetcher/origin/origintest", []string{"fetcher/origin"}, "a registry with faults"},
 	{"fetcher/origin", nil, "one attempt at one registry"},
-	{"fetcher/store", nil, "bytes on disk"},
+	{"fetcher/store", []string{"p2p"}, "bytes on disk"},
 	{"fetcher/mirror", []string{"fetcher", "fetcher/origin"}, "a front of the fetcher"},
 	{"fetcher", []string{"fetcher/store", "fetcher/origin", "p2p", "p2p/peer", "p2p/swarm", "p2p/wire"}, "decides where bytes come from, so it knows the sources and nobody else does"},
 	{"p2p/sched", []string{"p2p"}, "the scheduler's decisions, pure"},

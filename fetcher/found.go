@@ -69,7 +69,8 @@ func (s *share) hashOne(b *Blob, i int, err error) {
 }
 
 // sum returns the hash of a piece in the store, and whether all of it came from
-// the origin.
+// the origin. Of a blob without a digest nothing else is stored but pieces that
+// were judged.
 func (s *share) sum(b *Blob, i int) (sum p2p.Sum, own bool, err error) {
 	off, size := s.blob.Piece(i)
 	data := getBuffer(size)
@@ -77,5 +78,5 @@ func (s *share) sum(b *Blob, i int) (sum p2p.Sum, own bool, err error) {
 	if _, err := b.c.stored.ReadAt(data, off); err != nil {
 		return sum, false, err
 	}
-	return sha256.Sum256(data), len(b.c.foreign(off, size)) == 0, nil
+	return sha256.Sum256(data), p2p.IsName(s.blob.Digest) || len(b.c.foreign(off, size)) == 0, nil
 }

@@ -349,7 +349,7 @@ func (s *share) indexed() {
 	s.n.mu.Lock()
 	ordered, where := s.ordered, s.origin
 	s.n.mu.Unlock()
-	if ordered && s.n.indexes.indexer != nil {
+	if ordered && s.n.indexes.indexer != nil && !p2p.IsName(s.blob.Digest) {
 		s.n.indexes.indexer.Whole(Ref{Digest: s.blob.Digest, Size: s.blob.Size, Repo: repo(where)})
 	}
 }

@@ -45,7 +45,7 @@ func (s *share) rehash() {
 		return
 	}
 	defer b.Close()
-	v := s.blob.Digest.Verifier()
+	v := p2p.Verifier(s.blob.Digest)
 	sums := make([]p2p.Sum, s.blob.Pieces())
 	for i := range sums {
 		data, err := s.read(b.c, i)
@@ -83,7 +83,7 @@ func (s *share) hash() (bool, error) {
 			return false, err
 		}
 	}
-	v := s.blob.Digest.Verifier()
+	v := p2p.Verifier(s.blob.Digest)
 	for i := range s.blob.Pieces() {
 		if b.Verified() {
 			return true, nil

@@ -379,7 +379,7 @@ func (n *network) ordered(m p2p.Fetch) bool {
 		n.log.Warn("the scheduler orders a blob of another size", "blob", m.Blob.Digest, "size", m.Blob.Size)
 		return false
 	}
-	if m.Whole && !s.coming && !s.have.Full() && n.indexes.indexer != nil {
+	if m.Whole && !s.coming && !s.have.Full() && n.indexes.indexer != nil && !p2p.IsName(m.Blob.Digest) {
 		s.coming = true
 		n.indexes.indexer.Coming(Ref{Digest: m.Blob.Digest, Size: m.Blob.Size, Repo: repo(m.Origin)})
 	}

@@ -135,7 +135,7 @@ func failure(err error) p2p.Failure {
 	switch {
 	case errors.As(err, &e):
 		return e.Failure
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, origin.ErrNotFound):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, origin.ErrNotFound), errors.Is(err, origin.ErrChanged):
 		return p2p.Missing
 	case errors.Is(err, origin.ErrUnauthorized):
 		return p2p.Refused

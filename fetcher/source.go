@@ -65,7 +65,7 @@ type Documents interface {
 	Document(ctx context.Context, repo origin.Repo, d digest.Digest, manifest bool, limit int64) ([]byte, string, error)
 }
 
-// Origin makes a Source of a client of registries.
+// Origin makes a Source of a client of registries, which also reads files.
 func Origin(c *origin.Client) Source { return registry{c} }
 
 type registry struct{ client *origin.Client }
@@ -76,7 +76,13 @@ func (registry) Name() string { return "origin" }
 func (r registry) Blame(ref Ref) { r.client.Blame(ref.Repo, ref.Digest) }
 
 func (r registry) Open(ctx context.Context, ref Ref, off, n int64) (*Body, error) {
-	b, err := r.client.Blob(ctx, ref.Repo, ref.Digest, off, n)
+	var b *origin.Body
+	var err error
+	if ref.Repo.IsFile() {
+		b, err = r.client.File(ctx, ref.Repo, off, n)
+	} else {
+		b, err = r.client.Blob(ctx, ref.Repo, ref.Digest, off, n)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +114,7 @@ var (
 // final reports whether asking the same source and repository again cannot
 // help.
 func final(err error) bool {
-	return errors.Is(err, origin.ErrNotFound) || errors.Is(err, origin.ErrUnauthorized) || errors.Is(err, ErrSize)
+	return errors.Is(err, origin.ErrNotFound) || errors.Is(err, origin.ErrUnauthorized) || errors.Is(err, origin.ErrChanged) || errors.Is(err, ErrSize)
 }
 
 // result is the value of the label "result" for a request that ended with err.
@@ -127,6 +133,8 @@ func result(err error) string {
 		return "not_found"
 	case errors.Is(err, origin.ErrUnauthorized):
 		return "unauthorized"
+	case errors.Is(err, origin.ErrChanged):
+		return "changed"
 	case errors.Is(err, ErrFull):
 		return "disk_full"
 	case errors.As(err, &down):

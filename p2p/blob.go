@@ -43,8 +43,9 @@ func PieceSize(size int64) int64 {
 	return n
 }
 
-// A Blob is content named by its digest. Its size is always known: it comes
-// from the manifest that names the blob.
+// A Blob is content named by its digest, or by a Name where nobody knows that. Its
+// size is always known: it comes from the manifest that names the blob, or from the
+// server that has the file.
 type Blob struct {
 	Digest digest.Digest
 	Size   int64
@@ -66,7 +67,7 @@ func ValidateDigest(d digest.Digest) error {
 	if len(d) > maxDigestLen {
 		return fmt.Errorf("digest of %d bytes: %w", len(d), ErrInvalid)
 	}
-	if d.Validate() != nil {
+	if d.Validate() != nil && !IsName(d) {
 		return fmt.Errorf("digest %q: %w", d, ErrInvalid)
 	}
 	return nil
@@ -113,7 +114,7 @@ type Scope int
 // The scopes.
 const (
 	Empty  Scope = iota // no bytes, so no swarm
-	Tiny                // up to 128 bytes: they ride in the scheduler's answer
+	Tiny                // up to 128 bytes that match a digest: they ride in the scheduler's answer
 	Small               // one piece: parents, but no subscription to what they have
 	Normal              // everything else
 )
@@ -123,7 +124,7 @@ func (b Blob) Scope() Scope {
 	switch {
 	case b.Size == 0:
 		return Empty
-	case b.Size <= tinySize:
+	case b.Size <= tinySize && !IsName(b.Digest):
 		return Tiny
 	case b.Pieces() == 1:
 		return Small

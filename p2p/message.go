@@ -56,7 +56,11 @@ func (f Failure) String() string {
 	return names[f]
 }
 
-// An Origin is where a blob can be fetched from outside the cluster.
+// MaxRepository is how long an Origin's repository may be, in bytes.
+const MaxRepository = 2048
+
+// An Origin is where a blob can be fetched from outside the cluster: a repository
+// of a registry or, where Registry begins with a scheme, a file of a server.
 type Origin struct {
 	Registry, Repository string
 	// Token is a short-lived bearer token that may read exactly this

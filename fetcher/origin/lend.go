@@ -13,6 +13,9 @@ import (
 // repository was read yet, it is open to all, or the registry wants passwords, or
 // a token that was configured. Token asks nobody.
 func (c *Client) Token(repo Repo) string {
+	if repo.IsFile() {
+		return ""
+	}
 	r, err := c.registry(repo.Host, c.now())
 	if err != nil {
 		return ""

@@ -16,6 +16,7 @@ const (
 	kindUpload    = "upload"
 	kindToken     = "token"
 	kindPassed    = "passed" // for a client of the mirror
+	kindFile      = "file"   // of a server that is no registry
 )
 
 type metrics struct {

@@ -89,6 +89,7 @@ func (c Config) withDefaults() Config {
 type Client struct {
 	cfg     Config
 	metrics *metrics
+	files   *files
 	now     func() time.Time
 
 	ctx    context.Context // ends token requests when the client closes
@@ -108,7 +109,7 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{cfg: cfg, metrics: m, now: time.Now, registries: map[string]*registry{}}
+	c := &Client{cfg: cfg, metrics: m, files: newFiles(cfg), now: time.Now, registries: map[string]*registry{}}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	return c, nil
 }
@@ -122,6 +123,7 @@ func (c *Client) Close() {
 	c.cancel(errClosed)
 	c.closing.Unlock()
 	c.wg.Wait()
+	c.files.client.CloseIdleConnections()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, r := range c.registries {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
 // Blob is what is there of one blob's content, shared by all who opened it.
@@ -229,7 +230,7 @@ func (b *Blob) VerifyDigest(ctx context.Context) error {
 // Verifier takes a blob's content in order, as its reader saw it.
 type Verifier struct {
 	b     *Blob
-	hash  hash.Hash
+	match digest.Verifier
 	epoch int
 }
 
@@ -240,17 +241,17 @@ var _ io.Writer = (*Verifier)(nil)
 func (b *Blob) Verifier() *Verifier {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return &Verifier{b: b, hash: b.digest.Algorithm().Hash(), epoch: b.epoch}
+	return &Verifier{b: b, match: p2p.Verifier(b.digest), epoch: b.epoch}
 }
 
-func (v *Verifier) Write(p []byte) (int, error) { return v.hash.Write(p) }
+func (v *Verifier) Write(p []byte) (int, error) { return v.match.Write(p) }
 
 // Commit compares the digests and marks the blob verified; on a mismatch it
 // drops the content and returns ErrCorrupt. ErrMissing: the digest was right,
 // but bytes were taken away meanwhile or never kept.
 func (v *Verifier) Commit() error {
 	b := v.b
-	if digest.NewDigest(b.digest.Algorithm(), v.hash) != b.digest {
+	if !v.match.Verified() {
 		return errors.Join(fmt.Errorf("verify %s: %w", b.digest, ErrCorrupt), b.Drop())
 	}
 	b.mu.Lock()

@@ -6,11 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
 // slack is how much more than its map lists a data file may take before the
@@ -29,7 +32,7 @@ func (s *Store) scan() error {
 			continue
 		}
 		names := []os.DirEntry{}
-		if a.IsDir() && digest.Algorithm(a.Name()).Available() {
+		if a.IsDir() && known(a.Name()) {
 			if names, err = os.ReadDir(filepath.Join(s.dir, a.Name())); err != nil {
 				return err
 			}
@@ -65,6 +68,11 @@ func (s *Store) scan() error {
 	return nil
 }
 
+// known reports whether blobs may have digests of an algorithm.
+func known(algorithm string) bool {
+	return digest.Algorithm(algorithm).Available() || p2p.IsName(digest.Digest(algorithm+":"+strings.Repeat("0", 64)))
+}
+
 var errForeign = fmt.Errorf("not a file of the store")
 
 // refuse drops what cannot be used, for the reason why.
@@ -75,7 +83,7 @@ func (s *Store) refuse(path string, why error) error {
 
 // load reads the folder of blob d and returns it with the time of its last use.
 func (s *Store) load(d digest.Digest) (*Blob, time.Time, error) {
-	if err := d.Validate(); err != nil {
+	if err := p2p.ValidateDigest(d); err != nil {
 		return nil, time.Time{}, errForeign
 	}
 	b := &Blob{s: s, digest: d, dir: s.blobDir(d)}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
 const (
@@ -141,8 +143,8 @@ func (s *Store) Close() error {
 // Blob opens the blob d of size bytes, known or new. It stays pinned, safe
 // from eviction, until its Close.
 func (s *Store) Blob(d digest.Digest, size int64) (*Blob, error) {
-	if err := d.Validate(); err != nil {
-		return nil, fmt.Errorf("open blob %q: %w", d, err)
+	if err := p2p.ValidateDigest(d); err != nil {
+		return nil, fmt.Errorf("open blob: %w", err)
 	}
 	if size < 0 {
 		return nil, fmt.Errorf("open blob %s: size %d", d, size)

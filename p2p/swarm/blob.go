@@ -248,12 +248,15 @@ func (h *Host) settle(b *blob, i int) {
 
 // complete looks whether all pieces are here, and asks for the hash of the
 // whole if nobody has taken it yet. Held pieces count: if the whole is right, so
-// are they.
+// are they. But a blob without a digest waits for their sums, if anybody tells any.
 func (h *Host) complete(b *blob) {
 	if b.count == b.n {
 		h.retire(b)
 	}
 	if b.verified || b.matching || !b.spoiled.IsZero() || b.count+b.held.count() < b.n {
+		return
+	}
+	if b.link != nil && !b.judged() {
 		return
 	}
 	b.matching = true

@@ -3,6 +3,7 @@ package swarm_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"flag"
 	"fmt"
@@ -87,6 +88,9 @@ func (s *script) run(event string, a []string) {
 		s.host = swarm.New(swarm.Config{Self: host(a[0]), Schedulers: a[1:], Run: 1 << 20, OriginRun: 4 << 20})
 	case "blob": // NAME PIECES, or NAME CONTENT in quotes
 		b := p2p.Blob{Digest: digest.FromString(a[0]), Size: int64(s.int(a[1])) * 256 << 10}
+		s.blobs[a[0]], s.names[b.Digest] = b, a[0]
+	case "file": // NAME PIECES
+		b := p2p.Blob{Digest: p2p.Name(sha256.Sum256([]byte(a[0]))), Size: int64(s.int(a[1])) * 256 << 10}
 		s.blobs[a[0]], s.names[b.Digest] = b, a[0]
 	case "tiny": // NAME CONTENT
 		b := p2p.Blob{Digest: digest.FromString(a[1]), Size: int64(len(a[1]))}

@@ -69,8 +69,13 @@ func (h *Host) hold(b *blob, i int, a arrival) {
 	h.complete(b)
 }
 
-// loosen stores a piece that nobody can judge.
+// loosen stores a piece that nobody can judge. Where the whole cannot be judged
+// either it is held on.
 func (h *Host) loosen(b *blob, i int) {
+	if p2p.IsName(b.Digest) {
+		b.held.add(i)
+		return
+	}
 	b.held.remove(i)
 	b.keep(i)
 	h.do(Store{b.Digest, i})
@@ -271,7 +276,7 @@ func (h *Host) Matched(now time.Time, d digest.Digest, ok bool) []Action {
 		return h.end()
 	}
 	b.matching = false
-	if ok {
+	if ok && b.judged() {
 		h.matched(b)
 	} else {
 		h.mismatched(b)
@@ -279,6 +284,10 @@ func (h *Host) Matched(now time.Time, d digest.Digest, ok bool) []Action {
 	h.report(b)
 	return h.end()
 }
+
+// judged reports whether a blob that is here whole has been judged: by its digest,
+// or where it has none by the sum of each piece.
+func (b *blob) judged() bool { return !p2p.IsName(b.Digest) || len(b.arrived) == 0 }
 
 func (h *Host) matched(b *blob) {
 	for i, a := range b.arrived {

@@ -21,7 +21,7 @@ const (
 	maxStripes    = 64
 	maxContent    = 128
 	maxRegistry   = 262
-	maxRepository = 255
+	maxRepository = p2p.MaxRepository
 	maxToken      = 64 << 10 // some registries' are long
 	maxReason     = 512
 	maxTime       = 24 * time.Hour
