@@ -43,10 +43,15 @@ func within(t *testing.T, r p2ptest.Report, ratio, blobs float64) {
 	}
 }
 
+// Hosts that come together wait no longer than those that come one after the other.
 func TestHonest(t *testing.T) {
 	t.Parallel()
-	r := run(t, p2ptest.New(p2ptest.Config{Seed: *seed, Hosts: 150, Seeds: 1, Size: 512 << 20}))
-	within(t, r, 1.35, 1.1)
+	for _, join := range []time.Duration{time.Nanosecond, 100 * time.Millisecond} {
+		r := run(t, p2ptest.New(p2ptest.Config{Seed: *seed, Hosts: 150, Seeds: 1, Size: 512 << 20, Join: join}))
+		if within(t, r, 1.3, 1.05); r.SeedBytes > r.Size*21/20 {
+			t.Errorf("they came in %v: the seed sent %d bytes of a blob of %d", join, r.SeedBytes, r.Size)
+		}
+	}
 }
 
 // Hosts that die, have a thin link or lie must not keep the others from it.

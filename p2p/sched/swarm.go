@@ -269,7 +269,10 @@ func (s *State) fills(p *peer, was, is bool) {
 		return
 	}
 	s.relist(p)
-	p.lined = false
+	if p.lined { // or most are below it, and only a seed is not
+		p.lined = false
+		s.orphan(p, "")
+	}
 	for st := range p.links { // it gets its place as if it came now
 		s.detach(p, st)
 	}
