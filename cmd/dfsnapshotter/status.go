@@ -33,9 +33,7 @@ func statusCommand(p *program) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(list)
+				return terminal.JSON(cmd.OutOrStdout(), list)
 			}
 			return printStatus(cmd.OutOrStdout(), list)
 		},

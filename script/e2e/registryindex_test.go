@@ -8,19 +8,22 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
 	"github.com/dfsnapshotter/dfsnapshotter/script/imagetest"
+	"github.com/dfsnapshotter/dfsnapshotter/script/lab"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// dfget runs the command line that was built beside the daemon.
-func (n *node) dfget(args ...string) string {
-	n.Helper()
+// pushIndexes puts indexes beside an image, by the command line that was built
+// beside the daemon, on a machine whose agent has none.
+func pushIndexes(t *testing.T, l *lab.Lab, ref string) {
+	t.Helper()
 	path := filepath.Join(filepath.Dir(os.Getenv("DFSNAPSHOTTER")), "dfget")
-	out, err := exec.CommandContext(n.ctx, path, args...).CombinedOutput()
+	args := []string{"index", "push", "--root", t.TempDir(), "--hosts-dir", l.HostsDir(), ref}
+	out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput()
 	if err != nil {
-		n.Fatalf("dfget %v: %v: %s", args, err, out)
+		t.Fatalf("dfget %v: %v: %s", args, err, out)
 	}
-	return string(out)
+	t.Logf("%s", out)
 }
 
 // TestRegistryIndexes: a node that has nobody to ask mounts gzip and tar layers
@@ -43,7 +46,7 @@ func TestRegistryIndexes(t *testing.T) {
 					large++
 				}
 			}
-			t.Log(n.dfget("index", "push", "--root", t.TempDir(), "--hosts-dir", n.HostsDir(), "--platform", "all", ref))
+			pushIndexes(t, n.Lab, ref)
 			before := n.resolved("registry")
 			n.must(n.c.Pull(n.ctx, ns, ours, ref))
 			if got := n.resolved("registry") - before; got != large {
@@ -57,7 +60,7 @@ func TestRegistryIndexes(t *testing.T) {
 		})
 	}
 	other := n.push(must(imagetest.Make(ocispec.ImageConfig{}, [][]byte{data(t, 8, "data", 2, 8<<20)}, imagetest.Gzip))(t), "elsewhere")
-	n.dfget("index", "push", "--root", t.TempDir(), "--hosts-dir", n.HostsDir(), other)
+	pushIndexes(t, n.Lab, other)
 	before := n.resolved("unpacked")
 	n.must(n.c.Pull(n.ctx, ns, ours, other))
 	if got := n.resolved("unpacked") - before; got != 1 {
@@ -69,4 +72,21 @@ func TestRegistryIndexes(t *testing.T) {
 func (n *node) resolved(how string) int {
 	n.Helper()
 	return int(must(n.d.Metrics(n.ctx))(n.T)[`dfsnapshotter_layers_resolved_total{result="`+how+`"}`])
+}
+
+// TestP2PRegistryIndex: hosts of a cluster without seeds, none of which has seen
+// the image, mount it by the registry's indexes, all at once, and share those as
+// they share the layers.
+func TestP2PRegistryIndex(t *testing.T) {
+	c := openCloud(t, lab.ClusterConfig{Nodes: 3, TLS: true, Config: "[index]\ntrust = ['*/image']\n"}, imagetest.Gzip)
+	pushIndexes(t, c.lab, c.refs[imagetest.Gzip])
+	c.start(t, imagetest.Gzip, c.Nodes...).wait(t)
+	for _, n := range c.Nodes {
+		if got := c.metric(t, "dfsnapshotter_layers_resolved_total", `"registry"`, n); int(got) != len(scaled().layers) {
+			t.Errorf("%s: %v layers of %d are mounted by an index of the registry", n.Name, got, len(scaled().layers))
+		}
+	}
+	c.identical(t, c.Nodes[0])
+	c.complete(t, c.Nodes...)
+	c.identical(t, c.Nodes[1])
 }

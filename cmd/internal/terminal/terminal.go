@@ -1,7 +1,8 @@
-// Package terminal is how commands show people how far something is.
+// Package terminal is how commands show people what they found, and how far they are.
 package terminal
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -30,6 +31,13 @@ func Size(n int64) string {
 		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
 	}
 	return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+}
+
+// JSON writes v for programs, so that people can read it, too.
+func JSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
 }
 
 // Line is a line that is shown anew, again and again. Its zero value is shown
