@@ -122,8 +122,8 @@ func (l *Layer) fillRun(ctx context.Context) (done bool, err error) {
 	return false, l.fetch(l.ctx, newFlight(e, fetcher.Background), nil)
 }
 
-// touch notes that a container is about to start: its first reads shall find
-// the link free.
+// touch notes that a container is about to start, or that what it reads first is on
+// its way: its reads shall find the link free.
 func (f *FS) touch() { f.touched.Store(time.Now().UnixNano()) }
 
 // waitQuiet returns once for a while no reader has waited and no container was

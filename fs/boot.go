@@ -142,6 +142,7 @@ func (l *Layer) readBoot(b *boot, pack profiles.Blob) error {
 			return err
 		}
 		b.step(func() { b.got[chunk] = true })
+		l.fs.touch() // readers wait for it, or will soon: no time for the background
 		return nil
 	})
 }
