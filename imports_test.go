@@ -26,7 +26,7 @@ var below = []struct {
 	why     string
 }{
 	{"cmd/dfsnapshotter/...", []string{"cmd/dfsnapshotter/...", "cmd/internal/...", "snapshot", "fs", "fs/index", "fs/indexes", "fs/keeper", "fs/profiles", "fetcher", "fetcher/...", "p2p/..."}, "flags, configuration and wiring: it knows all parts, and no part knows it"},
-	{"cmd/dfget/...", []string{"cmd/dfget/...", "cmd/internal/...", "fs/index", "fs/indexes", "fetcher/origin", "p2p"}, "the command line: it asks the local agent, or a registry by itself, and runs nothing that stays"},
+	{"cmd/dfget/...", []string{"cmd/dfget/...", "cmd/internal/...", "fs/index", "fs/indexes", "fetcher/origin", "p2p", "p2p/bucket"}, "the command line: it asks the local agent, or a registry by itself, and runs nothing that stays"},
 	{"snapshot", []string{"fs", "fetcher", "fetcher/origin"}, "containerd's contract; it says which layers, not where bytes come from"},
 	{"fs", []string{"fs/index", "fs/indexes", "fs/keeper", "fs/profiles", "fetcher", "fetcher/origin"}, "files from blobs; it does not know containerd"},
 	{"fs/index/indextest", []string{"fs/index"}, "test layers"},
@@ -51,6 +51,7 @@ var below = []struct {
 	{"p2p/bucket", []string{"p2p"}, "a limit in bytes per second"},
 	{"p2p/p2ptest", []string{"p2p", "p2p/sched", "p2p/swarm"}, "the network in memory; it must stay as pure as what it runs"},
 	{"p2p", nil, "the vocabulary of the piece network"},
+	{"cmd/internal/file", []string{"fetcher/origin", "p2p"}, "which file dfget means, for the agent and for dfget without one"},
 	{"cmd/internal/...", []string{"cmd/internal/...", "p2p", "p2p/wire", "p2p/wire/manage"}, "what daemons have in common; it knows none of them"},
 	{"cmd/dfscheduler/...", []string{"cmd/dfscheduler/...", "cmd/internal/...", "p2p", "p2p/sched", "p2p/wire", "p2p/wire/manage"}, "the scheduler's server; it moves no pieces"},
 	{"cmd/dfmanager/store/...", []string{"cmd/dfmanager/store"}, "what the manager remembers; it knows nobody who asks"},

@@ -19,6 +19,7 @@ func main() { daemon.Main(newCommand()) }
 // it, in a file of its own.
 func newCommand() *cobra.Command {
 	cmd := daemon.Root(daemon.Group("dfget", "The command line of dfsnapshotter's clusters"))
+	getFlags(cmd)
 	cmd.Version = version
 	cmd.AddCommand(indexCommand(), versionCommand())
 	return cmd

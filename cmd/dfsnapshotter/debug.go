@@ -8,8 +8,8 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
 )
 
-// openStatus serves what `dfsnapshotter status` shows and `dfsnapshotter wait`
-// asks for.
+// openStatus serves what `dfsnapshotter status` shows, `dfsnapshotter wait`
+// asks for, and dfget fetches.
 func (n *node) openStatus() (*daemon.Server, error) {
 	ln, err := daemon.ListenUnix(n.cfg.statusSocket())
 	if err != nil {
@@ -23,6 +23,7 @@ func (n *node) openStatus() (*daemon.Server, error) {
 		}
 	})
 	mux.HandleFunc("GET /v1/image", n.image)
+	mux.HandleFunc("POST /v1/file", n.file)
 	return daemon.Serve(ln, mux), nil
 }
 

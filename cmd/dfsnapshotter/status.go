@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"text/tabwriter"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/agent"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/terminal"
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
@@ -52,17 +52,11 @@ func askStatus(ctx context.Context, socket string) ([]fs.Status, error) {
 func ask(ctx context.Context, socket, path string, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	client := http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		},
-		DisableKeepAlives: true,
-	}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://daemon"+path, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := client.Do(req)
+	resp, err := agent.Client(socket).Do(req)
 	if err != nil {
 		err = errors.Unwrap(err) // less the URL, which says nothing
 		return fmt.Errorf("no daemon answers: %w\nDoes it run (systemctl status dfsnapshotter)? Does it have this configuration (--config)?", err)
