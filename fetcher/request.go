@@ -57,7 +57,7 @@ func (s *share) fromPeer(ctx context.Context, a swarm.Request) {
 func (s *share) receive(ctx context.Context, a swarm.Request) error {
 	first, _ := a.Blob.Piece(a.First)
 	last, size := a.Blob.Piece(a.Last)
-	body, err := s.n.client.Get(ctx, a.Peer, a.Blob, first, last+size-first, peer.Ask{Priority: a.Priority, Through: a.Through})
+	body, err := s.n.client.Get(ctx, a.Peer, a.Blob, first, last+size-first, peer.Ask{Priority: a.Priority, Through: a.Through, Wait: a.Wait})
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,7 @@ type node struct {
 	whole   int                    // blobs that are whole and right
 	reads   int                    // of the start, begun
 	waiting int                    // of those, not done
+	first   time.Duration          // when it stored a piece first; 0: not yet
 	done    time.Duration          // when all blobs were whole and right, or all reads done; 0: not yet
 	heard   map[digest.Digest]bool // a scheduler said who has it
 	gave    int64                  // bytes it sent to others
@@ -147,6 +148,9 @@ func (n *node) store(a swarm.Store) {
 	}
 	delete(c.arrived, a.Piece)
 	c.whole++
+	if n.first == 0 {
+		n.first = n.sim.clock.elapsed()
+	}
 	c.state[a.Piece] = right
 	if sum != truth(a.Piece) {
 		c.state[a.Piece] = wrong
@@ -156,7 +160,11 @@ func (n *node) store(a swarm.Store) {
 	waiting := c.waiting[a.Piece]
 	delete(c.waiting, a.Piece)
 	for _, p := range waiting {
-		p.serve()
+		if p.wait {
+			p.accept()
+		} else {
+			p.serve()
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ type pull struct {
 	next    int
 	last    int
 	through bool
+	wait    bool
 
 	flow    int // among the links' transfers; -1: none
 	slot    bool
@@ -31,7 +32,7 @@ type pull struct {
 }
 
 func (n *node) request(a swarm.Request) {
-	p := &pull{id: a.ID, child: n, parent: n.sim.byID[a.Peer.ID], blob: a.Blob, next: a.First, last: a.Last, through: a.Through, flow: -1}
+	p := &pull{id: a.ID, child: n, parent: n.sim.byID[a.Peer.ID], blob: a.Blob, next: a.First, last: a.Last, through: a.Through, wait: a.Wait, flow: -1}
 	n.pulls[a.ID] = p
 	n.sim.watch(p)
 	n.sim.requests++
@@ -58,6 +59,9 @@ func (p *pull) accept() {
 		p.fail(p2p.Unreachable)
 	case n.nature == hollow:
 		p.fail(p2p.Missing)
+	case p.wait && n.blob(p.blob).state[p.next] == absent: // it takes no slot meanwhile
+		c := n.blob(p.blob)
+		c.waiting[p.next] = append(c.waiting[p.next], p)
 	case n.serving < n.sim.cfg.Uploads:
 		p.admit()
 	case n.serving+len(n.queue) < n.host.Slots:

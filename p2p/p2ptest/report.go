@@ -15,6 +15,8 @@ import (
 type Report struct {
 	Config
 	Bound       time.Duration   // below which nobody can be
+	Seeded      time.Duration   // until the first piece was on a seed
+	First       time.Duration   // until one was on another host
 	Makespan    time.Duration   // until the last host that counts had the blob
 	Done        []time.Duration // of the hosts that count, in order
 	Unfinished  int             // hosts that count and do not have it
@@ -48,6 +50,13 @@ func (s *Sim) report() Report {
 		Failures: s.failures, Refused: map[string]int{},
 	}
 	for _, n := range s.nodes {
+		first := &r.First
+		if n.host.Seed {
+			first = &r.Seeded
+		}
+		if n.first > 0 && (*first == 0 || n.first < *first) {
+			*first = n.first
+		}
 		if n.host.Seed {
 			r.SeedBytes += n.gave
 		} else {

@@ -54,6 +54,23 @@ func TestHonest(t *testing.T) {
 	}
 }
 
+// A host that wants a blob which a seed is just fetching waits for nothing but the
+// network: the first piece is on its way when the seed has it, and its sum goes by
+// the scheduler, which is as far away.
+func TestFirstPiece(t *testing.T) {
+	t.Parallel()
+	const oneWay = 100 * time.Millisecond
+	for _, hosts := range []int{1, 8, 100} {
+		r := run(t, p2ptest.New(p2ptest.Config{
+			Seed: *seed, Hosts: hosts, Seeds: 1, Size: 64 << 20, Delay: oneWay, OriginDelay: time.Second,
+		}))
+		const transfer = 10 * time.Millisecond
+		if waited := r.First - r.Seeded; r.Seeded == 0 || waited > 2*oneWay+transfer {
+			t.Errorf("%d hosts: the first piece came %v after a seed had it at %v, want a round trip", hosts, waited, r.Seeded)
+		}
+	}
+}
+
 // Hosts that die, have a thin link or lie must not keep the others from it.
 func TestOthersMisbehave(t *testing.T) {
 	t.Parallel()

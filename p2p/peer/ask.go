@@ -18,6 +18,7 @@ const (
 	headerHops     = "Df-Hops"
 	headerPriority = "Df-Priority"
 	fetchThrough   = "through"
+	fetchWait      = "wait"
 )
 
 // priorities are the values of Df-Priority, and of the label "priority".
@@ -32,15 +33,19 @@ var (
 type Ask struct {
 	Priority p2p.Priority
 	Through  bool // the peer fetches what it lacks, instead of refusing
+	Wait     bool // the peer answers as soon as it has the first byte, instead of refusing
 	Hops     int  // how many hosts passed the request on already
 }
 
 // header writes what parseAsk reads.
 func (a Ask) header(h http.Header) {
 	h.Set(headerPriority, priorities[a.Priority])
-	if a.Through {
+	switch {
+	case a.Through:
 		h.Set(headerFetch, fetchThrough)
 		h.Set(headerHops, strconv.Itoa(a.Hops))
+	case a.Wait:
+		h.Set(headerFetch, fetchWait)
 	}
 }
 
@@ -55,11 +60,14 @@ func parseAsk(h http.Header) (Ask, error) {
 		}
 		a.Priority = p2p.Priority(i)
 	}
-	if v := h.Get(headerFetch); v != "" {
-		if v != fetchThrough {
-			return a, errHeader
-		}
+	switch h.Get(headerFetch) {
+	case "":
+	case fetchThrough:
 		a.Through = true
+	case fetchWait:
+		a.Wait = true
+	default:
+		return a, errHeader
 	}
 	if v := h.Get(headerHops); v != "" {
 		n, err := strconv.ParseUint(v, 10, 31)

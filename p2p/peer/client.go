@@ -93,6 +93,9 @@ func (c *Client) Get(ctx context.Context, peer p2p.Host, b p2p.Blob, off, n int6
 func (c *Client) get(ctx context.Context, stop context.CancelCauseFunc, peer p2p.Host, b p2p.Blob, off, n int64, ask Ask) (*Body, error) {
 	g := c.guard(ask.Hops, stop)
 	defer g.stop()
+	if ask.Wait {
+		g.timer.Reset(waitFor + g.after) // by then it answers, whatever it has
+	}
 	resp, err := c.do(ctx, peer, "/blobs/"+b.Digest.String(), func(h http.Header) {
 		h.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
 		ask.header(h)

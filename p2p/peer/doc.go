@@ -21,6 +21,10 @@
 // happened to a request, so that a circle of hosts ends. Df-Priority is one of
 // on_demand, prefetch and background.
 //
+// With "Df-Fetch: wait" the server answers as soon as it has the first byte of the
+// range, or after ten seconds: who knows that it is about to get that spares the
+// way to hear of it.
+//
 // # Locks
 //
 // None of this package's mutexes is held while another one is taken, or while

@@ -59,10 +59,14 @@ func (s *Server) serveBlob(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Content-Range", "bytes */"+strconv.FormatInt(size, 10))
 		return refuse(w, status(err), err)
 	}
+	if ask.Wait && n > 0 && r.Method != http.MethodHead {
+		if err := s.comes(r.Context(), d, off, size); err != nil {
+			return refuse(w, status(err), err)
+		}
+	}
 	if r.Method == http.MethodHead {
 		ask.Through = false
 	} else if !s.slots.take(ask.Priority == p2p.OnDemand) {
-		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
 		return refuse(w, http.StatusServiceUnavailable, errBusy)
 	} else {
 		defer s.slots.free()
@@ -165,6 +169,9 @@ func copyLive(w io.Writer, rc *http.ResponseController, r io.Reader, n int64) (d
 }
 
 func refuse(w http.ResponseWriter, status int, err error) error {
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
+	}
 	http.Error(w, err.Error(), status)
 	return err
 }

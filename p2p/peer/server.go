@@ -30,6 +30,7 @@ type ServerConfig struct {
 	Identity   *wire.Identity // nil: plain text
 	Slots      int            // bodies sent at once to those who do not wait for them; 0: 32
 	Watchers   int            // have-map streams at once; 0: 4096
+	Wait       time.Duration  // that a request waits for what is to come; 0: 10 s, which is the most
 	Conns      int            // connections at once, idle ones included; 0: 8192
 	Upload     Limiter        // nil: no limit
 	Log        *slog.Logger
@@ -43,6 +44,7 @@ type Server struct {
 	upload   Limiter
 	slots    slots
 	watchers slots
+	wait     time.Duration
 	conns    atomic.Int64
 	maxConns int64
 	silent   sync.Map // connections from which no request has come, net.Conn
@@ -72,12 +74,15 @@ func Serve(ln net.Listener, c ServerConfig) (*Server, error) {
 	if c.Watchers <= 0 {
 		c.Watchers = defaultWatchers
 	}
+	if c.Wait <= 0 {
+		c.Wait = waitFor
+	}
 	if c.Conns <= 0 {
 		c.Conns = defaultConns
 	}
 	s := &Server{
 		blobs: c.Blobs, identity: c.Identity, upload: c.Upload, log: c.Log,
-		slots: slots{n: c.Slots}, watchers: slots{n: c.Watchers}, maxConns: int64(c.Conns),
+		slots: slots{n: c.Slots}, wait: c.Wait, watchers: slots{n: c.Watchers}, maxConns: int64(c.Conns),
 		stopping: make(chan struct{}),
 	}
 	var err error

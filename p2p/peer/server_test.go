@@ -309,6 +309,73 @@ func TestLive(t *testing.T) {
 	}
 }
 
+// TestWait has requests for what is not here yet: each is answered as soon as it
+// is, and takes no upload slot until then.
+func TestWait(t *testing.T) {
+	t.Parallel()
+	s := newShelf()
+	it, gone := s.put(1<<20), s.put(1<<19)
+	for _, it := range []*item{it, gone} {
+		s.set(it, func(h *p2p.Have) { h.Remove(0); h.Remove(1) })
+	}
+	reg := prometheus.NewRegistry()
+	h := serve(t, peer.ServerConfig{Blobs: s, Slots: 1, Watchers: 2, Registerer: reg})
+	c := client(t, peer.ClientConfig{})
+	type result struct {
+		data []byte
+		err  error
+	}
+	get := func(it *item, off, n int64) result {
+		b, err := c.Get(t.Context(), h, it.blob, off, n, peer.Ask{Wait: true})
+		if err != nil {
+			return result{err: err}
+		}
+		data, err := io.ReadAll(b)
+		return result{data, errors.Join(err, b.Close())}
+	}
+	size := p2p.PieceSize(it.blob.Size)
+	comes, goes := make(chan result, 1), make(chan result, 1)
+	go func() { comes <- get(it, size+7, 100) }()
+	go func() { goes <- get(gone, 0, 100) }()
+	wait(t, reg, "dfsnapshotter_peer_watchers", 2)
+	var e *peer.Error
+	if r := get(it, 0, 1); !errors.As(r.err, &e) || e.Failure != p2p.Busy || e.RetryAfter != time.Second {
+		t.Errorf("one more who waits: %v", r.err)
+	}
+	b, err := c.Get(t.Context(), h, it.blob, 2*size, 10, peer.Ask{})
+	if err != nil {
+		t.Fatalf("they take slots: %v", err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	wait(t, reg, "dfsnapshotter_peer_upload_slots_busy", 0)
+	s.set(it, func(h *p2p.Have) { h.Add(0) }) // not what it waits for
+	s.set(it, func(h *p2p.Have) { h.Add(1) })
+	if r := <-comes; r.err != nil || !bytes.Equal(r.data, it.data[size+7:size+107]) {
+		t.Errorf("got %d bytes, %v", len(r.data), r.err)
+	}
+	s.drop(gone)
+	if r := <-goes; !errors.As(r.err, &e) || e.Failure != p2p.Missing {
+		t.Errorf("of a blob that went: %v", r.err)
+	}
+}
+
+// TestWaitInVain has a request for what never comes. It is answered, and the client
+// does not take the silence before that for a stall.
+func TestWaitInVain(t *testing.T) {
+	t.Parallel()
+	s := newShelf()
+	it := s.put(1000)
+	s.set(it, func(h *p2p.Have) { h.Remove(0) })
+	h := serve(t, peer.ServerConfig{Blobs: s, Wait: 200 * time.Millisecond})
+	c := client(t, peer.ClientConfig{Stall: 50 * time.Millisecond})
+	var e *peer.Error
+	if _, err := c.Get(t.Context(), h, it.blob, 0, 10, peer.Ask{Wait: true}); !errors.As(err, &e) || e.Failure != p2p.Missing {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
 // TestSourceBreaks sends less than was promised.
 func TestSourceBreaks(t *testing.T) {
 	t.Parallel()

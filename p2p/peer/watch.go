@@ -44,7 +44,6 @@ func (s *Server) serveHave(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	if !s.watchers.take(false) {
-		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
 		return refuse(w, http.StatusServiceUnavailable, errBusy)
 	}
 	defer s.watchers.free()

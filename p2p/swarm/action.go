@@ -24,6 +24,7 @@ type (
 		Blob        p2p.Blob
 		First, Last int
 		Through     bool // the peer is to fetch what it lacks
+		Wait        bool // or to answer when it has it
 		Priority    p2p.Priority
 	}
 	// Origin is the same, asked of the origin.

@@ -49,6 +49,7 @@ type parent struct {
 	liar       bool // served a wrong piece of this blob
 	slow       bool // much slower than the others, when last looked at
 	lost       bool // its news broke off, and none came since
+	early      bool // it was asked before it had said anything
 }
 
 // usable reports whether p may be asked for anything now.

@@ -154,6 +154,7 @@ func (h *Host) fillRare(b *blob) {
 		return
 	}
 	led := h.fillFirst(b)
+	h.fillEarly(b)
 	eager := b.flight < eagerBelow*b.size(0) && b.ending()
 	for _, p := range b.parents {
 		if p.host.Seed || p.slow {
@@ -209,6 +210,29 @@ func (h *Host) fillFirst(b *blob) (led uint8) {
 		h.ask(b, best, first, last, false)
 	}
 	return led
+}
+
+// fillEarly asks seeds that have said nothing yet for one piece each, if nothing at
+// all is here or on its way: the first of what they are listed first for, since a
+// seed takes a blob from the origin in its order. It is on its way as soon as the
+// seed has it; to hear of it first, and then ask, would take a round trip more.
+func (h *Host) fillEarly(b *blob) {
+	if b.count > 0 || b.held.count() > 0 || b.flight > 0 {
+		return
+	}
+	for _, p := range b.parents {
+		if !p.host.Seed || p.early || p.count > 0 || !p.leads(h.now) {
+			continue
+		}
+		mask := stripeMask(b.stripes, p.first)
+		for w := range b.asked {
+			if left := mask &^ b.asked[w]; left != 0 && w*64+bits.TrailingZeros64(left) < b.n {
+				p.early = true
+				h.askEarly(b, p, w*64+bits.TrailingZeros64(left))
+				break
+			}
+		}
+	}
 }
 
 // beyond returns the pieces of a slow parent that no other has that is not slow.

@@ -139,5 +139,5 @@ func (h *Host) check(b *blob, m p2p.Check) {
 	p := h.newParent(b, m.Parent)
 	r := h.newRequest(b, p, m.Piece, m.Piece)
 	r.check = true
-	h.do(Request{r.id, m.Parent, b.Blob, m.Piece, m.Piece, false, p2p.Background})
+	h.do(Request{ID: r.id, Peer: m.Parent, Blob: b.Blob, First: m.Piece, Last: m.Piece, Priority: p2p.Background})
 }

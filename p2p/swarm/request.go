@@ -22,6 +22,7 @@ type request struct {
 	heard       time.Time
 	check       bool // for the scheduler: nothing is kept
 	doubled     bool // it was late, and its pieces were asked elsewhere
+	early       bool // the parent did not say that it has them
 }
 
 func (h *Host) newRequest(b *blob, from *parent, first, last int) *request {
@@ -44,7 +45,17 @@ func (h *Host) ask(b *blob, p *parent, first, last int, through bool) {
 	p.requests++
 	p.under++
 	h.under++
-	h.do(Request{r.id, p.host, b.Blob, first, last, through, b.urgency(first)})
+	h.do(Request{ID: r.id, Peer: p.host, Blob: b.Blob, First: first, Last: last, Through: through, Priority: b.urgency(first)})
+}
+
+// askEarly asks a parent for a piece that it may be about to get. As long as it has
+// nothing to send, nothing is on the way: so this does not count as such.
+func (h *Host) askEarly(b *blob, p *parent, piece int) {
+	r := h.newRequest(b, p, piece, piece)
+	r.early = true
+	b.asked.add(piece)
+	b.requests[piece]++
+	h.do(Request{ID: r.id, Peer: p.host, Blob: b.Blob, First: piece, Last: piece, Wait: true, Priority: b.urgency(piece)})
 }
 
 func (b *blob) urgency(i int) p2p.Priority {
@@ -74,7 +85,7 @@ func (h *Host) advance(r *request, next int) {
 		if b.requests[r.next]--; b.requests[r.next] == 0 {
 			b.asked.remove(r.next)
 		}
-		if r.from != nil {
+		if r.from != nil && !r.early {
 			b.flight -= b.size(r.next)
 			h.flight -= b.size(r.next)
 		}
@@ -89,7 +100,7 @@ func (h *Host) advance(r *request, next int) {
 		case r.from == nil:
 			b.source.requests--
 			h.origins--
-		case !r.check:
+		case !r.check && !r.early:
 			r.from.requests--
 			r.from.under--
 			h.under--
@@ -125,6 +136,9 @@ func (h *Host) Piece(now time.Time, id uint64, piece int, sum p2p.Sum, took time
 	b := r.blob
 	h.advance(r, piece+1)
 	all := now.Sub(r.heard)
+	if r.early {
+		all = took // before that it had nothing to send
+	}
 	r.heard = now
 	size := b.size(piece)
 	if r.from != nil {
@@ -166,6 +180,8 @@ func (h *Host) Failed(now time.Time, id uint64, f p2p.Failure) []Action {
 	case r.from == nil:
 		b.notes.transfer("", 0, 0, f)
 		h.originFailed(b, f)
+	case r.early && (f == p2p.Missing || f == p2p.Stalled):
+		// It never said that it has it.
 	default:
 		b.notes.transfer(r.from.host.ID, 0, 0, f)
 		h.blame(r.from.peer, f)
@@ -195,9 +211,6 @@ func (h *Host) missing(b *blob, p *parent, first, last int) {
 // one slow or silent parent does not hold up the whole. The first to bring a
 // piece wins.
 func (h *Host) late(b *blob) {
-	if b.flight == 0 {
-		return
-	}
 	for _, r := range slices.Clone(b.under) {
 		if r.from == nil || r.check || r.doubled || h.now.Sub(r.heard) < h.lateness(b, r) {
 			continue

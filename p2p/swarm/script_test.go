@@ -238,6 +238,9 @@ func (s *script) text(a swarm.Action) string {
 		if a.Through {
 			through = ", fetching it"
 		}
+		if a.Wait {
+			through = ", when it has it"
+		}
 		return fmt.Sprintf("request %d: %s %s of %s%s", a.ID, s.names[a.Blob.Digest], run(a.First, a.Last), a.Peer.ID, through)
 	case swarm.Origin:
 		return fmt.Sprintf("request %d: %s %s of the origin %v", a.ID, s.names[a.Blob.Digest], run(a.First, a.Last), a.Origin)
