@@ -6,6 +6,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
@@ -28,12 +29,12 @@ func TestNetworkNamed(t *testing.T) {
 	}{
 		"with a seed":    {true, 12*mib + 1234, 1},
 		"without a seed": {false, 12*mib + 1234, 1.1},
-		"a small one":    {true, 100, 4}, // each may ask the server while none has told that it has it
+		"a small one":    {true, 100, 5}, // whom a host asks for it asks the server
 	} {
 		t.Run(name, func(t *testing.T) {
 			data := content(c.size, 21)
 			r := named(data)
-			server := newFake(nil)
+			server := newFake(always(fault{delay: 2 * time.Millisecond}))
 			server.blobs[r.Digest] = data
 			hosts := clusterOf(t, 4, c.seed, server)
 			var wg sync.WaitGroup
