@@ -9,7 +9,8 @@ import (
 )
 
 // table collects samples by row and column and shows their medians, and how
-// each compares with the first column.
+// each compares with the first column: the median of the ratios of samples that
+// were taken in the same round, since the machine's speed drifts.
 type table struct {
 	title   string
 	rows    []string
@@ -38,11 +39,27 @@ func (t *table) add(row, unit, column string, v float64) {
 
 // median returns the median of a cell.
 func (t *table) median(row, column string) (float64, bool) {
-	s := slices.Sorted(slices.Values(t.samples[[2]string{row, column}]))
+	return median(t.samples[[2]string{row, column}])
+}
+
+func median(samples []float64) (float64, bool) {
+	s := slices.Sorted(slices.Values(samples))
 	if len(s) == 0 {
 		return 0, false
 	}
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2, true
+}
+
+// ratio returns how a cell compares with the first column's.
+func (t *table) ratio(row, column string) (float64, bool) {
+	first, s := t.samples[[2]string{row, t.columns[0]}], t.samples[[2]string{row, column}]
+	var ratios []float64
+	for i := range min(len(first), len(s)) {
+		if first[i] > 0 {
+			ratios = append(ratios, s[i]/first[i])
+		}
+	}
+	return median(ratios)
 }
 
 func (t *table) String() string {
@@ -52,14 +69,14 @@ func (t *table) String() string {
 	fmt.Fprintf(w, "\t%s\n", strings.Join(t.columns, "\t"))
 	for _, row := range t.rows {
 		fmt.Fprint(w, row)
-		first, hasFirst := t.median(row, t.columns[0])
 		for i, column := range t.columns {
 			m, ok := t.median(row, column)
+			ratio, compares := t.ratio(row, column)
 			switch {
 			case !ok:
 				fmt.Fprint(w, "\t")
-			case i > 0 && hasFirst && first > 0:
-				fmt.Fprintf(w, "\t%s (%.2f×)", value(m, t.units[row]), m/first)
+			case i > 0 && compares:
+				fmt.Fprintf(w, "\t%s (%.2f×)", value(m, t.units[row]), ratio)
 			default:
 				fmt.Fprintf(w, "\t%s", value(m, t.units[row]))
 			}
