@@ -29,7 +29,7 @@ func TestNetworkNamed(t *testing.T) {
 	}{
 		"with a seed":    {true, 12*mib + 1234, 1},
 		"without a seed": {false, 12*mib + 1234, 1.1},
-		"a small one":    {true, 100, 5}, // whom a host asks for it asks the server
+		"a small one":    {true, 100, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			data := content(c.size, 21)

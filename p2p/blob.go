@@ -115,7 +115,7 @@ type Scope int
 const (
 	Empty  Scope = iota // no bytes, so no swarm
 	Tiny                // up to 128 bytes that match a digest: they ride in the scheduler's answer
-	Small               // one piece: parents, but no subscription to what they have
+	Small               // one piece that matches a digest: parents fetch it if they lack it, so nobody subscribes to what they have
 	Normal              // everything else
 )
 
@@ -124,7 +124,9 @@ func (b Blob) Scope() Scope {
 	switch {
 	case b.Size == 0:
 		return Empty
-	case b.Size <= tinySize && !IsName(b.Digest):
+	case IsName(b.Digest): // nobody can tell whether what one host passes on for another is right
+		return Normal
+	case b.Size <= tinySize:
 		return Tiny
 	case b.Pieces() == 1:
 		return Small
