@@ -30,8 +30,8 @@ func TestName(t *testing.T) {
 	if err := b.Validate(); err != nil {
 		t.Error(err)
 	}
-	if b.Scope() != p2p.Small {
-		t.Errorf("a blob of 100 bytes without a digest is %v, but the scheduler cannot check its content", b.Scope())
+	if b.Scope() != p2p.Normal {
+		t.Errorf("a blob of 100 bytes without a digest is %v, but neither the scheduler nor a parent that lacks it can check its content", b.Scope())
 	}
 	for d, right := range map[digest.Digest]bool{name: true, digest.FromString("x"): true, digest.FromString("y"): false} {
 		v := p2p.Verifier(d)
