@@ -92,7 +92,7 @@ func (d *download) anew(p *part, most int) bool {
 // straight goes to the server from now on.
 func (d *download) straight(why string) {
 	d.direct = why
-	d.show.clear()
+	d.show.Show("")
 	_, _ = fmt.Fprintf(d.log, "dfget: straight from the server, %s\n", why)
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/agent"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/file"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/terminal"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/bucket"
 )
@@ -120,8 +121,8 @@ func getFlags(cmd *cobra.Command) {
 		if quiet {
 			d.log = io.Discard
 		}
-		if f, ok := d.log.(*os.File); ok && isTerminal(f) {
-			d.show.terminal = f
+		if terminal.Is(d.log) {
+			d.show.To = d.log
 		}
 		if err := d.run(cmd.Context()); err != nil {
 			return exit(err)
@@ -224,7 +225,7 @@ func (d *download) run(ctx context.Context) (err error) {
 		return err
 	}
 	began := time.Now()
-	defer d.show.end()
+	defer d.show.Show("")
 	if d.span != "" {
 		d.direct = "since ranges are not shared"
 	}

@@ -3,14 +3,11 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/agent"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/terminal"
 )
 
 // showEvery is how often the line on the terminal changes.
@@ -18,18 +15,13 @@ const showEvery = 200 * time.Millisecond
 
 // progress is a line on the terminal.
 type progress struct {
-	terminal io.Writer // nil: there is none
-	name     string
+	terminal.Line
+	name string
 
 	began, shown time.Time
 	first        int64 // bytes that were there
 	size, total  int64 // total -1: unknown
 	sources      agent.From
-}
-
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }
 
 func (p *progress) begin(have, total int64) {
@@ -40,23 +32,23 @@ func (p *progress) from(f agent.From) { p.sources = f }
 
 func (p *progress) came(size int64) {
 	p.size = size
-	if p.terminal != nil && time.Since(p.shown) >= showEvery {
-		p.shown = time.Now()
-		_, _ = fmt.Fprintf(p.terminal, "\r\033[K%s", p.line(p.shown))
+	if now := time.Now(); now.Sub(p.shown) >= showEvery {
+		p.shown = now
+		p.Show(p.line(now))
 	}
 }
 
 // line says how far the download is.
 func (p *progress) line(now time.Time) string {
 	rate := float64(p.size-p.first) / max(now.Sub(p.began).Seconds(), 0.001)
-	text := fmt.Sprintf("%s  %s", p.name, bytesText(p.size))
+	text := fmt.Sprintf("%s  %s", p.name, terminal.Size(p.size))
 	if p.total > 0 {
 		const width = 24
 		full := int(min(p.size*width/p.total, width))
 		text = fmt.Sprintf("%s  %3d %% [%s%s] %s of %s", p.name, p.size*100/p.total,
-			strings.Repeat("#", full), strings.Repeat(".", width-full), bytesText(p.size), bytesText(p.total))
+			strings.Repeat("#", full), strings.Repeat(".", width-full), terminal.Size(p.size), terminal.Size(p.total))
 	}
-	text += fmt.Sprintf("  %s/s", bytesText(int64(rate)))
+	text += fmt.Sprintf("  %s/s", terminal.Size(int64(rate)))
 	if s := sourcesText(p.sources); s != "" {
 		text += "  " + s
 	}
@@ -81,24 +73,6 @@ func sourcesText(f agent.From) string {
 	return strings.Join(parts, ", ")
 }
 
-// clear takes the line away.
-func (p *progress) clear() {
-	if p.terminal != nil && !p.shown.IsZero() {
-		_, _ = fmt.Fprint(p.terminal, "\r\033[K")
-	}
-}
-
-func (p *progress) end() { p.clear() }
-
-func bytesText(n int64) string {
-	for i, unit := range []string{"GiB", "MiB", "KiB"} {
-		if size := int64(1) << (10 * (3 - i)); n >= size {
-			return fmt.Sprintf("%.1f %s", float64(n)/float64(size), unit)
-		}
-	}
-	return fmt.Sprintf("%d B", n)
-}
-
 // report says how the download went.
 func (d *download) report(asJSON, quiet bool) error {
 	r := d.result
@@ -111,7 +85,7 @@ func (d *download) report(asJSON, quiet bool) error {
 		return nil
 	}
 	rate := int64(float64(r.Size) / max(r.Took, 0.001))
-	_, err := fmt.Fprintf(d.log, "%s  %s in %s, %s/s  %s\n", r.File, bytesText(r.Size), time.Duration(r.Took*float64(time.Second)).Round(time.Millisecond),
-		bytesText(rate), sourcesText(r.From))
+	_, err := fmt.Fprintf(d.log, "%s  %s in %s, %s/s  %s\n", r.File, terminal.Size(r.Size), time.Duration(r.Took*float64(time.Second)).Round(time.Millisecond),
+		terminal.Size(rate), sourcesText(r.From))
 	return err
 }
