@@ -273,4 +273,27 @@ func TestLocked(t *testing.T) {
 	}
 }
 
+// TestForeignPart holds that what somebody else may have put there is no part: they
+// could write to it still.
+func TestForeignPart(t *testing.T) {
+	s := serve(t, random(100, 5))
+	dir := t.TempDir()
+	to, part := filepath.Join(dir, "f"), filepath.Join(dir, ".f.dfget")
+	if err := errors.Join(os.WriteFile(part, []byte("x"), 0o600), os.Link(part, filepath.Join(dir, "theirs"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t, s.URL+"/f", "-O", to, "--no-agent"); code(err) != exitOutput || !strings.Contains(err.Error(), "remove it") {
+		t.Errorf("a file with another name: %v", err)
+	}
+	if text, err := os.ReadFile(part); string(text) != "x" || err != nil {
+		t.Errorf("it was changed: %q, %v", text, err)
+	}
+	if err := errors.Join(os.Remove(filepath.Join(dir, "theirs")), os.Chown(part, 65534, -1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t, s.URL+"/f", "-O", to, "--no-agent"); code(err) != exitOutput {
+		t.Errorf("another user's file: %v", err)
+	}
+}
+
 func spec(url string) file.Spec { return file.Spec{URL: url} }

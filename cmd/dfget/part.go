@@ -44,6 +44,9 @@ func openPart(to string, out io.Writer, want digest.Digest) (*part, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errOutput, err)
 	}
+	if err := ours(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", errOutput, err), f.Close())
+	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: another dfget is downloading to %s", errOutput, to), f.Close())
 	}
@@ -52,6 +55,19 @@ func openPart(to string, out io.Writer, want digest.Digest) (*part, error) {
 		return nil, errors.Join(fmt.Errorf("%w: %w", errOutput, err), f.Close())
 	}
 	return p, nil
+}
+
+// ours refuses what somebody else may have put where a part is to be: they could
+// change the file after it was checked.
+func ours(f *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || int(st.Uid) != os.Geteuid() || st.Nlink != 1 {
+		return fmt.Errorf("%s is not a file of this user alone: remove it", f.Name())
+	}
+	return nil
 }
 
 func (p *part) beside(end string) string {
