@@ -113,7 +113,7 @@ func TestLoadConfigErrors(t *testing.T) {
 		"image's mode":       {"[[image]]\nmatch = 'a'\nmode = 'quick'\n", []string{"image 1: mode \"quick\" is none of 'lazy', 'fill' and 'eager'"}},
 		"image's name":       {"[[image]]\nmode = 'fill'\n", []string{"image 1: match is empty"}},
 		"image's tag":        {"[[image]]\nmatch = 'a:5000/b:1'\nmode = 'fill'\n", []string{"image 1: match \"a:5000/b:1\" names a tag"}},
-		"trust everywhere":   {"[index]\ntrust = ['team/*', '']\n", []string{`index.trust: "team/*" names no registry`, "index.trust: is empty"}},
+		"trust everywhere":   {"[index]\ntrust = ['team/*', 'team*/x', '']\n", []string{`index.trust: "team/*" names no registry`, `"team*/x" names no registry`, "index.trust: is empty"}},
 		"image twice":        {"[[image]]\nmatch = 'a'\nmode = 'fill'\n[[image]]\nmatch = 'a'\nmode = 'lazy'\n", []string{"image 2: match \"a\" never counts"}},
 		"image's key":        {"[[image]]\nmatch = 'a'\nmodus = 'fill'\n", []string{`:3: unknown key "image.modus"`}},
 		"not a list":         {"[peer]\nschedulers = 's:1'\n", []string{":2:14: peer.schedulers must be a list"}},

@@ -53,7 +53,7 @@ func wrongTrust(p string) string {
 	if why := wrongPattern(p); why != "" {
 		return why
 	}
-	if registry != "localhost" && !strings.ContainsAny(registry, ".:*") {
+	if registry != "localhost" && registry != "*" && !strings.ContainsAny(registry, ".:") {
 		return fmt.Sprintf("%q names no registry: write 'registry.example/%s', or 'docker.io/library/%s'", p, p, p)
 	}
 	return ""
