@@ -67,9 +67,8 @@ func build(table []entry, width uint, lengths []uint8, symbols []entry) (sub uin
 		return 0, false
 	}
 	if longest == 0 || single {
-		clear := table[:1<<width]
-		for i := range clear {
-			clear[i] = flagSpecial
+		for i := range table[:1<<width] {
+			table[i] = flagSpecial
 		}
 	}
 	if longest > width {
