@@ -104,6 +104,15 @@ func (l *Layer) hold() bool {
 	return true
 }
 
+// Hides reports whether the layer has whiteouts or opaque folders.
+func (l *Layer) Hides() bool {
+	if !l.hold() {
+		return false
+	}
+	defer l.release()
+	return l.index.Hides()
+}
+
 func (l *Layer) release() { l.use.RUnlock() }
 
 func (l *Layer) name() string { return strconv.FormatUint(uint64(l.id), 10) }

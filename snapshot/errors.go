@@ -19,6 +19,7 @@ const (
 	reasonUnavailable = "unavailable" // no source answered
 	reasonForeign     = "foreign"     // not a kind of image that is served
 	reasonMismatch    = "mismatch"    // manifest, config and labels contradict each other
+	reasonWhiteout    = "whiteout"    // the lowest layer hides something, of nothing
 	reasonBelow       = "below"       // a lower layer of the image was left to containerd
 )
 
@@ -27,6 +28,7 @@ var (
 	errTargetExists = fmt.Errorf("target snapshot: %w", errdefs.ErrAlreadyExists)
 
 	errNoLabels = errors.New("containerd sends no image labels: set enable_remote_snapshot_annotations, or disable_snapshot_annotations = false")
+	errWhiteout = errors.New("the lowest layer has whiteouts or opaque folders")
 	errBelow    = errors.New("a lower layer of the image was left to containerd")
 	errClosed   = errors.New("snapshotter is closed")
 )

@@ -35,6 +35,7 @@ type fakeLayers struct {
 	starts   []start // what was about to start
 	records  []start // what was started
 	modes    map[digest.Digest]snapshot.Mode
+	hides    map[digest.Digest]bool // blobs with whiteouts
 
 	waits      chan struct{}   // told of each call of Complete, if not nil
 	incomplete error           // what cannot be completed, and why
@@ -78,7 +79,7 @@ func newFakeLayers(t testing.TB) *fakeLayers { return newFakeLayersIn(t, t.TempD
 func newFakeLayersIn(t testing.TB, root string) *fakeLayers {
 	f := &fakeLayers{
 		root: root, trees: map[digest.Digest]tree{}, faults: map[digest.Digest]error{},
-		modes: map[digest.Digest]snapshot.Mode{},
+		modes: map[digest.Digest]snapshot.Mode{}, hides: map[digest.Digest]bool{},
 		gates: map[digest.Digest]chan struct{}{}, resolved: map[digest.Digest]int{},
 		byBlob: map[digest.Digest]uint32{}, byChain: map[string]uint32{}, layers: map[uint32]*fakeLayer{},
 	}
@@ -256,6 +257,13 @@ func (f *fakeLayers) Layer(id uint32) (snapshot.Layer, bool) {
 	}
 	tr := f.trees[l.blob]
 	return snapshot.Layer{Size: 4096 * int64(len(tr.files)), Inodes: int64(len(tr.files)), UID: tr.uid, GID: tr.uid}, true
+}
+
+func (f *fakeLayers) Hides(id uint32) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l, ok := f.layers[id]
+	return ok && f.hides[l.blob]
 }
 
 func (f *fakeLayers) List() (ids []uint32) {

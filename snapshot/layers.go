@@ -94,6 +94,9 @@ type Layers interface {
 	// Layer tells about a layer, and whether there is one with that number.
 	Layer(id uint32) (Layer, bool)
 
+	// Hides reports whether a layer has whiteouts or opaque folders.
+	Hides(id uint32) bool
+
 	// List returns the numbers of all layers there are.
 	List() []uint32
 

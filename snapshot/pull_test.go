@@ -202,6 +202,7 @@ func TestLeftToContainerd(t *testing.T) {
 		{"registry gone", false, nil, func(n *node, _ img) { n.images.fault = unavailable }, "unavailable", 0},
 		{"first layer not readable", false, nil, func(n *node, i img) { n.layers.faults[i.layers[0].Digest] = unauthorized }, "unreadable", 0},
 		{"upper layer not readable", false, nil, func(n *node, i img) { n.layers.faults[i.layers[1].Digest] = unauthorized }, "unreadable", 1},
+		{"whiteouts in the first layer", false, nil, func(n *node, i img) { n.layers.hides[i.layers[0].Digest] = true }, "whiteout", 0},
 		{"layer type", false, []imgOption{func(m *ocispec.Manifest, _ *ocispec.Image) {
 			m.Layers[2].MediaType = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 		}}, nil, "foreign", 0},

@@ -111,6 +111,10 @@ func (s *Snapshotter) commitRemote(ctx context.Context, key, parent string, id u
 	if s.exists(ref, parent) {
 		return errTargetExists // simultaneous Prepares of one chain
 	}
+	if parent == "" && s.layers.Hides(id) {
+		// containerd, with no overlay to unpack it to, drops them. Here they would be seen.
+		return &leaveError{reasonWhiteout, errWhiteout}
+	}
 	chain, err := s.catalog.chain(parent)
 	if err != nil {
 		return err

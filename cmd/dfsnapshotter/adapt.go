@@ -111,6 +111,11 @@ func (s layers) Layer(id uint32) (snapshot.Layer, bool) {
 	return snapshot.Layer{Size: size, Inodes: inodes, UID: uid, GID: gid}, true
 }
 
+func (s layers) Hides(id uint32) bool {
+	l, ok := s.fs.Layer(id)
+	return ok && l.Hides()
+}
+
 func (s layers) List() []uint32 { return s.fs.IDs() }
 
 func (s layers) Remove(ctx context.Context, id uint32) error { return s.fs.Remove(ctx, id) }

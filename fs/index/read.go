@@ -189,6 +189,18 @@ func (x *Index) Implied() iter.Seq2[uint32, string] {
 	}
 }
 
+// Hides reports whether the tar has whiteouts or opaque folders.
+func (x *Index) Hides() bool {
+	for ino := uint32(rootIno); int(ino) <= x.info.Inodes; ino++ {
+		r, _ := x.inode(ino)
+		whiteout := r.mode&unix.S_IFMT == unix.S_IFCHR && r.rdev == 0
+		if _, opaque := x.Xattr(ino, opaqueXattr); (whiteout || opaque) && r.flags&flagDead == 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // Find returns the chunks [first,last] that intersect bytes [off,off+n) of a
 // file. Where there is none, ok is false: that range is a hole, or empty.
 func (x *Index) Find(ino uint32, off, n int64) (first, last int, ok bool) {

@@ -74,6 +74,40 @@ func TestOracleNasty(t *testing.T) {
 	}
 }
 
+// TestOracleLowest compares images that have the odd layer at the bottom. With
+// whiteouts, which containerd drops there, they are left to it.
+func TestOracleLowest(t *testing.T) {
+	n := start(t, options{})
+	above := must(imagetest.Pack(indextest.Tar(indextest.File("attr/above", []byte("x"))), imagetest.Gzip))(t)
+	image := func(t *testing.T, l indextest.Layer, above ...imagetest.Blob) *imagetest.Image {
+		bottom := imagetest.Blob{Descriptor: l.Descriptor(), DiffID: l.DiffID, Data: l.Blob}
+		return must(imagetest.Assemble(ocispec.ImageConfig{}, append([]imagetest.Blob{bottom}, above...)))(t)
+	}
+	for _, l := range indextest.All(indextest.Tar(indextest.Lowest()...)) {
+		t.Run(l.Name, func(t *testing.T) { n.scope(t).compare(image(t, l, above), "lowest", "") })
+		t.Run("alone "+l.Name, func(t *testing.T) { n.scope(t).compare(image(t, l), "alone", "") })
+	}
+	for _, l := range indextest.All(indextest.Tar(indextest.Nasty()...)) {
+		if l.Name != "gzip" && l.Name != "estargz" {
+			continue // one that is lazy from the first time on, and one that is not
+		}
+		t.Run("whiteouts "+l.Name, func(t *testing.T) { n.scope(t).left(image(t, l, above), "whiteouts") })
+		t.Run("whiteouts alone "+l.Name, func(t *testing.T) { n.scope(t).left(image(t, l), "whiteouts") })
+	}
+}
+
+// left finds no difference either where an image is left to containerd.
+func (n *node) left(img *imagetest.Image, name string) {
+	ref := n.push(img, name)
+	n.must(n.c.Pull(n.ctx, ns, overlayfs, ref))
+	n.must(n.c.Pull(n.ctx, ns, ours, ref))
+	mine := n.mounted(ours, ref)
+	if line := mountLine(n.T, mine); throughFUSE(line) {
+		n.Errorf("the image is mounted through FUSE: %s", line)
+	}
+	n.same("left", n.mounted(overlayfs, ref), mine)
+}
+
 // scope returns n for a subtest.
 func (n *node) scope(t *testing.T) *node {
 	scoped := *n

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 )
@@ -90,13 +91,13 @@ func Text(seed uint64, n int) []byte {
 // Nasty returns a layer of tar corner cases that containerd unpacks and that
 // every form can hold.
 func Nasty() []Entry {
-	e := []Entry{Dir("./")}
-	e = append(e, names()...)
-	e = append(e, attributes()...)
-	e = append(e, links()...)
-	e = append(e, whiteouts()...)
-	e = append(e, contents()...)
-	return append(e, twice()...)
+	return slices.Concat(Lowest(), whiteouts())
+}
+
+// Lowest returns what Nasty does without that which hides layers below, as the
+// lowest layer of an image has it.
+func Lowest() []Entry {
+	return slices.Concat([]Entry{Dir("./")}, names(), attributes(), links(), contents(), twice())
 }
 
 // Many returns a folder "many" with n small files, not in name order.
