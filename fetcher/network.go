@@ -363,6 +363,8 @@ func (l listener) SchedulerSays(name string, m p2p.Message) {
 			l.n.answered(m.Digest)
 		case p2p.Content:
 			l.n.answered(m.Digest)
+		case p2p.Audit:
+			l.n.log.Warn("the scheduler has the origin asked: sums are in doubt", "blob", m.Digest, "pieces", len(m.Pieces), "reason", m.Reason)
 		}
 		return h.FromScheduler(now, name, m)
 	})

@@ -216,6 +216,9 @@ func (s *share) fetch(ctx context.Context, a swarm.Origin) error {
 		return err
 	}
 	defer b.Close()
+	if err := s.clear(ctx, a.First, a.Last); err != nil {
+		return err
+	}
 	for i, tries := a.First, 0; i <= a.Last; {
 		next, err := s.stream(ctx, b, a, i)
 		switch {

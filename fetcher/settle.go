@@ -2,6 +2,7 @@ package fetcher
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -119,7 +120,9 @@ func (s *share) settle() {
 		i := s.dirty[0]
 		s.dirty = s.dirty[1:]
 		l, keep, have, refused := s.landed[i], s.keep.Has(i), s.have.Has(i), s.refused[i]
-		delete(s.refused, i)
+		if refused {
+			s.refused[i] = false
+		}
 		if refused && have {
 			s.have.Remove(i)
 			s.notify()
@@ -130,6 +133,7 @@ func (s *share) settle() {
 		s.n.mu.Unlock()
 		if refused {
 			s.discard(b.c, i)
+			s.discarded(i)
 		}
 		switch {
 		case l != nil && keep:
@@ -138,6 +142,38 @@ func (s *share) settle() {
 			s.hold(b.c, i, l)
 		case l == nil && keep && (!have || refused):
 			s.show(b.c, i)
+		}
+	}
+}
+
+// discarded says that a piece that was refused is out of the store, unless it was refused
+// once more.
+func (s *share) discarded(i int) {
+	s.n.mu.Lock()
+	defer s.n.mu.Unlock()
+	if !s.refused[i] {
+		delete(s.refused, i)
+		s.notify()
+	}
+}
+
+// clear waits until those of pieces first to last that were refused are out of the store.
+func (s *share) clear(ctx context.Context, first, last int) error {
+	for {
+		s.n.mu.Lock()
+		waits, changed := false, s.changed
+		for i := first; i <= last; i++ {
+			_, refused := s.refused[i]
+			waits = waits || refused
+		}
+		s.n.mu.Unlock()
+		if !waits {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }

@@ -41,7 +41,7 @@ type share struct {
 	have    *p2p.Have        // those that are in the store, to be given
 	changed chan struct{}    // closed when have changes
 	landed  map[int]*landing // pieces that arrived and are not in the store
-	refused map[int]bool     // pieces to take out of the store
+	refused map[int]bool     // pieces to take out of the store; false while that is done
 	adding  map[int]bool     // pieces that are being hashed, or come from the origin
 	found   []int            // pieces to hash, which reads have put together
 	hashing bool             // hashFound runs

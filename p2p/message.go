@@ -90,8 +90,8 @@ type (
 		Host      Host
 		Inventory []Inventory
 	}
-	// Inventory says what a host has of a blob. Outside an Announce it adds to
-	// what was said before.
+	// Inventory says what a host has of a blob: all of it, in place of what was said
+	// before.
 	Inventory struct {
 		Blob     Blob
 		Have     *Have // never nil
@@ -122,10 +122,10 @@ type (
 		Got    Sum
 	}
 	// Verified says that the whole blob matched its digest, with the sums the
-	// scheduler gave.
+	// scheduler gave. A later Spoiled takes it back, and the other way round.
 	Verified struct{ Digest digest.Digest }
-	// Spoiled says that all pieces matched provisional sums and the whole blob does
-	// not match its digest: somebody reported false sums.
+	// Spoiled says that somebody reported false sums: all pieces matched those the
+	// scheduler gave and the whole blob does not match its digest, or it does with others.
 	Spoiled struct{ Digest digest.Digest }
 	// Checked answers a Check. Failed is None if the parent's piece is right,
 	// Mismatch if not, and otherwise what kept the witness from knowing.
@@ -197,6 +197,14 @@ type (
 		Piece  int
 		Parent Host
 	}
+	// Audit tells a host to take pieces from the origin, and from nowhere else, and to
+	// report their sums: what hosts said of them is in doubt. It may have them already;
+	// what it took from the origin before, or matched as a whole, it takes no second time.
+	Audit struct {
+		Digest digest.Digest
+		Pieces []int
+		Reason string
+	}
 	// Gone says that a host is dead or banned and must not be used.
 	Gone struct {
 		Host   HostID
@@ -222,4 +230,5 @@ func (Renew) message()     {}
 func (Content) message()   {}
 func (Ask) message()       {}
 func (Check) message()     {}
+func (Audit) message()     {}
 func (Gone) message()      {}

@@ -56,3 +56,21 @@ func TestBan(t *testing.T) {
 		}
 	}
 }
+
+// TestAudit sends a host to the origin when a blob does not match, and tells operators.
+func TestAudit(t *testing.T) {
+	t.Parallel()
+	var text record
+	s := startLogged(t, slog.New(slog.NewTextHandler(&text, nil)), nil)
+	has := p2p.Inventory{Blob: blob, Have: p2p.FullHave(40)}
+	h := join(t, s, nil, host("host", false), has)
+	settle(t, s, 1)
+	h.say(t, p2p.Digests{Digest: blob.Digest, Sums: make([]p2p.Sum, 40)})
+	h.say(t, p2p.Spoiled{Digest: blob.Digest})
+	h.await(t, func(m p2p.Message) bool { a, ok := m.(p2p.Audit); return ok && len(a.Pieces) == blob.Pieces() })
+	const reason = "the blob does not match its digest"
+	eventually(t, s, `dfscheduler_audits_total{reason="`+reason+`"} 1`+"\n")
+	if got := text.String(); !strings.Contains(got, "sums are in doubt") || !strings.Contains(got, `pieces=160 reason="`+reason+`"`) {
+		t.Errorf("the log does not tell of the audit:\n%s", got)
+	}
+}

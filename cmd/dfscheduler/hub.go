@@ -168,6 +168,10 @@ func (h *hub) deliver(sends []sched.Send) {
 		if s == nil {
 			continue // it has left meanwhile
 		}
+		if a, ok := send.Message.(p2p.Audit); ok {
+			h.metrics.audits.WithLabelValues(a.Reason).Inc()
+			h.log.Warn("a host asks the origin: sums are in doubt", "peer", send.To, "blob", a.Digest, "pieces", len(a.Pieces), "reason", a.Reason)
+		}
 		if !s.out.put(send.Message) {
 			s.end(status.Error(codes.ResourceExhausted, "the host takes no messages"))
 		}

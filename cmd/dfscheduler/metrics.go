@@ -13,6 +13,7 @@ type metrics struct {
 	streams   *prometheus.CounterVec // code
 	conns     *prometheus.CounterVec // result
 	bans      *prometheus.CounterVec // what
+	audits    *prometheus.CounterVec // reason
 	throttled prometheus.Counter
 	distrusts prometheus.Counter
 	misled    prometheus.Counter
@@ -36,6 +37,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		bans: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dfscheduler_bans_total", Help: "Hosts that were banned or demoted; the log and /debug say why.",
 		}, []string{"what"}),
+		audits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "dfscheduler_audits_total", Help: "Hosts that were sent to the origin because sums are in doubt; the log names them.",
+		}, []string{"reason"}),
 		throttled: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "dfscheduler_messages_throttled_total", Help: "Messages that waited because their host sent too many.",
 		}),
@@ -52,7 +56,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "dfscheduler_tick_seconds", Help: "Time it took to do what had become due.", Buckets: buckets,
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.messages, m.streams, m.conns, m.bans, m.throttled, m.distrusts, m.misled, m.decisions, m.ticks} {
+	for _, c := range []prometheus.Collector{m.messages, m.streams, m.conns, m.bans, m.audits, m.throttled, m.distrusts, m.misled, m.decisions, m.ticks} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -63,6 +63,8 @@ func sizeOf(m p2p.Message) int {
 		n += sum * len(m.Sums)
 	case p2p.Lease:
 		n += 8 * len(m.Pieces)
+	case p2p.Audit:
+		n += 8 * len(m.Pieces)
 	case p2p.Recalled:
 		if m.Profile != nil {
 			n += 8 * len(m.Profile.Runs)

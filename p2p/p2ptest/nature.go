@@ -25,6 +25,8 @@ func (k nature) String() string {
 	return [...]string{"honest", "slow", "dying", "forging", "hollow", "misreporting", "slandering"}[k]
 }
 
+func (k nature) lies() bool { return k >= forger }
+
 // truth is the sum of a right piece, in place of hashing one.
 func truth(piece int) p2p.Sum {
 	var s p2p.Sum
@@ -32,10 +34,13 @@ func truth(piece int) p2p.Sum {
 	return s
 }
 
-// lie is the sum of a piece that a host has spoiled.
+// lie is the sum of a piece that a host has spoiled; those that collude agree on it.
 func lie(n *node, piece int) p2p.Sum {
 	s := truth(piece)
 	binary.BigEndian.PutUint32(s[28:], uint32(n.machine)+1)
+	if n.sim.cfg.Colluding {
+		binary.BigEndian.PutUint32(s[28:], ^uint32(0))
+	}
 	return s
 }
 
@@ -67,6 +72,10 @@ func (k nature) say(n *node, m p2p.Message) []p2p.Message {
 			}
 			m.Sums = sums
 			return []p2p.Message{m}
+		}
+	case p2p.Spoiled:
+		if k == falsary {
+			return []p2p.Message{p2p.Verified(m)}
 		}
 	case p2p.Progress:
 		return k.progress(n, m)
@@ -107,8 +116,14 @@ func (s *Sim) assign(hosts []*node) {
 		order = order[k:]
 		return taken
 	}
+	for _, n := range order[len(hosts)-int(s.cfg.Deaf*float64(len(hosts))+0.5):] {
+		hosts[n].deaf = true
+	}
 	for i, n := range take(s.cfg.Lying) {
 		n.nature = forger + nature(i%int(natures-forger))
+		if s.cfg.Colluding {
+			n.nature = falsary
+		}
 	}
 	for _, n := range take(s.cfg.Slow) {
 		n.nature = slow

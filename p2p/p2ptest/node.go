@@ -19,6 +19,7 @@ type node struct {
 	nature  nature
 	dead    bool
 	silent  bool // dead, and nobody tells
+	deaf    bool // to audits
 
 	streams map[string]*stream
 	content map[digest.Digest]*content

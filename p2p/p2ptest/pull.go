@@ -25,6 +25,7 @@ type pull struct {
 	moved   bool // since the last look at what stalls
 	idle    int
 	started time.Time // of the piece on its way
+	sum     p2p.Sum   // of it
 	lastAt  int64     // when what was sent last arrives
 	lost    bool      // the request never arrived
 	of      *reading  // what it is part of; nil: it brings pieces
@@ -112,8 +113,10 @@ func (p *pull) serve() {
 func (p *pull) send() {
 	sim := p.child.sim
 	from := sim.origin
+	p.sum = truth(p.next)
 	if p.parent != nil {
 		from = p.parent.machine
+		p.sum = p.parent.nature.serve(p.parent, p.blob, p.next)
 	}
 	_, size := p.blob.Piece(p.next)
 	p.started = sim.clock.now()
@@ -132,12 +135,11 @@ func (p *pull) sent() {
 		return
 	}
 	sim := p.child.sim
-	piece, sum := p.next, truth(p.next)
+	piece, sum := p.next, p.sum
 	_, size := p.blob.Piece(piece)
 	if p.parent == nil {
 		sim.originBytes += size
 	} else {
-		sum = p.parent.nature.serve(p.parent, p.blob, piece)
 		p.parent.gave += size
 	}
 	took := sim.clock.now().Sub(p.started) + sim.clock.step

@@ -45,8 +45,11 @@ type Config struct {
 	Lazy    float64
 	Readers int // reads that a host waits for at a time; 4
 
-	Dying, Slow, Lying float64 // shares of the hosts
-	SlowBy             float64 // 20
+	Dying, Slow, Lying float64       // shares of the hosts
+	Deaf               float64       // share of the hosts that know nothing of audits, as before there were any
+	SlowBy             float64       // 20
+	Colluding          bool          // liars all report the same false sums
+	Ahead              time.Duration // by so much they come before all others
 
 	Schedulers int // 1; with -1 there is none
 	Sched      sched.Config
@@ -136,7 +139,11 @@ func New(cfg Config) *Sim {
 		if h.expected() {
 			s.left++
 		}
-		s.clock.after(time.Duration(s.rand.Float64()*float64(cfg.Join)), h.join)
+		at := time.Duration(s.rand.Float64() * float64(cfg.Join))
+		if !h.nature.lies() {
+			at += cfg.Ahead
+		}
+		s.clock.after(at, h.join)
 	}
 	s.clock.after(stallLook, s.lookForStalls)
 	return s

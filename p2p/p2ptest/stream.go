@@ -112,6 +112,9 @@ func (s *stream) down(m p2p.Message) {
 			s.breaks()
 		}
 		if s.life == life && s.open && !s.broken && !s.node.dead {
+			if _, audit := m.(p2p.Audit); audit && s.node.deaf {
+				return
+			}
 			s.node.do(s.node.swarm.FromScheduler(s.node.now(), s.control.name, m))
 			s.node.hear(m)
 		}

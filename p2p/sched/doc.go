@@ -83,6 +83,25 @@
 //
 // The sums of pieces are claims by those who were at the origin. A seed's word
 // counts most, then a lease holder's, then that of others who have the piece;
-// two agree against one. They are provisional until a seed or two hosts say that
-// the whole blob matched; then who claimed otherwise is banned.
+// of equal ones that of two. A host has one word. They are provisional until a seed
+// says that the whole blob matched, or more than one host in eight of those who want
+// or have it, two at least, and more than say that it did not; then who claimed
+// otherwise is banned.
+//
+// Sums are in doubt when all who claimed them are banned, or when hosts say that all
+// pieces matched and the whole did not. Then they are audited, unless a seed has the
+// blob, or fetches it: one host, as good as chosen at random, takes all of these
+// pieces from the origin. If it is honest all of them are right from then on, however
+// many liars agree on others: its word counts more than that of those who were sent
+// there before. If it does not answer, or lies, the next one goes. What hosts say of
+// the whole blob counts for the sums they were told, so that a sum that is taken back
+// is told to everybody but seeds, and clears that.
+//
+// One host that says that the blob does not match is enough for the first audit of all
+// pieces, and each one after it takes twice as many, and always more than say that it
+// does. So n liars cause 1 + log2 n of them at most, a blob from the origin each, and
+// honest hosts, if they are more, can always have one more. A banned host costs what it
+// alone had claimed. Hosts take no piece from the origin twice, whatever a scheduler
+// says, and where nobody finds the false sums in half a minute they take all of the
+// blob from there.
 package sched

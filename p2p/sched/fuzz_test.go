@@ -173,7 +173,7 @@ func bounded(s *State) error {
 	for _, w := range s.swarms {
 		u := &w.sums
 		if len(u.claims) > w.blob.Pieces() || len(u.rivals) > w.blob.Pieces() || len(u.fresh) > 2*w.blob.Pieces()+maxSums ||
-			len(w.places) > maxOrigins || len(w.failed) > 20 || len(u.vouchers) > maxWitnesses || len(u.spoilers) > maxWitnesses {
+			len(w.places) > maxOrigins || len(w.failed) > 20 || len(u.auditors) > maxWitnesses || len(u.old) > w.blob.Pieces() {
 			return fmt.Errorf("swarm of %d bytes: %d claims, %d rivals, %d fresh", w.blob.Size, len(u.claims), len(u.rivals), len(u.fresh))
 		}
 	}

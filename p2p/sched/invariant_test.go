@@ -66,6 +66,7 @@ func backlogInvariants(s *State) error {
 
 func swarmInvariants(s *State, w *swarm) error {
 	wanting, fulls, starving, alone, listed := 0, 0, 0, 0, 0
+	words := map[word]int{}
 	for i, p := range w.peers {
 		if int(p.index) != i || p.host.peers[w] != p || s.hosts[p.host.ID] != p.host && !slices.Contains(s.leaving, p) {
 			return fmt.Errorf("peer %s is misplaced", p.host.ID)
@@ -78,6 +79,7 @@ func swarmInvariants(s *State, w *swarm) error {
 				*n++
 			}
 		}
+		words[p.word]++
 		if held := count(w.book, p); held != p.holds {
 			return fmt.Errorf("peer %s holds %d pieces, and %d in the book", p.host.ID, p.holds, held)
 		}
@@ -99,6 +101,9 @@ func swarmInvariants(s *State, w *swarm) error {
 		return fmt.Errorf("%d/%d wanting, %d/%d/%d full, %d/%d starving, %d/%d alone, %d/%d nodes",
 			wanting, w.wanting, fulls, w.fulls, full, starving, len(w.starving), alone, w.alone, nodes, listed)
 	}
+	if err := sumInvariants(s, w, words); err != nil {
+		return err
+	}
 	if slices.Contains(s.active, w) != (wanting > 0) {
 		return fmt.Errorf("active with %d wanting", wanting)
 	}
@@ -109,6 +114,30 @@ func swarmInvariants(s *State, w *swarm) error {
 		if err := acyclic(w, st); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func sumInvariants(s *State, w *swarm, words map[word]int) error {
+	u := &w.sums
+	if words[matched] != u.vouchers || words[spoilt] != u.spoilers || u.turned {
+		return fmt.Errorf("%d/%d vouchers, %d/%d spoilers, turned %v", words[matched], u.vouchers, words[spoilt], u.spoilers, u.turned)
+	}
+	known := 0
+	for i := range u.claims {
+		c, r := &u.claims[i], u.rivals[i]
+		if c.weight() > 0 {
+			known++
+		}
+		if r.weight() > c.weight() || c.first.weight < c.second.weight || (c.first.by == "") != (c.weight() == 0) {
+			return fmt.Errorf("piece %d: claim %+v, rival %+v", i, c, r)
+		}
+	}
+	if known != u.known {
+		return fmt.Errorf("%d sums, counted %d", known, u.known)
+	}
+	if a := u.audit; a != nil && (a.left.Count() == 0 || !slices.Contains(s.audited, w) || a.by != nil && a.by.host.peers[w] != a.by) {
+		return fmt.Errorf("audit %+v", a)
 	}
 	return nil
 }

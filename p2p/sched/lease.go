@@ -43,7 +43,6 @@ func (s *State) renew(p *peer) {
 	var taken []*peer
 	var late []*peer // who hold pieces of other peers' stripes for long, and begin with the first
 	for i := range p.have.Len() {
-		again := w.sums.retake(i)
 		held := w.book != nil && w.book[i] != nil
 		if held && s.late(w.book[i], i) {
 			if slices.Contains(late, w.book[i]) {
@@ -53,12 +52,12 @@ func (s *State) renew(p *peer) {
 			}
 		}
 		switch {
-		case held && w.book[i] == p && (again || !p.have.Has(i)):
+		case held && w.book[i] == p && !p.have.Has(i):
 			m.Pieces = append(m.Pieces, i)
 			continue
-		case p.lease&(1<<(i%w.stripes)) == 0, p.have.Has(i) && !again:
+		case p.lease&(1<<(i%w.stripes)) == 0, p.have.Has(i):
 			continue
-		case !p.lazy && (held || !again && slices.ContainsFunc(known, func(q *peer) bool { return q.have.Has(i) })):
+		case !p.lazy && (held || slices.ContainsFunc(known, func(q *peer) bool { return q.have.Has(i) })):
 			continue
 		case room <= 0:
 			p.more = true

@@ -121,6 +121,9 @@ func (s *State) resign(w *swarm) {
 // fromOrigin takes what an owner or another host says of the origin.
 func (s *State) fromOrigin(p *peer, t p2p.Transfer) {
 	w := p.swarm
+	if t.Failed != p2p.None {
+		s.excuse(p)
+	}
 	if p != w.owner {
 		if t.Failed != p2p.None && t.Failed != p2p.Busy && p.lease != 0 {
 			s.unlease(p)

@@ -74,7 +74,12 @@ func (s *State) transfer(p *peer, t p2p.Transfer) {
 		return // nobody may judge hosts that it was not sent to
 	}
 	switch t.Failed {
-	case p2p.Unreachable, p2p.Stalled, p2p.Missing, p2p.Mismatch:
+	case p2p.Missing:
+		if s.now.Before(p.swarm.sums.oldAt.Add(soon)) {
+			return // it may have dropped what was taken back
+		}
+		fallthrough
+	case p2p.Unreachable, p2p.Stalled, p2p.Mismatch:
 		s.fail(p, q, t.Failed)
 		return
 	}
@@ -149,7 +154,9 @@ func (s *State) doubt(p, q *peer) {
 	if w := q.swarm; !slices.Contains(w.doubted, q) {
 		w.doubted = append(w.doubted, q)
 	}
-	q.swarm.sums.vouchers = without(q.swarm.sums.vouchers, q.host.ID)
+	if q.word == matched {
+		s.word(q, silent)
+	}
 	s.relist(q)
 	s.orphan(q, "lacks what it says it has")
 }

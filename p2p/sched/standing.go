@@ -85,7 +85,7 @@ func (s *State) ban(h *host, reason string) {
 	st.forget = st.banned.Add(s.cfg.MaxBan)
 	s.isolate(h, "banned: "+reason)
 	for _, p := range h.inOrder() {
-		s.discredit(p.swarm, h.ID)
+		s.discredit(p)
 	}
 }
 

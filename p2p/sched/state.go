@@ -32,6 +32,7 @@ type State struct {
 	dirty     []*peer   // whose parents or leases changed in the call under way
 	hungry    []*swarm  // where a slot became free in the call under way
 	untold    []*swarm  // with sums that are not told yet
+	audited   []*swarm  // with sums that are in doubt
 	leaving   []*peer   // of hosts that are gone: they leave their swarms in the next ticks
 	orphans   []*peer   // that get other parents in the next ticks
 	spent     int       // of the effort of the call under way
@@ -176,6 +177,7 @@ func (s *State) Tick(now time.Time) []Send {
 		if !s.now.Before(s.remindAt) {
 			s.remindAt = s.now.Add(s.cfg.Balance)
 			s.remind()
+			s.remindAuditors()
 		}
 		s.plan()
 		return s.finish()
@@ -194,7 +196,7 @@ func (s *State) share() int {
 // plan makes sure that balancing happens as long as something is active, or
 // somebody's word is waited for.
 func (s *State) plan() {
-	if s.balanceAt.IsZero() && len(s.active)+len(s.trials) > 0 {
+	if s.balanceAt.IsZero() && len(s.active)+len(s.trials)+len(s.audited) > 0 {
 		s.balanceAt = s.now.Add(s.cfg.Balance * time.Duration(s.share()) / time.Duration(max(1, len(s.active))))
 	}
 }

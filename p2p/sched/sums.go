@@ -3,48 +3,94 @@ package sched
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
 // sums are what is known of a blob's pieces.
 type sums struct {
-	claims   []claim // by piece; nil before the first
-	rivals   map[int]claim
-	known    int
-	fresh    []int // pieces whose sum is not told yet
-	verified bool
-	vouchers []p2p.HostID // who says that the whole blob matched
-	spoilers []p2p.HostID // who says that it did not
-	retaken  bool         // sums were dropped, and all that are unknown are to be taken anew
+	claims []claim       // by piece, those that count; nil before the first
+	rivals map[int]claim // the heaviest that say otherwise
+	known  int
+	fresh  []int             // pieces whose sum is not told yet
+	old    map[int][]p2p.Sum // that were told and do not count any more
+	oldAt  time.Time         // when the last of them was taken back
+	turned bool              // one was, in the call under way
+
+	verified, seeded   bool // the whole matched with them; a seed says so
+	vouchers, spoilers int  // peers who say so, or that it did not
+	audit              *audit
+	auditors           []p2p.HostID // the last ones, in turn
+	audits, rounds     int          // hosts that were sent; audits of all pieces
 }
 
-// A claim is the word of one or two hosts for a sum. The heavier claim counts.
+// A claim is the word of one or two hosts for a sum.
 type claim struct {
-	sum        p2p.Sum
-	by, second p2p.HostID
-	weight     uint8 // 0: none
+	sum           p2p.Sum
+	first, second vote // first weighs as much, or more
 }
 
-// What a host's word weighs.
+// A vote is a host's word.
+type vote struct {
+	by     p2p.HostID
+	weight uint8
+}
+
+// What a host's word weighs. Between them is room for a second one.
 const (
-	volunteer = 1 // has the piece
-	lessee    = 2 // was sent to the origin for it
-	trusted   = 8 // a seed
+	volunteer = 2 // has the piece
+	lessee    = 4 // was sent to the origin for it
+	auditor   = 6 // was sent there because the piece is in doubt; two more each time
+	latest    = 250
+	trusted   = 254 // a seed
 )
 
+const maxOld = 4 // sums of a piece that are remembered
+
+// weight is 0 if nobody says so.
+func (c *claim) weight() int {
+	if c.second.by != "" {
+		return int(c.first.weight) + 1
+	}
+	return int(c.first.weight)
+}
+
+// back adds a word to a claim.
+func (c *claim) back(v vote) {
+	switch {
+	case v.by == c.first.by:
+		c.first.weight = max(c.first.weight, v.weight)
+	case v.weight > c.first.weight:
+		c.first, c.second = v, c.first
+	case v.weight > c.second.weight:
+		c.second = v
+	}
+}
+
+// forget takes a host's word back.
+func (c *claim) forget(by p2p.HostID) {
+	if c.first.by == by {
+		c.first, c.second = c.second, vote{}
+	}
+	if c.second.by == by {
+		c.second = vote{}
+	}
+}
+
+func (c *claim) says(by p2p.HostID) bool { return c.first.by == by || c.second.by == by }
+
+func (u *sums) open(pieces int) {
+	if u.claims == nil {
+		u.claims = make([]claim, pieces)
+	}
+}
+
 func (u *sums) get(i int) (p2p.Sum, bool) {
-	if i >= len(u.claims) || u.claims[i].weight == 0 {
+	if i >= len(u.claims) || u.claims[i].weight() == 0 {
 		return p2p.Sum{}, false
 	}
 	return u.claims[i].sum, true
-}
-
-// retake reports whether a piece is to be fetched from the origin although hosts
-// have it.
-func (u *sums) retake(i int) bool {
-	_, ok := u.get(i)
-	return u.retaken && !ok
 }
 
 // digests takes sums of pieces that a host has from the origin, or has.
@@ -54,21 +100,23 @@ func (s *State) digests(p *peer, m p2p.Digests) error {
 		return fmt.Errorf("sums of pieces %d to %d of %d: %w", m.First, m.First+len(m.Sums)-1, n, p2p.ErrInvalid)
 	}
 	u := &p.swarm.sums
-	if banned, _ := s.outcast(p.host); banned || u.verified {
+	if banned, _ := s.outcast(p.host); banned || u.seeded || u.verified && !p.host.Seed {
 		return nil
 	}
-	if u.claims == nil {
-		u.claims = make([]claim, n)
-	}
+	u.open(n)
 	var liars []p2p.HostID
 	for i, sum := range m.Sums {
-		if weight := p.weight(m.First + i); weight > 0 {
-			liars = append(liars, u.claim(m.First+i, sum, p.host.ID, weight)...)
+		i += m.First
+		if v := (vote{p.host.ID, p.weight(i)}); v.weight > 0 {
+			liars = append(liars, u.hear(i, sum, v)...)
+			u.audit.heard(s.now, p, i)
 		}
 	}
+	s.unsay(p.swarm)
 	if m.Verified {
 		s.vouch(p)
 	}
+	s.conclude(p.swarm)
 	s.punish(liars)
 	s.told(p.swarm)
 	return nil
@@ -76,10 +124,13 @@ func (s *State) digests(p *peer, m p2p.Digests) error {
 
 // weight is what a peer's word about a piece counts.
 func (p *peer) weight(i int) uint8 {
+	w := p.swarm
 	switch {
 	case p.host.Seed:
 		return trusted
-	case p.lease&(1<<(i%p.swarm.stripes)) != 0, p.swarm.book != nil && p.swarm.book[i] == p:
+	case w.sums.audit.asks(p, i):
+		return uint8(min(auditor+2*w.sums.audits, latest))
+	case p.lease&(1<<(i%w.stripes)) != 0, w.book != nil && w.book[i] == p:
 		return lessee
 	case p.have.Has(i) || p.alone:
 		return volunteer
@@ -87,59 +138,114 @@ func (p *peer) weight(i int) uint8 {
 	return 0
 }
 
-// claim weighs a host's word and returns whom a seed proves wrong by it.
-func (u *sums) claim(i int, sum p2p.Sum, by p2p.HostID, weight uint8) (liars []p2p.HostID) {
+// hear weighs a host's word and returns whom a seed proves wrong by it.
+func (u *sums) hear(i int, sum p2p.Sum, v vote) (liars []p2p.HostID) {
 	c, r := &u.claims[i], u.rivals[i]
 	switch {
-	case u.retaken && r.by == by && weight < trusted:
-		return nil // its word was doubted, another's is wanted
-	case c.weight == 0:
-		*c = claim{sum: sum, by: by, weight: weight}
-		u.known++
-		u.fresh = append(u.fresh, i)
+	case c.weight() == 0:
+		r = claim{sum: sum, first: v}
 	case c.sum == sum:
-		c.vote(by, weight)
+		c.back(v)
+		u.forget(i, v.by, sum)
 		return nil
-	case c.by == by && c.second == "":
-		c.sum, c.weight = sum, weight // it corrects itself
-		u.fresh = append(u.fresh, i)
-	case r.weight > 0 && r.sum == sum:
-		r.vote(by, weight)
-		u.rival(i, r)
-	case r.weight < weight:
-		u.rival(i, claim{sum: sum, by: by, weight: weight})
+	case r.weight() > 0 && r.sum == sum:
+		r.back(v)
+	case c.says(v.by) && v.weight <= c.first.weight:
+		return nil // it has one word
+	case int(v.weight) > r.weight():
+		r = claim{sum: sum, first: v}
+	default:
+		return nil
 	}
-	if r = u.rivals[i]; r.weight > c.weight {
-		*c, r = r, *c
-		u.rivals[i] = r
-		u.fresh = append(u.fresh, i)
-	}
-	if c.weight >= trusted && r.weight > 0 && r.weight < trusted && r.sum != c.sum {
+	u.rival(i, r)
+	u.promote(i)
+	u.forget(i, v.by, sum)
+	if r := u.rivals[i]; c.weight() >= trusted && r.weight() > 0 && r.weight() < trusted {
 		delete(u.rivals, i)
 		return r.voters()
 	}
 	return nil
 }
 
-func (u *sums) rival(i int, c claim) {
+// rival makes r what somebody says against the claim that counts.
+func (u *sums) rival(i int, r claim) {
+	if r.weight() == 0 {
+		delete(u.rivals, i)
+		return
+	}
 	if u.rivals == nil {
 		u.rivals = map[int]claim{}
 	}
-	u.rivals[i] = c
+	u.rivals[i] = r
 }
 
-func (c *claim) vote(by p2p.HostID, weight uint8) {
-	if c.by != by && c.second == "" {
-		c.second = by
-		c.weight += weight
+// forget takes back what a host said of a piece, if that was not this sum, and reports
+// whether nobody says anything now.
+func (u *sums) forget(i int, by p2p.HostID, but p2p.Sum) (lost bool) {
+	c, r := &u.claims[i], u.rivals[i]
+	if r.says(by) && r.sum != but {
+		r.forget(by)
+		u.rival(i, r)
+	}
+	if !c.says(by) || c.sum == but {
+		return false
+	}
+	if c.forget(by); c.weight() == 0 {
+		u.known--
+	}
+	u.promote(i)
+	return c.weight() == 0
+}
+
+// promote makes the heavier claim the one that counts.
+func (u *sums) promote(i int) {
+	c, r := &u.claims[i], u.rivals[i]
+	if r.weight() <= c.weight() {
+		return
+	}
+	if c.weight() == 0 {
+		u.known++
+	}
+	if c.sum != r.sum {
+		u.takeBack(i, c.sum)
+	}
+	*c, r = r, *c
+	u.rival(i, r)
+	u.fresh = append(u.fresh, i)
+}
+
+func (c *claim) voters() (who []p2p.HostID) {
+	for _, v := range []vote{c.first, c.second} {
+		if v.by != "" {
+			who = append(who, v.by)
+		}
+	}
+	return who
+}
+
+// takeBack remembers a sum that was told: who has passed on such a piece was misled
+// itself.
+func (u *sums) takeBack(i int, sum p2p.Sum) {
+	if sum == (p2p.Sum{}) {
+		return
+	}
+	if u.old == nil {
+		u.old = map[int][]p2p.Sum{}
+	}
+	u.turned = true
+	if list := u.old[i]; !slices.Contains(list, sum) && len(list) < maxOld {
+		u.old[i] = append(list, sum)
 	}
 }
 
-func (c *claim) voters() []p2p.HostID {
-	if c.second == "" {
-		return []p2p.HostID{c.by}
-	}
-	return []p2p.HostID{c.by, c.second}
+// unclear reports whether a piece that has another sum than hosts are told now may
+// come from an honest one: its sum is in doubt, another one who was sent to the origin
+// says so, or hosts were told so a moment ago.
+func (s *State) unclear(w *swarm, i int, sum p2p.Sum) bool {
+	u := &w.sums
+	r := u.rivals[i]
+	lately := s.now.Before(u.oldAt.Add(soon)) && slices.Contains(u.old[i], sum)
+	return u.audit.doubts(i) || r.sum == sum && r.first.weight >= lessee || lately
 }
 
 func (s *State) punish(liars []p2p.HostID) {
@@ -153,96 +259,26 @@ func (s *State) punish(liars []p2p.HostID) {
 	}
 }
 
-// confirm takes a host's word that the whole blob matched with the sums it was given.
-func (s *State) confirm(p *peer) {
-	s.vouch(p)
-	s.told(p.swarm)
-}
-
-// vouch counts who says that the blob matched. A seed, or two hosts, are
-// believed; then those who reported other sums have lied.
-func (s *State) vouch(p *peer) {
-	u := &p.swarm.sums
-	banned, _ := s.outcast(p.host)
-	if u.verified || banned || s.now.Before(p.doubted) || !p.have.Full() && !p.host.Seed {
-		return
-	}
-	if !slices.Contains(u.vouchers, p.host.ID) && len(u.vouchers) < maxWitnesses {
-		u.vouchers = append(u.vouchers, p.host.ID)
-	}
-	if u.known < p.have.Len() || !p.host.Seed && len(u.vouchers) < 2 {
-		return
-	}
-	u.verified = true
-	var liars []p2p.HostID
-	for i, r := range u.rivals {
-		if r.sum != u.claims[i].sum {
-			liars = append(liars, r.voters()...)
-		}
-	}
-	u.rivals, u.retaken = nil, false
-	all := len(u.fresh) == u.known
-	s.flush(p.swarm)
-	if !all {
-		s.toWanting(p.swarm, p2p.Digests{Digest: p.swarm.blob.Digest, Verified: true})
-	}
-	s.punish(liars)
-}
-
-// spoiled takes a host's word that all pieces matched and the blob did not. Two
-// hosts are believed, or a seed, or who is alone: then the word of all
-// hosts but seeds is dropped, and other hosts take the pieces from the origin.
-func (s *State) spoiled(p *peer) {
+// discredit drops the word of a host that was found lying. Of pieces that nobody else
+// has spoken of, another host is to ask the origin.
+func (s *State) discredit(p *peer) {
 	w := p.swarm
 	u := &w.sums
-	if banned, _ := s.outcast(p.host); banned || u.verified || slices.Contains(u.spoilers, p.host.ID) {
-		return
-	}
-	u.spoilers = append(u.spoilers, p.host.ID)
-	if !p.host.Seed && len(u.spoilers) < 2 && len(w.peers) > 1 {
-		return
-	}
-	u.spoilers, u.vouchers, u.retaken = nil, nil, true
-	for i, c := range u.claims {
-		if c.weight > 0 && c.weight < trusted {
-			u.rival(i, c)
-			u.drop(i)
-		}
-	}
-	for st := range w.origin.links {
-		for _, k := range slices.Clone(w.origin.links[st].kids) {
-			s.unlease(k)
-		}
-	}
-	for _, k := range w.peers {
-		if k.lease != 0 && k.lease == k.leases() {
-			s.renew(k) // nobody else can: it is to take them again
-		}
-	}
-	s.askAll(w)
-}
-
-func (u *sums) drop(i int) {
-	u.claims[i] = claim{}
-	u.known--
-}
-
-// discredit drops the word of a host that was found lying.
-func (s *State) discredit(w *swarm, id p2p.HostID) {
-	u := &w.sums
+	s.word(p, silent)
+	s.excuse(p)
 	if u.verified {
 		return
 	}
-	u.vouchers = without(u.vouchers, id)
-	u.spoilers = without(u.spoilers, id)
-	dropped := false
-	for i, c := range u.claims {
-		if c.weight > 0 && c.weight < trusted && c.by == id && c.second == "" {
-			u.drop(i)
-			dropped = true
+	var doubts []int
+	for i := range u.claims {
+		if u.forget(i, p.host.ID, p2p.Sum{}) {
+			doubts = append(doubts, i)
 		}
 	}
-	if dropped {
+	if len(doubts) > 0 {
 		s.askAll(w)
+		s.inquire(w, doubts, "who reported their sums is banned")
 	}
+	s.unsay(w)
+	s.told(w)
 }

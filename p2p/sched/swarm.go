@@ -92,6 +92,7 @@ type peer struct {
 	lazySince        time.Time
 	leasedAt         time.Time
 	more             bool // there was more to lease than it may hold
+	word             word // on the whole blob
 }
 
 type avoided struct {
@@ -144,6 +145,7 @@ func (s *State) leave(p *peer, reason string) {
 	w := p.swarm
 	s.unwant(p)
 	s.setRole(p, idle)
+	s.word(p, silent)
 	if p.orphan {
 		s.orphans = without(s.orphans, p)
 	}
@@ -158,6 +160,7 @@ func (s *State) leave(p *peer, reason string) {
 	}
 	s.orphan(p, reason)
 	w.doubted = without(w.doubted, p)
+	s.excuse(p)
 	if len(w.peers) == 0 {
 		delete(s.swarms, w.blob.Digest)
 		s.untold = slices.DeleteFunc(s.untold, func(o *swarm) bool { return o == w })
@@ -312,8 +315,18 @@ func (s *State) inventory(h *host, m p2p.Inventory) error {
 	if err != nil {
 		return err
 	}
-	p.have.Or(m.Have)
+	lost := false
+	for i := range p.have.All() {
+		lost = lost || !m.Have.Has(i)
+	}
+	p.have = *m.Have.Clone()
 	s.gained(p)
+	if lost {
+		s.again(p) // its stripes wait for what it has lost
+		if p.role == idle {
+			s.orphan(p, "")
+		}
+	}
 	s.ask(p)
 	return nil
 }

@@ -79,9 +79,11 @@ func (s *State) flush(w *swarm) {
 	w.sums.fresh, w.toldAt = nil, s.now
 }
 
+// toWanting tells all who want the blob; once sums were taken back also those who may
+// have all of it, with a piece that is wrong.
 func (s *State) toWanting(w *swarm, m p2p.Message) {
 	for _, p := range w.peers {
-		if p.wants {
+		if p.wants || len(w.sums.old) > 0 && !p.host.Seed && p.word != matched {
 			s.send(p.host.ID, m)
 		}
 	}
@@ -92,7 +94,7 @@ func (s *State) tellAll(p *peer) {
 	s.askSome(p.swarm)
 	var all []int
 	for i, c := range p.swarm.sums.claims {
-		if c.weight > 0 {
+		if c.weight() > 0 {
 			all = append(all, i)
 		}
 	}

@@ -38,6 +38,8 @@ func text(m p2p.Message) string {
 		return fmt.Sprintf("content of %s: %s", m.Digest, m.Data)
 	case p2p.Check:
 		return fmt.Sprintf("check piece %d of %s at %s", m.Piece, m.Digest, m.Parent.ID)
+	case p2p.Audit:
+		return fmt.Sprintf("take pieces %v of %s from the origin: %s", m.Pieces, m.Digest, m.Reason)
 	case p2p.Gone:
 		return fmt.Sprintf("gone: %s, %s", m.Host, m.Reason)
 	case p2p.Recalled:

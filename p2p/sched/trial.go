@@ -18,6 +18,7 @@ type trial struct {
 	accuser, witness p2p.HostID
 	tried            []p2p.HostID
 	since            time.Time
+	got              p2p.Sum
 }
 
 type trialKey struct {
@@ -47,8 +48,12 @@ func (s *State) wrong(p *peer, m p2p.Wrong) error {
 	if q == nil || q == p || !p.childOf(q) && !s.avoids(p, q) {
 		return nil // it was not sent there, or not lately
 	}
-	if sum, ok := w.sums.get(m.Piece); !ok || sum == m.Got {
+	switch sum, ok := w.sums.get(m.Piece); {
+	case !ok || sum == m.Got:
 		return nil // what it was told is no longer true
+	case s.unclear(w, m.Piece, m.Got):
+		s.replace(p, q)
+		return nil
 	}
 	s.fail(p, q, p2p.Mismatch)
 	banned, _ := s.outcast(p.host)
@@ -59,7 +64,7 @@ func (s *State) wrong(p *peer, m p2p.Wrong) error {
 	if p.host.open >= s.cfg.MaxTrial {
 		return fmt.Errorf("complaint about %s: %w", m.Parent, ErrLimit)
 	}
-	t := &trial{accuser: p.host.ID}
+	t := &trial{accuser: p.host.ID, got: m.Got}
 	s.trials[key] = t
 	p.host.open++
 	s.summon(key, t)
@@ -123,6 +128,9 @@ func (s *State) checked(p *peer, m p2p.Checked) error {
 		}
 	case p2p.Mismatch:
 		s.close(key, t)
+		if sum, ok := p.swarm.sums.get(m.Piece); !ok || sum == t.got || s.unclear(p.swarm, m.Piece, t.got) {
+			return nil // the sum has changed meanwhile
+		}
 		if h := s.hosts[m.Parent]; h != nil {
 			s.ban(h, fmt.Sprintf("wrong bytes, say %s and %s", t.accuser, t.witness))
 		}

@@ -21,16 +21,17 @@ type blob struct {
 	priority p2p.Priority
 	needed   []int // pieces somebody waits for, in order; some may be here by now
 
-	have  set // stored
-	held  set // arrived, sum not known
-	asked set // a request is under way
-	mine  set // taken from the origin by this host
-	doubt set // failed a provisional sum
-	seen  set // parents had it some time ago
-	fresh set // and when last looked
-	late  set // backups may be asked for it
-	lease set // to take from the origin
-	count int // of have
+	have   set // stored
+	held   set // arrived, sum not known
+	asked  set // a request is under way
+	mine   set // taken from the origin by this host
+	doubt  set // failed a provisional sum
+	audits set // that the scheduler wants to know of the origin
+	seen   set // parents had it some time ago
+	fresh  set // and when last looked
+	late   set // backups may be asked for it
+	lease  set // to take from the origin
+	count  int // of have
 
 	anyLate  bool
 	seenAt   time.Time
@@ -45,10 +46,14 @@ type blob struct {
 	blind     bool      // nobody tells any: pieces are held until the whole can be matched
 	arrived   map[int]arrival
 	accused   []accusation
+	old       map[int]outdated // by piece
+	loyal     set              // pieces of which its word counts, whatever parents send
+	differs   set              // pieces of which the scheduler says otherwise than this host knows
 
-	matching bool      // Match is asked for
-	verified bool      // the whole matched its digest
-	spoiled  time.Time // when it did not; zero: it did, or nobody knows
+	matching  bool      // Match is asked for
+	verified  bool      // the whole matched its digest
+	spoiled   time.Time // when it did not; zero: it did, or nobody knows
+	spoiledAt time.Time // when that was said last
 
 	parents []*parent // by rank, then ID
 	byID    map[p2p.HostID]*parent
@@ -222,6 +227,7 @@ func (b *blob) keep(i int) {
 
 func (h *Host) lose(b *blob, i int) {
 	h.requeue = true
+	b.notes.lost = true
 	b.have.remove(i)
 	delete(b.arrived, i)
 	b.count--

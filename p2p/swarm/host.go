@@ -150,7 +150,7 @@ func (h *Host) blob(pb p2p.Blob) *blob {
 	n := pb.Pieces()
 	b := &blob{
 		Blob: pb, n: n, stripes: pb.Stripes(),
-		have: newSet(n), held: newSet(n), asked: newSet(n), mine: newSet(n), doubt: newSet(n), known: newSet(n), lease: newSet(n), seen: newSet(n), fresh: newSet(n), late: newSet(n),
+		have: newSet(n), held: newSet(n), asked: newSet(n), mine: newSet(n), doubt: newSet(n), audits: newSet(n), differs: newSet(n), loyal: newSet(n), known: newSet(n), lease: newSet(n), seen: newSet(n), fresh: newSet(n), late: newSet(n),
 		requests: make([]uint8, n), rarity: make([]uint16, n),
 		homes: h.homes(pb.Digest),
 	}

@@ -253,6 +253,8 @@ func about(m p2p.Message) digest.Digest {
 		return m.Digest
 	case p2p.Ask:
 		return m.Digest
+	case p2p.Audit:
+		return m.Digest
 	}
 	return ""
 }
@@ -281,10 +283,8 @@ func (h *Host) told(b *blob, m p2p.Message) {
 	case p2p.Renew:
 		h.do(Renew{b.Digest})
 	case p2p.Ask:
-		if b.verified && b.known.count() < b.n && b.Scope() != p2p.Tiny {
-			h.do(Hash{b.Blob})
-			return
-		}
-		h.sendKnown(b)
+		h.sayKnown(b)
+	case p2p.Audit:
+		h.audit(b, m)
 	}
 }

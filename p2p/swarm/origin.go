@@ -95,9 +95,7 @@ func (h *Host) again(b *blob, i int) {
 	case b.mine.has(i):
 		b.notes.sums = append(b.notes.sums, i)
 	case !b.verified:
-		h.lose(b, i)
-		b.spoiled = time.Time{}
-		h.do(Drop{b.Digest, i})
+		h.forgo(b, i)
 	}
 }
 
@@ -112,6 +110,7 @@ func (h *Host) fillOrigin(b *blob) {
 		ours := h.leased(b)
 		h.drainOrigin(b, func(i int) bool { return ours(i) && !b.peersHave(i) }, max(1, h.cfg.OriginRequests*s.width/b.stripes))
 	}
+	h.drainOrigin(b, b.audits.has, h.cfg.OriginRequests)
 	if s.owner {
 		h.needOrigin(b, h.cfg.OriginRequests+1)
 		if s.whole {
@@ -159,7 +158,7 @@ func (h *Host) yield(b *blob) {
 // ours reports whether a piece is still this host's to take from the origin.
 func (h *Host) ours(b *blob, i int) bool {
 	s := &b.source
-	return s.owner || s.alone || s.roots&(1<<b.Stripe(i)) != 0 || b.lease.has(i) || slices.Contains(b.needed, i)
+	return b.audits.has(i) || s.owner || s.alone || s.roots&(1<<b.Stripe(i)) != 0 || b.lease.has(i) || slices.Contains(b.needed, i)
 }
 
 // needOrigin asks the origin for needed pieces, in order.

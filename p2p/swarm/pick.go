@@ -80,7 +80,7 @@ func (h *Host) fillNeeded(b *blob) {
 		}
 		p := h.holder(b, i)
 		through := false
-		if p == nil && b.lazy {
+		if p == nil && b.lazy && !b.audits.has(i) {
 			p, through = h.upstream(b, i), true
 		}
 		if p != nil {

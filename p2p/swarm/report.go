@@ -13,10 +13,13 @@ type notes struct {
 	from     []p2p.Transfer // one of each parent and failure
 	sums     []int          // taken from the origin
 	verified bool
+	lost     bool // pieces that were told of are here no more
 
 	progressAt time.Time // not before
 	toldAt     time.Time // of new pieces, last
 	sumsAt     time.Time
+	lostAt     time.Time
+	spoiledAt  time.Time
 }
 
 // transfer notes a transfer, or adds to the one of the same parent.
@@ -36,8 +39,15 @@ func (n *notes) transfer(id p2p.HostID, bytes int64, took time.Duration, f p2p.F
 func (h *Host) report(b *blob) {
 	n := &b.notes
 	if b.link == nil {
-		n.got, n.from, n.sums = nil, nil, nil // the next scheduler gets the inventory
+		n.got, n.from, n.sums, n.lost = nil, nil, nil, false // the next scheduler gets the inventory
 		return
+	}
+	if n.lost && h.due(&n.lostAt, progressEvery) {
+		n.lost = false
+		n.got = slices.DeleteFunc(n.got, func(i int) bool { return !b.have.has(i) })
+		b.tell(b.link)
+		h.do(Send{b.link.name, b.inventory()})
+		h.sayWant(b)
 	}
 	if len(n.sums) > 0 && h.due(&n.sumsAt, sumsEvery) {
 		h.sendSums(b, n.sums)
@@ -55,8 +65,20 @@ func (h *Host) report(b *blob) {
 		n.got, n.from = nil, nil
 	}
 	if n.verified && len(n.got) == 0 && len(n.sums) == 0 {
+		h.sayVerified(b)
+	}
+}
+
+// sayVerified says that the whole matches; or, as long as it does with other sums than the
+// scheduler's, that those are false.
+func (h *Host) sayVerified(b *blob) {
+	n := &b.notes
+	switch {
+	case !b.differs.any():
 		n.verified = false
 		h.do(Send{b.link.name, p2p.Verified{Digest: b.Digest}})
+	case h.due(&n.spoiledAt, spoiledFor):
+		h.do(Send{b.link.name, p2p.Spoiled{Digest: b.Digest}})
 	}
 }
 
@@ -97,6 +119,16 @@ func (h *Host) sendSums(b *blob, pieces []int) {
 	}
 }
 
+// sayKnown sends all sums that the host has a right to tell, after it has found out what
+// they are.
+func (h *Host) sayKnown(b *blob) {
+	if b.verified && b.known.count() < b.n && b.Scope() != p2p.Tiny {
+		h.do(Hash{b.Blob})
+		return
+	}
+	h.sendKnown(b)
+}
+
 // sendKnown sends all sums that the host has a right to tell: those it took
 // from the origin, or all if it has matched the whole.
 func (h *Host) sendKnown(b *blob) {
@@ -113,7 +145,7 @@ func (h *Host) checked(r *request, piece int, sum p2p.Sum) {
 	h.do(Ignore{r.id, piece})
 	f := p2p.Mismatch
 	switch {
-	case !b.known.has(piece):
+	case !b.known.has(piece), b.outdated(piece, sum, r.began):
 		f = p2p.Missing
 	case b.sums[piece] == sum:
 		f = p2p.None

@@ -19,6 +19,7 @@ type request struct {
 	from        *parent // nil: the origin
 	first, last int
 	next        int // piece that comes next
+	began       time.Time
 	heard       time.Time
 	check       bool // for the scheduler: nothing is kept
 	doubled     bool // it was late, and its pieces were asked elsewhere
@@ -27,7 +28,7 @@ type request struct {
 
 func (h *Host) newRequest(b *blob, from *parent, first, last int) *request {
 	h.lastID++
-	r := &request{id: h.lastID, blob: b, from: from, first: first, last: last, next: first, heard: h.now}
+	r := &request{id: h.lastID, blob: b, from: from, first: first, last: last, next: first, began: h.now, heard: h.now}
 	h.requests[r.id] = r
 	b.under = append(b.under, r)
 	return r
@@ -179,9 +180,12 @@ func (h *Host) Failed(now time.Time, id uint64, f p2p.Failure) []Action {
 		return h.end()
 	case r.from == nil:
 		b.notes.transfer("", 0, 0, f)
+		h.acquit(b)
 		h.originFailed(b, f)
 	case r.early && (f == p2p.Missing || f == p2p.Stalled):
 		// It never said that it has it.
+	case f == p2p.Missing && b.old[next].at.Add(outdatedFor).After(r.began):
+		b.lacked(r.from, next, r.last) // it has dropped it, too
 	default:
 		b.notes.transfer(r.from.host.ID, 0, 0, f)
 		h.blame(r.from.peer, f)
@@ -198,6 +202,11 @@ func (h *Host) Failed(now time.Time, id uint64, f p2p.Failure) []Action {
 // missing notes that a parent does not have what it said.
 func (h *Host) missing(b *blob, p *parent, first, last int) {
 	p.missing++
+	b.lacked(p, first, last)
+}
+
+// lacked notes that a parent does not have these pieces now, whatever it said.
+func (b *blob) lacked(p *parent, first, last int) {
 	for i := first; i <= last; i++ {
 		if p.have.has(i) {
 			p.have.remove(i)

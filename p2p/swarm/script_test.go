@@ -187,6 +187,8 @@ func (s *script) message(kind string, a []string) p2p.Message {
 		return p2p.Renew{Digest: b.Digest}
 	case "ask":
 		return p2p.Ask{Digest: b.Digest}
+	case "audit": // BLOB PIECES
+		return p2p.Audit{Digest: b.Digest, Pieces: s.pieces(a[1])}
 	case "check": // BLOB PIECE PARENT
 		return p2p.Check{Digest: b.Digest, Piece: s.int(a[1]), Parent: host(a[2])}
 	case "gone": // HOST

@@ -26,6 +26,8 @@ func (s set) count() int {
 	return n
 }
 
+func (s set) any() bool { return s.meets(^uint64(0)) }
+
 // meets reports whether there is a piece in the set of which any word's mask has
 // the bit.
 func (s set) meets(mask uint64) bool {

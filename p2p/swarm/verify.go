@@ -25,7 +25,7 @@ func (h *Host) arrive(r *request, i int, sum p2p.Sum) {
 	b, from := r.blob, r.from
 	b.source.moved, h.moved = h.now, h.now
 	switch {
-	case b.have.has(i), b.held.has(i) && from != nil:
+	case b.have.has(i), from != nil && (b.held.has(i) || b.audits.has(i)):
 		h.do(Ignore{r.id, i})
 	case from == nil:
 		h.fromOrigin(b, i, sum)
@@ -39,6 +39,9 @@ func (h *Host) arrive(r *request, i int, sum p2p.Sum) {
 		h.complain(b, from.peer, i, sum)
 		h.forgive(b, i, sum)
 		h.hold(b, i, arrival{sum, from.peer})
+	case b.outdated(i, sum, r.began):
+		h.do(Drop{b.Digest, i})
+		b.lacked(from, i, i)
 	default:
 		h.do(Drop{b.Digest, i})
 		h.wrong(b, from.peer, i, sum)
@@ -48,7 +51,7 @@ func (h *Host) arrive(r *request, i int, sum p2p.Sum) {
 // disputed reports whether somebody other than p has been accused of the very
 // same piece.
 func (b *blob) disputed(i int, sum p2p.Sum, p *parent) bool {
-	return slices.ContainsFunc(b.accused, func(a accusation) bool {
+	return !b.loyal.has(i) && slices.ContainsFunc(b.accused, func(a accusation) bool {
 		return a.piece == i && a.got == sum && a.by != p.host.ID
 	})
 }
@@ -95,6 +98,11 @@ func (h *Host) fromOrigin(b *blob, i int, sum p2p.Sum) {
 		h.wrong(b, a.from, i, a.sum)
 	}
 	b.mine.add(i)
+	b.audits.remove(i)
+	if b.sums != nil && b.sums[i] != (p2p.Sum{}) && b.sums[i] != sum {
+		h.outdate(b, i)
+		b.differ(i, sum)
+	}
 	b.learn(i, sum)
 	b.notes.sums = append(b.notes.sums, i)
 	h.forgive(b, i, sum)
@@ -140,6 +148,9 @@ func (h *Host) complain(b *blob, from *peer, i int, got p2p.Sum) {
 // trusts reports whether a piece may be asked of a parent: one in doubt only of
 // seeds, if there are any, and never twice of the same.
 func (b *blob) trusts(p *parent, i int) bool {
+	if b.audits.has(i) {
+		return false
+	}
 	if !b.doubt.has(i) || b.source.retake {
 		return !b.doubt.has(i)
 	}
@@ -213,19 +224,36 @@ func (h *Host) learnSums(b *blob, m p2p.Digests) {
 	if m.First < 0 || m.First+len(m.Sums) > b.n {
 		return
 	}
+	revised := false
 	for k, sum := range m.Sums {
 		i := m.First + k
-		if b.mine.has(i) || b.verified || b.known.has(i) && b.sums[i] == sum {
+		known := b.known.has(i)
+		switch {
+		case b.mine.has(i), b.verified && known:
+			b.differ(i, sum)
 			continue
+		case b.verified, known && b.sums[i] == sum:
+			continue
+		case b.audits.has(i):
+			b.sums[i] = sum
+			continue
+		case known:
+			h.outdate(b, i)
 		}
-		old := b.known.has(i)
 		b.learn(i, sum)
 		b.blind = false
-		if old {
+		if known {
+			revised = true
 			h.revise(b, i, sum)
 		}
 		if a, ok := b.arrived[i]; ok {
 			h.release(b, i, a, sum)
+		}
+	}
+	if revised {
+		b.confirmed = false
+		for _, p := range b.parents {
+			h.resubscribe(b, p)
 		}
 	}
 	b.confirmed = b.confirmed || m.Verified
@@ -234,16 +262,17 @@ func (h *Host) learnSums(b *blob, m p2p.Digests) {
 	h.fill(b)
 }
 
-// revise takes a new sum of a piece in place of another.
+// revise drops a piece whose sum was another one until now. Parents will do the same.
 func (h *Host) revise(b *blob, i int, sum p2p.Sum) {
 	h.forgive(b, i, sum)
+	b.loyal.remove(i)
 	b.spoiled = time.Time{}
+	for _, p := range b.parents {
+		b.lacked(p, i, i)
+	}
 	if b.have.has(i) {
 		h.lose(b, i)
 		h.do(Drop{b.Digest, i})
-		for _, p := range b.parents {
-			h.resubscribe(b, p)
-		}
 	}
 }
 
@@ -261,8 +290,9 @@ func (h *Host) release(b *blob, i int, a arrival, sum p2p.Sum) {
 		h.lose(b, i)
 		h.do(Drop{b.Digest, i})
 	default:
+		b.spoiled = time.Time{}
 		h.do(Drop{b.Digest, i})
-		if a.from != nil {
+		if a.from != nil && !b.outdated(i, a.sum, h.now) {
 			h.wrong(b, a.from, i, a.sum)
 		}
 	}
@@ -307,9 +337,19 @@ func (h *Host) matched(b *blob) {
 	h.retire(b)
 }
 
-// mismatched throws away what nobody vouched for; where all pieces match the
-// scheduler's sums, it is for the scheduler to find out who lied.
+// mismatched leaves it to the scheduler to find out who lied; if there is none, it
+// throws away what nobody vouched for.
 func (h *Host) mismatched(b *blob) {
+	if h.yieldDisputes(b) {
+		h.fill(b)
+		return
+	}
+	if b.link != nil && b.mine.count() < b.n {
+		b.spoiled, b.spoiledAt = h.now, h.now
+		h.do(Send{b.link.name, p2p.Spoiled{Digest: b.Digest}})
+		h.wake(h.now.Add(beat))
+		return
+	}
 	for _, i := range slices.Sorted(maps.Keys(b.arrived)) {
 		if b.held.has(i) {
 			b.held.remove(i)
@@ -331,11 +371,22 @@ func (h *Host) mismatched(b *blob) {
 		h.corrupt(b)
 		return
 	}
-	b.spoiled = h.now
-	if b.link != nil {
-		h.do(Send{b.link.name, p2p.Spoiled{Digest: b.Digest}})
-	}
+	b.spoiled, b.spoiledAt = h.now, h.now
 	h.wake(h.now.Add(beat))
+}
+
+// yieldDisputes takes the scheduler's word for pieces that were held against it, since the
+// whole has not shown that it was false.
+func (h *Host) yieldDisputes(b *blob) (some bool) {
+	for _, i := range slices.Sorted(maps.Keys(b.arrived)) {
+		if a := b.arrived[i]; b.held.has(i) && b.sums != nil && b.sums[i] != (p2p.Sum{}) && b.sums[i] != a.sum {
+			b.known.add(i)
+			b.loyal.add(i)
+			h.release(b, i, a, b.sums[i])
+			some = true
+		}
+	}
+	return some
 }
 
 // corrupt gives up on a blob for a while: the origin has another one.
@@ -359,13 +410,27 @@ func (h *Host) discard(b *blob) {
 	}
 }
 
-// respoil takes all from the origin when nobody has found the false sums in
-// time.
+// respoil says again that the whole does not match, and takes all from the origin when
+// nobody has found the false sums in time: three times, or as long again as the blob
+// took to come.
 func (h *Host) respoil(b *blob) {
-	if b.spoiled.IsZero() || b.link != nil && h.now.Sub(b.spoiled) < spoiledFor {
+	if b.spoiled.IsZero() {
+		return
+	}
+	if b.link != nil && h.now.Sub(b.spoiled) < max(3*spoiledFor, b.spoiled.Sub(b.source.since)) {
+		if h.now.Sub(b.spoiledAt) >= spoiledFor {
+			b.spoiledAt = h.now
+			h.do(Send{b.link.name, p2p.Spoiled{Digest: b.Digest}})
+		}
 		return
 	}
 	b.spoiled = time.Time{}
+	for i := range b.held.all() {
+		b.held.remove(i)
+		delete(b.arrived, i)
+		b.doubt.add(i)
+		h.do(Drop{b.Digest, i})
+	}
 	h.discard(b)
 	b.source.retake = true
 }

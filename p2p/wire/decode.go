@@ -136,6 +136,8 @@ func (r *reader) schedulerMessage(m *pb.ToHost) p2p.Message {
 	case *pb.ToHost_Check:
 		c := m.Check
 		return p2p.Check{Digest: r.digest(c.GetDigest()), Piece: r.piece(c.GetPiece()), Parent: r.host(c.GetParent())}
+	case *pb.ToHost_Audit:
+		return p2p.Audit{Digest: r.digest(m.Audit.GetDigest()), Pieces: r.pieces(m.Audit.GetPieces()), Reason: r.text(m.Audit.GetReason(), maxReason)}
 	case *pb.ToHost_Gone:
 		return p2p.Gone{Host: r.hostID(m.Gone.GetHost()), Reason: r.text(m.Gone.GetReason(), maxReason)}
 	case *pb.ToHost_Digests:

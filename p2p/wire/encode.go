@@ -105,6 +105,8 @@ func (w writer) schedulerMessage(m p2p.Message) *pb.ToHost {
 		out.Message = &pb.ToHost_Ask{Ask: &pb.Ask{Digest: m.Digest.String()}}
 	case p2p.Check:
 		out.Message = &pb.ToHost_Check{Check: &pb.Check{Digest: m.Digest.String(), Piece: uint32(m.Piece), Parent: host(m.Parent)}}
+	case p2p.Audit:
+		out.Message = &pb.ToHost_Audit{Audit: &pb.Audit{Digest: m.Digest.String(), Pieces: pieces(m.Pieces), Reason: m.Reason}}
 	case p2p.Gone:
 		out.Message = &pb.ToHost_Gone{Gone: &pb.Gone{Host: string(m.Host), Reason: m.Reason}}
 	case p2p.Indexes:

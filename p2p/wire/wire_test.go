@@ -94,6 +94,7 @@ var fromScheduler = []p2p.Message{
 	p2p.Content{Digest: blob.Digest, Data: bytes.Repeat([]byte("x"), 128)},
 	p2p.Ask{Digest: blob.Digest},
 	p2p.Check{Digest: blob.Digest, Piece: 3, Parent: host("c")},
+	p2p.Audit{Digest: blob.Digest, Pieces: []int{7, 39}, Reason: "in doubt"},
 	p2p.Gone{Host: "c", Reason: "served wrong bytes"},
 	p2p.Indexes{Layers: []digest.Digest{blob.Digest, layerIndex.ID}, Found: []p2p.Index{layerIndex}},
 	p2p.Distrust{Layer: blob.Digest, ID: layerIndex.ID, Reason: "another tree"},

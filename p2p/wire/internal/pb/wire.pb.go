@@ -460,6 +460,7 @@ type ToHost struct {
 	//	*ToHost_Indexes
 	//	*ToHost_Distrust
 	//	*ToHost_Recalled
+	//	*ToHost_Audit
 	Message       isToHost_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -619,6 +620,15 @@ func (x *ToHost) GetRecalled() *Recalled {
 	return nil
 }
 
+func (x *ToHost) GetAudit() *Audit {
+	if x != nil {
+		if x, ok := x.Message.(*ToHost_Audit); ok {
+			return x.Audit
+		}
+	}
+	return nil
+}
+
 type isToHost_Message interface {
 	isToHost_Message()
 }
@@ -675,6 +685,10 @@ type ToHost_Recalled struct {
 	Recalled *Recalled `protobuf:"bytes,13,opt,name=recalled,proto3,oneof"`
 }
 
+type ToHost_Audit struct {
+	Audit *Audit `protobuf:"bytes,14,opt,name=audit,proto3,oneof"`
+}
+
 func (*ToHost_Parents) isToHost_Message() {}
 
 func (*ToHost_Fetch) isToHost_Message() {}
@@ -700,6 +714,8 @@ func (*ToHost_Indexes) isToHost_Message() {}
 func (*ToHost_Distrust) isToHost_Message() {}
 
 func (*ToHost_Recalled) isToHost_Message() {}
+
+func (*ToHost_Audit) isToHost_Message() {}
 
 type Blob struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1989,6 +2005,66 @@ func (x *Check) GetParent() *Host {
 	return nil
 }
 
+type Audit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	Pieces        []uint32               `protobuf:"varint,2,rep,packed,name=pieces,proto3" json:"pieces,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Audit) Reset() {
+	*x = Audit{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Audit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Audit) ProtoMessage() {}
+
+func (x *Audit) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Audit.ProtoReflect.Descriptor instead.
+func (*Audit) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Audit) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Audit) GetPieces() []uint32 {
+	if x != nil {
+		return x.Pieces
+	}
+	return nil
+}
+
+func (x *Audit) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type Gone struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -1999,7 +2075,7 @@ type Gone struct {
 
 func (x *Gone) Reset() {
 	*x = Gone{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[24]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2087,7 @@ func (x *Gone) String() string {
 func (*Gone) ProtoMessage() {}
 
 func (x *Gone) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[24]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2100,7 @@ func (x *Gone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gone.ProtoReflect.Descriptor instead.
 func (*Gone) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{24}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Gone) GetHost() string {
@@ -2057,7 +2133,7 @@ type Index struct {
 
 func (x *Index) Reset() {
 	*x = Index{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[25]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2145,7 @@ func (x *Index) String() string {
 func (*Index) ProtoMessage() {}
 
 func (x *Index) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[25]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2158,7 @@ func (x *Index) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Index.ProtoReflect.Descriptor instead.
 func (*Index) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{25}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Index) GetLayer() string {
@@ -2150,7 +2226,7 @@ type Publish struct {
 
 func (x *Publish) Reset() {
 	*x = Publish{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[26]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2238,7 @@ func (x *Publish) String() string {
 func (*Publish) ProtoMessage() {}
 
 func (x *Publish) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[26]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2251,7 @@ func (x *Publish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Publish.ProtoReflect.Descriptor instead.
 func (*Publish) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{26}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Publish) GetIndex() *Index {
@@ -2195,7 +2271,7 @@ type Lookup struct {
 
 func (x *Lookup) Reset() {
 	*x = Lookup{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[27]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +2283,7 @@ func (x *Lookup) String() string {
 func (*Lookup) ProtoMessage() {}
 
 func (x *Lookup) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[27]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +2296,7 @@ func (x *Lookup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lookup.ProtoReflect.Descriptor instead.
 func (*Lookup) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{27}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Lookup) GetLayers() []string {
@@ -2247,7 +2323,7 @@ type Indexes struct {
 
 func (x *Indexes) Reset() {
 	*x = Indexes{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[28]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2335,7 @@ func (x *Indexes) String() string {
 func (*Indexes) ProtoMessage() {}
 
 func (x *Indexes) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[28]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2348,7 @@ func (x *Indexes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Indexes.ProtoReflect.Descriptor instead.
 func (*Indexes) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{28}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Indexes) GetLayers() []string {
@@ -2301,7 +2377,7 @@ type Distrust struct {
 
 func (x *Distrust) Reset() {
 	*x = Distrust{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[29]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2313,7 +2389,7 @@ func (x *Distrust) String() string {
 func (*Distrust) ProtoMessage() {}
 
 func (x *Distrust) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[29]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2326,7 +2402,7 @@ func (x *Distrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Distrust.ProtoReflect.Descriptor instead.
 func (*Distrust) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{29}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Distrust) GetLayer() string {
@@ -2370,7 +2446,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2458,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2471,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{30}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Profile) GetLayer() string {
@@ -2443,7 +2519,7 @@ type Learn struct {
 
 func (x *Learn) Reset() {
 	*x = Learn{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[31]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2455,7 +2531,7 @@ func (x *Learn) String() string {
 func (*Learn) ProtoMessage() {}
 
 func (x *Learn) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[31]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2468,7 +2544,7 @@ func (x *Learn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Learn.ProtoReflect.Descriptor instead.
 func (*Learn) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{31}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Learn) GetProfile() *Profile {
@@ -2495,7 +2571,7 @@ type Recall struct {
 
 func (x *Recall) Reset() {
 	*x = Recall{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[32]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2507,7 +2583,7 @@ func (x *Recall) String() string {
 func (*Recall) ProtoMessage() {}
 
 func (x *Recall) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[32]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2520,7 +2596,7 @@ func (x *Recall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recall.ProtoReflect.Descriptor instead.
 func (*Recall) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{32}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Recall) GetLayer() string {
@@ -2548,7 +2624,7 @@ type Recalled struct {
 
 func (x *Recalled) Reset() {
 	*x = Recalled{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[33]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2636,7 @@ func (x *Recalled) String() string {
 func (*Recalled) ProtoMessage() {}
 
 func (x *Recalled) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[33]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2649,7 @@ func (x *Recalled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recalled.ProtoReflect.Descriptor instead.
 func (*Recalled) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{33}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Recalled) GetLayer() string {
@@ -2606,7 +2682,7 @@ type Parents_Stripe struct {
 
 func (x *Parents_Stripe) Reset() {
 	*x = Parents_Stripe{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[34]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2618,7 +2694,7 @@ func (x *Parents_Stripe) String() string {
 func (*Parents_Stripe) ProtoMessage() {}
 
 func (x *Parents_Stripe) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[34]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +2740,7 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\bdistrust\x18\x0e \x01(\v2\x1e.dfsnapshotter.p2p.v1.DistrustH\x00R\bdistrust\x123\n" +
 	"\x05learn\x18\x0f \x01(\v2\x1b.dfsnapshotter.p2p.v1.LearnH\x00R\x05learn\x126\n" +
 	"\x06recall\x18\x10 \x01(\v2\x1c.dfsnapshotter.p2p.v1.RecallH\x00R\x06recallB\t\n" +
-	"\amessage\"\xe8\x05\n" +
+	"\amessage\"\x9d\x06\n" +
 	"\x06ToHost\x129\n" +
 	"\aparents\x18\x01 \x01(\v2\x1d.dfsnapshotter.p2p.v1.ParentsH\x00R\aparents\x123\n" +
 	"\x05fetch\x18\x02 \x01(\v2\x1b.dfsnapshotter.p2p.v1.FetchH\x00R\x05fetch\x123\n" +
@@ -2679,7 +2755,8 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	" \x01(\v2\x1d.dfsnapshotter.p2p.v1.DigestsH\x00R\adigests\x129\n" +
 	"\aindexes\x18\v \x01(\v2\x1d.dfsnapshotter.p2p.v1.IndexesH\x00R\aindexes\x12<\n" +
 	"\bdistrust\x18\f \x01(\v2\x1e.dfsnapshotter.p2p.v1.DistrustH\x00R\bdistrust\x12<\n" +
-	"\brecalled\x18\r \x01(\v2\x1e.dfsnapshotter.p2p.v1.RecalledH\x00R\brecalledB\t\n" +
+	"\brecalled\x18\r \x01(\v2\x1e.dfsnapshotter.p2p.v1.RecalledH\x00R\brecalled\x123\n" +
+	"\x05audit\x18\x0e \x01(\v2\x1b.dfsnapshotter.p2p.v1.AuditH\x00R\x05auditB\t\n" +
 	"\amessage\"2\n" +
 	"\x04Blob\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
@@ -2768,7 +2845,11 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\x05Check\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x14\n" +
 	"\x05piece\x18\x02 \x01(\rR\x05piece\x122\n" +
-	"\x06parent\x18\x03 \x01(\v2\x1a.dfsnapshotter.p2p.v1.HostR\x06parent\"2\n" +
+	"\x06parent\x18\x03 \x01(\v2\x1a.dfsnapshotter.p2p.v1.HostR\x06parent\"O\n" +
+	"\x05Audit\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
+	"\x06pieces\x18\x02 \x03(\rR\x06pieces\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"2\n" +
 	"\x04Gone\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xe4\x01\n" +
@@ -2841,7 +2922,7 @@ func file_p2p_wire_internal_pb_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_p2p_wire_internal_pb_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_p2p_wire_internal_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_p2p_wire_internal_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_p2p_wire_internal_pb_wire_proto_goTypes = []any{
 	(Priority)(0),          // 0: dfsnapshotter.p2p.v1.Priority
 	(Failure)(0),           // 1: dfsnapshotter.p2p.v1.Failure
@@ -2869,17 +2950,18 @@ var file_p2p_wire_internal_pb_wire_proto_goTypes = []any{
 	(*Renew)(nil),          // 23: dfsnapshotter.p2p.v1.Renew
 	(*Ask)(nil),            // 24: dfsnapshotter.p2p.v1.Ask
 	(*Check)(nil),          // 25: dfsnapshotter.p2p.v1.Check
-	(*Gone)(nil),           // 26: dfsnapshotter.p2p.v1.Gone
-	(*Index)(nil),          // 27: dfsnapshotter.p2p.v1.Index
-	(*Publish)(nil),        // 28: dfsnapshotter.p2p.v1.Publish
-	(*Lookup)(nil),         // 29: dfsnapshotter.p2p.v1.Lookup
-	(*Indexes)(nil),        // 30: dfsnapshotter.p2p.v1.Indexes
-	(*Distrust)(nil),       // 31: dfsnapshotter.p2p.v1.Distrust
-	(*Profile)(nil),        // 32: dfsnapshotter.p2p.v1.Profile
-	(*Learn)(nil),          // 33: dfsnapshotter.p2p.v1.Learn
-	(*Recall)(nil),         // 34: dfsnapshotter.p2p.v1.Recall
-	(*Recalled)(nil),       // 35: dfsnapshotter.p2p.v1.Recalled
-	(*Parents_Stripe)(nil), // 36: dfsnapshotter.p2p.v1.Parents.Stripe
+	(*Audit)(nil),          // 26: dfsnapshotter.p2p.v1.Audit
+	(*Gone)(nil),           // 27: dfsnapshotter.p2p.v1.Gone
+	(*Index)(nil),          // 28: dfsnapshotter.p2p.v1.Index
+	(*Publish)(nil),        // 29: dfsnapshotter.p2p.v1.Publish
+	(*Lookup)(nil),         // 30: dfsnapshotter.p2p.v1.Lookup
+	(*Indexes)(nil),        // 31: dfsnapshotter.p2p.v1.Indexes
+	(*Distrust)(nil),       // 32: dfsnapshotter.p2p.v1.Distrust
+	(*Profile)(nil),        // 33: dfsnapshotter.p2p.v1.Profile
+	(*Learn)(nil),          // 34: dfsnapshotter.p2p.v1.Learn
+	(*Recall)(nil),         // 35: dfsnapshotter.p2p.v1.Recall
+	(*Recalled)(nil),       // 36: dfsnapshotter.p2p.v1.Recalled
+	(*Parents_Stripe)(nil), // 37: dfsnapshotter.p2p.v1.Parents.Stripe
 }
 var file_p2p_wire_internal_pb_wire_proto_depIdxs = []int32{
 	8,  // 0: dfsnapshotter.p2p.v1.ToScheduler.announce:type_name -> dfsnapshotter.p2p.v1.Announce
@@ -2893,11 +2975,11 @@ var file_p2p_wire_internal_pb_wire_proto_depIdxs = []int32{
 	16, // 8: dfsnapshotter.p2p.v1.ToScheduler.checked:type_name -> dfsnapshotter.p2p.v1.Checked
 	17, // 9: dfsnapshotter.p2p.v1.ToScheduler.digests:type_name -> dfsnapshotter.p2p.v1.Digests
 	18, // 10: dfsnapshotter.p2p.v1.ToScheduler.content:type_name -> dfsnapshotter.p2p.v1.Content
-	28, // 11: dfsnapshotter.p2p.v1.ToScheduler.publish:type_name -> dfsnapshotter.p2p.v1.Publish
-	29, // 12: dfsnapshotter.p2p.v1.ToScheduler.lookup:type_name -> dfsnapshotter.p2p.v1.Lookup
-	31, // 13: dfsnapshotter.p2p.v1.ToScheduler.distrust:type_name -> dfsnapshotter.p2p.v1.Distrust
-	33, // 14: dfsnapshotter.p2p.v1.ToScheduler.learn:type_name -> dfsnapshotter.p2p.v1.Learn
-	34, // 15: dfsnapshotter.p2p.v1.ToScheduler.recall:type_name -> dfsnapshotter.p2p.v1.Recall
+	29, // 11: dfsnapshotter.p2p.v1.ToScheduler.publish:type_name -> dfsnapshotter.p2p.v1.Publish
+	30, // 12: dfsnapshotter.p2p.v1.ToScheduler.lookup:type_name -> dfsnapshotter.p2p.v1.Lookup
+	32, // 13: dfsnapshotter.p2p.v1.ToScheduler.distrust:type_name -> dfsnapshotter.p2p.v1.Distrust
+	34, // 14: dfsnapshotter.p2p.v1.ToScheduler.learn:type_name -> dfsnapshotter.p2p.v1.Learn
+	35, // 15: dfsnapshotter.p2p.v1.ToScheduler.recall:type_name -> dfsnapshotter.p2p.v1.Recall
 	19, // 16: dfsnapshotter.p2p.v1.ToHost.parents:type_name -> dfsnapshotter.p2p.v1.Parents
 	20, // 17: dfsnapshotter.p2p.v1.ToHost.fetch:type_name -> dfsnapshotter.p2p.v1.Fetch
 	21, // 18: dfsnapshotter.p2p.v1.ToHost.lease:type_name -> dfsnapshotter.p2p.v1.Lease
@@ -2906,38 +2988,39 @@ var file_p2p_wire_internal_pb_wire_proto_depIdxs = []int32{
 	18, // 21: dfsnapshotter.p2p.v1.ToHost.content:type_name -> dfsnapshotter.p2p.v1.Content
 	24, // 22: dfsnapshotter.p2p.v1.ToHost.ask:type_name -> dfsnapshotter.p2p.v1.Ask
 	25, // 23: dfsnapshotter.p2p.v1.ToHost.check:type_name -> dfsnapshotter.p2p.v1.Check
-	26, // 24: dfsnapshotter.p2p.v1.ToHost.gone:type_name -> dfsnapshotter.p2p.v1.Gone
+	27, // 24: dfsnapshotter.p2p.v1.ToHost.gone:type_name -> dfsnapshotter.p2p.v1.Gone
 	17, // 25: dfsnapshotter.p2p.v1.ToHost.digests:type_name -> dfsnapshotter.p2p.v1.Digests
-	30, // 26: dfsnapshotter.p2p.v1.ToHost.indexes:type_name -> dfsnapshotter.p2p.v1.Indexes
-	31, // 27: dfsnapshotter.p2p.v1.ToHost.distrust:type_name -> dfsnapshotter.p2p.v1.Distrust
-	35, // 28: dfsnapshotter.p2p.v1.ToHost.recalled:type_name -> dfsnapshotter.p2p.v1.Recalled
-	1,  // 29: dfsnapshotter.p2p.v1.Transfer.failed:type_name -> dfsnapshotter.p2p.v1.Failure
-	5,  // 30: dfsnapshotter.p2p.v1.Announce.host:type_name -> dfsnapshotter.p2p.v1.Host
-	9,  // 31: dfsnapshotter.p2p.v1.Announce.inventory:type_name -> dfsnapshotter.p2p.v1.Inventory
-	4,  // 32: dfsnapshotter.p2p.v1.Inventory.blob:type_name -> dfsnapshotter.p2p.v1.Blob
-	4,  // 33: dfsnapshotter.p2p.v1.Want.blob:type_name -> dfsnapshotter.p2p.v1.Blob
-	6,  // 34: dfsnapshotter.p2p.v1.Want.origin:type_name -> dfsnapshotter.p2p.v1.Origin
-	0,  // 35: dfsnapshotter.p2p.v1.Want.priority:type_name -> dfsnapshotter.p2p.v1.Priority
-	7,  // 36: dfsnapshotter.p2p.v1.Progress.from:type_name -> dfsnapshotter.p2p.v1.Transfer
-	1,  // 37: dfsnapshotter.p2p.v1.Checked.failed:type_name -> dfsnapshotter.p2p.v1.Failure
-	5,  // 38: dfsnapshotter.p2p.v1.Parents.hosts:type_name -> dfsnapshotter.p2p.v1.Host
-	36, // 39: dfsnapshotter.p2p.v1.Parents.stripes:type_name -> dfsnapshotter.p2p.v1.Parents.Stripe
-	4,  // 40: dfsnapshotter.p2p.v1.Fetch.blob:type_name -> dfsnapshotter.p2p.v1.Blob
-	6,  // 41: dfsnapshotter.p2p.v1.Fetch.origin:type_name -> dfsnapshotter.p2p.v1.Origin
-	5,  // 42: dfsnapshotter.p2p.v1.Check.parent:type_name -> dfsnapshotter.p2p.v1.Host
-	4,  // 43: dfsnapshotter.p2p.v1.Index.pack:type_name -> dfsnapshotter.p2p.v1.Blob
-	27, // 44: dfsnapshotter.p2p.v1.Publish.index:type_name -> dfsnapshotter.p2p.v1.Index
-	27, // 45: dfsnapshotter.p2p.v1.Indexes.found:type_name -> dfsnapshotter.p2p.v1.Index
-	4,  // 46: dfsnapshotter.p2p.v1.Profile.pack:type_name -> dfsnapshotter.p2p.v1.Blob
-	32, // 47: dfsnapshotter.p2p.v1.Learn.profile:type_name -> dfsnapshotter.p2p.v1.Profile
-	32, // 48: dfsnapshotter.p2p.v1.Recalled.profile:type_name -> dfsnapshotter.p2p.v1.Profile
-	2,  // 49: dfsnapshotter.p2p.v1.Scheduler.Link:input_type -> dfsnapshotter.p2p.v1.ToScheduler
-	3,  // 50: dfsnapshotter.p2p.v1.Scheduler.Link:output_type -> dfsnapshotter.p2p.v1.ToHost
-	50, // [50:51] is the sub-list for method output_type
-	49, // [49:50] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	31, // 26: dfsnapshotter.p2p.v1.ToHost.indexes:type_name -> dfsnapshotter.p2p.v1.Indexes
+	32, // 27: dfsnapshotter.p2p.v1.ToHost.distrust:type_name -> dfsnapshotter.p2p.v1.Distrust
+	36, // 28: dfsnapshotter.p2p.v1.ToHost.recalled:type_name -> dfsnapshotter.p2p.v1.Recalled
+	26, // 29: dfsnapshotter.p2p.v1.ToHost.audit:type_name -> dfsnapshotter.p2p.v1.Audit
+	1,  // 30: dfsnapshotter.p2p.v1.Transfer.failed:type_name -> dfsnapshotter.p2p.v1.Failure
+	5,  // 31: dfsnapshotter.p2p.v1.Announce.host:type_name -> dfsnapshotter.p2p.v1.Host
+	9,  // 32: dfsnapshotter.p2p.v1.Announce.inventory:type_name -> dfsnapshotter.p2p.v1.Inventory
+	4,  // 33: dfsnapshotter.p2p.v1.Inventory.blob:type_name -> dfsnapshotter.p2p.v1.Blob
+	4,  // 34: dfsnapshotter.p2p.v1.Want.blob:type_name -> dfsnapshotter.p2p.v1.Blob
+	6,  // 35: dfsnapshotter.p2p.v1.Want.origin:type_name -> dfsnapshotter.p2p.v1.Origin
+	0,  // 36: dfsnapshotter.p2p.v1.Want.priority:type_name -> dfsnapshotter.p2p.v1.Priority
+	7,  // 37: dfsnapshotter.p2p.v1.Progress.from:type_name -> dfsnapshotter.p2p.v1.Transfer
+	1,  // 38: dfsnapshotter.p2p.v1.Checked.failed:type_name -> dfsnapshotter.p2p.v1.Failure
+	5,  // 39: dfsnapshotter.p2p.v1.Parents.hosts:type_name -> dfsnapshotter.p2p.v1.Host
+	37, // 40: dfsnapshotter.p2p.v1.Parents.stripes:type_name -> dfsnapshotter.p2p.v1.Parents.Stripe
+	4,  // 41: dfsnapshotter.p2p.v1.Fetch.blob:type_name -> dfsnapshotter.p2p.v1.Blob
+	6,  // 42: dfsnapshotter.p2p.v1.Fetch.origin:type_name -> dfsnapshotter.p2p.v1.Origin
+	5,  // 43: dfsnapshotter.p2p.v1.Check.parent:type_name -> dfsnapshotter.p2p.v1.Host
+	4,  // 44: dfsnapshotter.p2p.v1.Index.pack:type_name -> dfsnapshotter.p2p.v1.Blob
+	28, // 45: dfsnapshotter.p2p.v1.Publish.index:type_name -> dfsnapshotter.p2p.v1.Index
+	28, // 46: dfsnapshotter.p2p.v1.Indexes.found:type_name -> dfsnapshotter.p2p.v1.Index
+	4,  // 47: dfsnapshotter.p2p.v1.Profile.pack:type_name -> dfsnapshotter.p2p.v1.Blob
+	33, // 48: dfsnapshotter.p2p.v1.Learn.profile:type_name -> dfsnapshotter.p2p.v1.Profile
+	33, // 49: dfsnapshotter.p2p.v1.Recalled.profile:type_name -> dfsnapshotter.p2p.v1.Profile
+	2,  // 50: dfsnapshotter.p2p.v1.Scheduler.Link:input_type -> dfsnapshotter.p2p.v1.ToScheduler
+	3,  // 51: dfsnapshotter.p2p.v1.Scheduler.Link:output_type -> dfsnapshotter.p2p.v1.ToHost
+	51, // [51:52] is the sub-list for method output_type
+	50, // [50:51] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_p2p_wire_internal_pb_wire_proto_init() }
@@ -2977,6 +3060,7 @@ func file_p2p_wire_internal_pb_wire_proto_init() {
 		(*ToHost_Indexes)(nil),
 		(*ToHost_Distrust)(nil),
 		(*ToHost_Recalled)(nil),
+		(*ToHost_Audit)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2984,7 +3068,7 @@ func file_p2p_wire_internal_pb_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_p2p_wire_internal_pb_wire_proto_rawDesc), len(file_p2p_wire_internal_pb_wire_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   35,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

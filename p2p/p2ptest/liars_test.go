@@ -1,0 +1,80 @@
+package p2ptest_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/p2ptest"
+)
+
+// A host reports false sums, is banned for its bytes, and is forgotten. Those who have
+// its pieces learn that, and get the right ones; the origin sends those once more.
+func TestFalseSumsForgotten(t *testing.T) {
+	t.Parallel()
+	r := run(t, p2ptest.New(p2ptest.Config{
+		Seed: 10866745150623901603, Hosts: 142, Size: 202438740, Join: 1328350476,
+		Jitter: 0.8587694618668515, Loss: 0.0010633833217507122,
+		Dying: 0.0004612790089035035, Slow: 0.021719428397732693, Lying: 0.023682480615576942, Schedulers: 2,
+	}))
+	within(t, r, 5, 1.5)
+}
+
+// Whatever liars agree upon, all others finish with the right bytes, and the origin
+// sends the blob a few times, not once to each.
+func TestLiarsAgree(t *testing.T) {
+	t.Parallel()
+	for _, lying := range []float64{0.01, 0.05} {
+		for _, seeds := range []int{0, 1} {
+			for n := range uint64(3) {
+				t.Run(fmt.Sprintf("%v lie, %d seeds, %d", lying, seeds, n), func(t *testing.T) {
+					r := run(t, p2ptest.New(p2ptest.Config{
+						Seed: *seed + n, Hosts: 200, Seeds: seeds, Size: 64 << 20, Join: 300 * time.Millisecond, Lying: lying, Colluding: true,
+					}))
+					most := 1.2
+					if seeds == 0 {
+						most = 5
+					}
+					if r.Blobs() > most {
+						t.Errorf("%.3f blobs left the origin, want at most %v", r.Blobs(), most)
+					}
+				})
+			}
+		}
+	}
+}
+
+// Colluders that are almost half of all come first, take all there is from the origin
+// without a seed, and say that they have it, with the same false sums and bytes. A host
+// that is sent to the origin shows that, so that all others finish with the right bytes,
+// and hardly anybody else goes there.
+func TestLiarsComeFirst(t *testing.T) {
+	t.Parallel()
+	const ahead = 10 * time.Second
+	for _, lying := range []float64{0.01, 0.1, 0.3, 0.45} {
+		for n := range uint64(3) {
+			t.Run(fmt.Sprintf("%v lie, %d", lying, n), func(t *testing.T) {
+				r := run(t, p2ptest.New(p2ptest.Config{
+					Seed: *seed + n, Hosts: 100, Size: 64 << 20, Join: 300 * time.Millisecond, Lying: lying, Colluding: true, Ahead: ahead,
+				}))
+				if r.Blobs() > 6 || r.Makespan > ahead+8*time.Second {
+					t.Errorf("%.3f blobs left the origin, makespan %v", r.Blobs(), r.Makespan)
+				}
+			})
+		}
+	}
+}
+
+// Hosts that know nothing of audits, as older ones, get the right bytes together with
+// those who do; and so does everybody where nobody knows.
+func TestDeafHosts(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ deaf, blobs float64 }{{0.5, 6}, {1, 30}} {
+		r := run(t, p2ptest.New(p2ptest.Config{
+			Seed: *seed, Hosts: 30, Size: 16 << 20, Join: 300 * time.Millisecond, Lying: 0.1, Colluding: true, Ahead: 10 * time.Second, Deaf: c.deaf,
+		}))
+		if r.Blobs() > c.blobs {
+			t.Errorf("%v deaf: %.3f blobs left the origin, want at most %v", c.deaf, r.Blobs(), c.blobs)
+		}
+	}
+}
