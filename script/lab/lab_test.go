@@ -33,6 +33,9 @@ func TestLab(t *testing.T) {
 			t.Errorf("%s is still there: %v", l.Dir, err)
 		}
 	}()
+	if err := l.OwnDisk(); err != nil {
+		t.Fatal(err)
+	}
 	reg, err := l.Registry(ctx, "200mbit")
 	if err != nil {
 		t.Fatal(err)

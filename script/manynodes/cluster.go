@@ -111,6 +111,9 @@ func openCluster(ctx context.Context, o options, wanted func(way) bool) (*cluste
 	if c.lab, err = lab.Open(root); err != nil {
 		return nil, err
 	}
+	if err := c.lab.OwnDisk(); err != nil {
+		return c, err
+	}
 	progress("starting %d hosts", cfg.Nodes)
 	if c.Cluster, err = c.lab.Cluster(ctx, cfg); err != nil {
 		return c, err
