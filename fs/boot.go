@@ -19,7 +19,7 @@ const (
 	bootPatience = time.Second
 	// bootPays is how many times as much as they must be fetched for chunks piecewise
 	// for a boot pack to be made of them.
-	bootPays = 1.5
+	bootPays = 1.2
 	// minBoot is how many bytes a boot pack has at least, about: less is here in one
 	// request anyway.
 	minBoot = 256 << 10

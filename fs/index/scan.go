@@ -9,9 +9,10 @@ import (
 	"io"
 )
 
-// maxBuilt is the largest chunk that Build makes. Chunks of a file end at its
+// maxBuilt is the largest chunk that Build makes: what a page that is read brings
+// with it, against 64 bytes of index (docs/design/profiles.md has figures). Chunks of a file end at its
 // multiples, and where a span ends.
-const maxBuilt = 256 << 10
+const maxBuilt = 64 << 10
 
 // scan parses the tar: its headers make the tree, its content chunks.
 func (b *build) scan(ctx context.Context, free pool) error {
