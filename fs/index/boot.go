@@ -69,6 +69,9 @@ func (x *Index) UnpackBoot(r io.Reader, begin func(chunks []int), fn func(chunk 
 	}
 	br := bufio.NewReader(d)
 	chunks, err := x.bootList(br)
+	if err == nil && !x.info.Hashes() {
+		err = errors.New("nothing tells what its chunks should be")
+	}
 	if err != nil {
 		return corrupt(err)
 	}

@@ -226,8 +226,13 @@ func (x *Index) checkSpans() error {
 		if s.window > uint32(x.count(secWindows)) || (s.window != 0 || s.bit != 0) && s.codec != codecBlock {
 			return at{i, "bad window"}
 		}
-		if uint64(s.first) != next || s.chunks == 0 {
+		if uint64(s.first) != next || s.chunks == 0 && x.info.Hashes() {
 			return at{i, "chunks out of order"}
+		}
+		if !x.info.Hashes() {
+			if err := x.checkWhole(s, prev, i); err != "" {
+				return at{i, err}
+			}
 		}
 		next += uint64(s.chunks)
 		prev = s
@@ -236,6 +241,27 @@ func (x *Index) checkSpans() error {
 		return at{x.info.Spans, "chunks without span"}
 	}
 	return x.checkWindows()
+}
+
+// checkWhole: a span that is checked as a whole follows the one before it, in blob
+// and tar, is of a size to be held in memory, and its chunks have its digest.
+func (x *Index) checkWhole(s, prev span, i int) string {
+	begin := s.off
+	if s.bit > 0 {
+		begin++
+	}
+	if i > 0 && (begin != prev.off+prev.size || s.out != prev.out+prev.outSize) || i == 0 && (s.out != 0 || s.window != 0) {
+		return "does not follow the one before it"
+	}
+	if s.size > maxSpanSize || s.outSize > maxSpanOut || s.codec != codecRaw && s.codec != codecBlock {
+		return "cannot be checked as a whole"
+	}
+	for c := uint64(s.first); c < uint64(s.first)+uint64(s.chunks); c++ {
+		if c >= uint64(x.info.Chunks) || x.chunk(int(c)).digest != x.chunk(int(s.first)).digest {
+			return "has several digests"
+		}
+	}
+	return ""
 }
 
 func (x *Index) checkWindows() error {

@@ -37,9 +37,16 @@ func (x *Index) Extent(chunk int) Extent {
 // verified; data is valid during the call. It may read less than all of r. An
 // error of r or fn is returned as it is; ErrCorrupt names the chunk.
 //
-// e is what Extent or Join returned.
+// e is what Extent or Join returned and, if chunks have no digests (Info.Hashes),
+// what Steps then did.
 func (x *Index) Decode(r io.Reader, e Extent, fn func(chunk int, data []byte) error) error {
-	if e.First < 0 || e.Last >= x.info.Chunks || e.First > e.Last || x.span(int(x.chunk(e.First).span)).off != e.Off {
+	if e.First < 0 || e.Last >= x.info.Chunks || e.First > e.Last {
+		return fmt.Errorf("no extent of this index: %+v", e)
+	}
+	if x.proofs != nil {
+		return x.decodeSpans(r, e, fn)
+	}
+	if x.span(int(x.chunk(e.First).span)).off != e.Off {
 		return fmt.Errorf("no extent of this index: %+v", e)
 	}
 	d := &decoder{x: x, src: &counted{r: r}, pos: e.Off, left: e.Len, fn: fn}

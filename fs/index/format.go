@@ -45,20 +45,22 @@ const (
 type Kind uint8
 
 // The kinds of blobs. A layer that is EStargz or ZstdChunked was indexed from
-// the table of contents it carries; Build never makes one of these.
+// the table of contents it carries, one that is Soci, gzip or tar, from a ztoc;
+// Build never makes one of these.
 const (
 	Tar Kind = iota + 1
 	Gzip
 	Zstd
 	EStargz
 	ZstdChunked
+	Soci
 )
 
 func (k Kind) String() string {
-	if k < Tar || k > ZstdChunked {
+	if k < Tar || k > Soci {
 		return fmt.Sprintf("kind %d", uint8(k))
 	}
-	return [...]string{"tar", "gzip", "zstd", "estargz", "zstd:chunked"}[k-Tar]
+	return [...]string{"tar", "gzip", "zstd", "estargz", "zstd:chunked", "soci"}[k-Tar]
 }
 
 // codec says how a span decodes.
@@ -150,7 +152,8 @@ func getXattr(b []byte) xattrRec {
 	return xattrRec{le.Uint32(b), le.Uint32(b[4:]), le.Uint32(b[8:])}
 }
 
-// chunk is a run of a file, inner bytes into what its span decodes to.
+// chunk is a run of a file, inner bytes into what its span decodes to. The digest
+// is of its bytes, of kind Soci of those of the span in the blob.
 type chunk struct {
 	ino, span uint32
 	off       int64
@@ -294,7 +297,7 @@ func (h *header) decode(b []byte) error {
 	i := &h.info
 	i.Version, i.ID = Version, digest.NewDigestFromBytes(digest.SHA256, b[partOne:partOne+sha256.Size])
 	i.Kind, i.Seekable, i.Xattrs = Kind(b[12]), b[13] != 0, b[14] != 0
-	if i.Kind < Tar || i.Kind > ZstdChunked {
+	if i.Kind < Tar || i.Kind > Soci {
 		return fmt.Errorf("%v: %w", i.Kind, ErrCorrupt)
 	}
 	r := b[16:]

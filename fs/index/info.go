@@ -19,3 +19,7 @@ type Info struct {
 	Xattrs   bool  // some inode has an extended attribute (opaque folders have)
 	Prefetch int64 // blob bytes [0,Prefetch) are wanted first; 0: none are named
 }
+
+// Hashes reports whether chunks have digests of their own. If not, content is right
+// only as Decode gives it, and nothing tells later whether it still is.
+func (i Info) Hashes() bool { return i.Kind != Soci }

@@ -27,6 +27,7 @@ type Index struct {
 	sums    []byte // of raw windows
 	locs    []byte
 	lacking func(windowLoc) ([]byte, error) // a window's frame that is not in file; nil: all are
+	proofs  *proofs                         // of kind Soci: what is known of its spans
 }
 
 // Open maps the index at path. It reads all of it once, windows excepted, and
@@ -80,6 +81,9 @@ func (x *Index) load() error {
 	}
 	if err := x.check(); err != nil {
 		return err
+	}
+	if !x.info.Hashes() {
+		x.proofs = newProofs(x.info.Spans)
 	}
 	return unix.Madvise(x.mapped, unix.MADV_DONTNEED) // what was only checked need not be resident
 }

@@ -223,7 +223,7 @@ func (x *Index) Find(ino uint32, off, n int64) (first, last int, ok bool) {
 type Chunk struct {
 	Ino      uint32
 	Off, Len int64
-	Digest   [32]byte // SHA-256
+	Digest   [32]byte // SHA-256, of the content if Info.Hashes
 }
 
 // Chunk returns chunk i of the table, which is in blob order. The chunks of one

@@ -23,15 +23,16 @@ func Verify(ctx context.Context, x *Index, blob io.ReaderAt) error {
 		return err
 	}
 	for i := 0; i < info.Chunks; {
-		e := x.Extent(i)
 		next := i
-		r := &ctxReader{ctx, io.NewSectionReader(blob, e.Off, e.Len)}
-		err := x.Decode(r, e, func(chunk int, _ []byte) error {
-			next = chunk + 1
-			return nil
-		})
-		if err != nil {
-			return err
+		for _, e := range x.Steps(x.Extent(i)) {
+			r := &ctxReader{ctx, io.NewSectionReader(blob, e.Off, e.Len)}
+			err := x.Decode(r, e, func(chunk int, _ []byte) error {
+				next = chunk + 1
+				return nil
+			})
+			if err != nil {
+				return err
+			}
 		}
 		i = next
 	}

@@ -26,6 +26,7 @@ type writer struct {
 	path    string
 	end     int64 // of what is in file
 	zenc    *zstd.Encoder
+	whole   bool // all spans are kept, with or without chunks
 }
 
 // newWriter begins an index that will be at path.
@@ -135,8 +136,8 @@ func (w *writer) publish() error {
 	return nil
 }
 
-// dropUnused leaves out the chunks of replaced files and the spans that no
-// chunk needs, and numbers the rest anew, in blob order.
+// dropUnused leaves out the chunks of replaced files and, unless whole is set, the
+// spans that no chunk needs, and numbers the rest anew, in blob order.
 func (w *writer) dropUnused() {
 	w.chunks = slices.DeleteFunc(w.chunks, func(c chunk) bool {
 		return w.tree.nodes[c.ino].flags&flagDead != 0
@@ -147,7 +148,7 @@ func (w *writer) dropUnused() {
 	}
 	order := make([]uint32, 0, len(w.spans))
 	for i, used := range rank {
-		if used != 0 {
+		if used != 0 || w.whole {
 			order = append(order, uint32(i))
 		}
 	}
@@ -171,11 +172,13 @@ func (w *writer) dropUnused() {
 	}
 	for i := range w.chunks {
 		s := &w.spans[w.chunks[i].span]
-		if s.chunks == 0 {
-			s.first = uint32(i)
-		}
 		s.chunks++
 		s.outSize = max(s.outSize, w.chunks[i].inner+int64(w.chunks[i].size))
+	}
+	next := uint32(0)
+	for i := range w.spans {
+		w.spans[i].first = next
+		next += w.spans[i].chunks
 	}
 	w.dropWindows()
 }
