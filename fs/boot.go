@@ -168,7 +168,7 @@ func (l *Layer) packBoot(runs []profiles.Run) func(w io.Writer) error {
 	}
 	info := l.index.Info()
 	packed := float64(content) * float64(info.BlobSize) / float64(max(info.Bytes, 1)) // about
-	if len(chunks) > index.MaxBoot || float64(covered) > bootCovers*float64(content) || float64(spans) < bootPays*packed || packed < minBoot || packed > profiles.MaxPack {
+	if !info.Hashes() || len(chunks) > index.MaxBoot || float64(covered) > bootCovers*float64(content) || float64(spans) < bootPays*packed || packed < minBoot || packed > profiles.MaxPack {
 		return nil
 	}
 	return func(w io.Writer) error { return l.index.PackBoot(w, chunks, l.readChunk) }

@@ -331,7 +331,7 @@ func (l *Layer) compare(ctx context.Context) (err error) {
 	defer func() { _ = r.Close() }()
 	c := &comparer{l: l}
 	defer c.close()
-	o := index.Options{Blob: l.rec.Blob, Size: l.rec.Size, DiffID: l.rec.DiffID, Sink: c, Spacing: noSpans}
+	o := index.Options{Blob: l.rec.Blob, Size: l.rec.Size, DiffID: l.rec.DiffID, Sink: c, Spacing: l.proofSpacing()}
 	if _, err = index.Build(ctx, l.proof(), r, o); err != nil {
 		return err
 	}
@@ -343,5 +343,6 @@ func (l *Layer) compare(ctx context.Context) (err error) {
 	if err := index.Same(l.index, x); err != nil {
 		return fmt.Errorf("%w: %w", errDiffers, err)
 	}
+	l.keepProof(l.proof())
 	return nil
 }

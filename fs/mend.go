@@ -49,6 +49,7 @@ func (l *Layer) mend(ctx context.Context, lie error) error {
 		return err
 	}
 	l.filled.setAll()
+	l.keepProof(filepath.Join(dir, "index"))
 	return l.noteProven()
 }
 

@@ -124,6 +124,9 @@ func (f *FS) twins(l *Layer) []*Layer {
 // adopt copies chunk c from a twin, which is cheaper than to fetch it, and
 // reports whether there is one that has it.
 func (l *Layer) adopt(c int) bool {
+	if !l.index.Info().Hashes() {
+		return false // nobody could tell whether it is the same
+	}
 	for _, t := range l.fs.twins(l) {
 		if data, ok := t.lend(l.index.Chunk(c)); ok {
 			w := &chunkWriter{l: l}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"text/tabwriter"
 
@@ -70,8 +71,9 @@ type listed struct {
 	Layer    digest.Digest `json:"layer"`
 	Size     int64         `json:"size"` // of the layer
 	Artifact digest.Digest `json:"artifact,omitempty"`
-	Index    digest.Digest `json:"index,omitempty"` // "": there is none
+	Index    digest.Digest `json:"index,omitempty"` // of SOCI the ztoc; "": there is none
 	Version  int           `json:"version,omitempty"`
+	Soci     int           `json:"soci,omitempty"` // version of SOCI that it is of; 0: it is of our own format
 	Pack     int64         `json:"pack,omitempty"` // bytes, all
 	Head     int64         `json:"head,omitempty"` // bytes, before the first read
 	Note     string        `json:"note,omitempty"`
@@ -89,6 +91,11 @@ func listIndexes(ctx context.Context, c *origin.Client, name imageName, platform
 		if err != nil {
 			return nil, err
 		}
+		soci, err := sociIndexes(ctx, c, name.repo, i)
+		if err != nil {
+			return nil, err
+		}
+		there = append(there, soci...)
 		seen := map[digest.Digest]bool{}
 		for _, l := range i.layers {
 			if !seen[l.Digest] {
@@ -104,6 +111,7 @@ func listIndexes(ctx context.Context, c *origin.Client, name imageName, platform
 type offered struct {
 	p2p.Index
 	artifact digest.Digest
+	soci     int // version of SOCI; then ID is that of the ztoc, which is the pack
 }
 
 // besides reads what lies beside an image.
@@ -122,7 +130,37 @@ func besides(ctx context.Context, c *origin.Client, repo origin.Repo, manifest d
 			return nil, fmt.Errorf("%s: %w", d.Digest, err)
 		}
 		for _, x := range found {
-			there = append(there, offered{x, d.Digest})
+			there = append(there, offered{Index: x, artifact: d.Digest})
+		}
+	}
+	return there, nil
+}
+
+// sociIndexes reads what SOCI has put beside an image, and what that names.
+func sociIndexes(ctx context.Context, c *origin.Client, repo origin.Repo, i image) (there []offered, err error) {
+	list, err := c.Referrers(ctx, repo, i.Digest, indexes.SociV1, maxDocument)
+	if err != nil {
+		return nil, err
+	}
+	of := map[digest.Digest]int{}
+	for _, d := range list {
+		of[d.Digest] = 1
+	}
+	if i.soci != "" {
+		of[i.soci] = 2
+	}
+	for _, d := range slices.Sorted(maps.Keys(of)) {
+		data, _, err := c.Document(ctx, repo, d, true, maxDocument)
+		if err != nil {
+			return nil, err
+		}
+		found, err := indexes.ParseSoci(data, i.Digest)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", d, err)
+		}
+		for _, z := range found {
+			x := p2p.Index{Layer: z.Layer, ID: z.Blob.Digest, Pack: z.Blob, Head: z.Blob.Size}
+			there = append(there, offered{x, d, of[d]})
 		}
 	}
 	return there, nil
@@ -136,12 +174,15 @@ func (l imageLayer) listed(platform string, there []offered) (list []listed) {
 		}
 		note := ""
 		switch {
+		case x.soci == 1:
+			note = "used if the repository is trusted ([index] trust)"
+		case x.soci > 0:
 		case x.DiffID != l.diffID:
 			note = "not used: of another diffID than the image's"
 		case x.Version != index.Version:
 			note = fmt.Sprintf("not used by this version, which knows format %d", index.Version)
 		}
-		list = append(list, listed{platform, l.Digest, l.Size, x.artifact, x.ID, x.Version, x.Pack.Size, x.Head, note})
+		list = append(list, listed{platform, l.Digest, l.Size, x.artifact, x.ID, x.Version, x.soci, x.Pack.Size, x.Head, note})
 	}
 	if list == nil {
 		list = append(list, listed{Platform: platform, Layer: l.Digest, Size: l.Size, Note: l.unfit()})
@@ -160,6 +201,9 @@ func printIndexes(w io.Writer, list []listed) error {
 		id, format, pack, head := "-", "-", "-", "-"
 		if l.Index != "" {
 			id, format = l.Index.Encoded()[:12], fmt.Sprint(l.Version)
+			if l.Soci > 0 {
+				format = fmt.Sprintf("SOCI v%d", l.Soci)
+			}
 			pack, head = terminal.Size(l.Pack), terminal.Size(l.Head)
 		}
 		_, _ = fmt.Fprintf(t, "%s\t%.12s\t%s\t%s\t%s\t%s\t%s\t%s\n", platform, l.Layer.Encoded(), terminal.Size(l.Size), id, format, pack, head, l.Note)

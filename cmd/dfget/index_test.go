@@ -195,6 +195,44 @@ func TestPush(t *testing.T) {
 	}
 }
 
+// TestListSoci: what SOCI has put beside an image is listed, and what the image
+// itself names; and SOCI's index is not taken for an image of the platform.
+func TestListSoci(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, origintest.Options{Referrers: true})
+	ztoc := digest.FromString("ztoc")
+	index := func(typ, more string) digest.Digest {
+		text := `{"config":{"mediaType":%q},"layers":[{"mediaType":"application/octet-stream","digest":%q,"size":7,"annotations":{"com.amazon.soci.image-layer-digest":%q}}]%s}`
+		return s.reg.AddManifest(team, ocispec.MediaTypeImageManifest, fmt.Appendf(nil, text, typ, ztoc, s.large.Digest, more))
+	}
+	index(indexes.SociV1, fmt.Sprintf(`,"subject":{"digest":%q},"artifactType":%q`, s.manifest, indexes.SociV1))
+	out, err := s.index("ls", s.name("v1"))
+	contains(t, out, err, "SOCI v1", ztoc.Encoded()[:12], "if the repository is trusted")
+	named := index(indexes.SociV2, "")
+	c, err := origin.New(origin.Config{})
+	s.must(err)
+	defer c.Close()
+	data, _, err := c.Document(t.Context(), origin.Repo{Host: s.reg.Host(), Path: team}, s.manifest, true, maxDocument)
+	s.must(err)
+	var m ocispec.Manifest
+	s.must(json.Unmarshal(data, &m))
+	m.Annotations = map[string]string{"com.amazon.soci.index-digest": named.String()}
+	data, err = json.Marshal(m)
+	s.must(err)
+	here := &ocispec.Platform{OS: "linux", Architecture: strings.TrimPrefix(thisPlatform, "linux/")}
+	list, err := json.Marshal(ocispec.Index{Manifests: []ocispec.Descriptor{
+		{Digest: s.reg.AddManifest(team, ocispec.MediaTypeImageManifest, data), Platform: here},
+		{Digest: named, Platform: here, ArtifactType: indexes.SociV2},
+	}})
+	s.must(err)
+	s.reg.Tag(team, "v2", s.reg.AddManifest(team, ocispec.MediaTypeImageIndex, list))
+	out, err = s.index("ls", s.name("v2"))
+	contains(t, out, err, "SOCI v2", ztoc.Encoded()[:12])
+	if strings.Contains(out, "SOCI v1") {
+		t.Errorf("another image's is listed:\n%s", out)
+	}
+}
+
 // TestPushKept: what the agent has made is used, and nothing is downloaded.
 func TestPushKept(t *testing.T) {
 	t.Parallel()

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/net/http/httpproxy"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
+	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 )
 
 // maxDocument is how long a manifest, config or list may be.
@@ -103,6 +104,7 @@ type image struct {
 	ocispec.Descriptor
 	platform string // "" where only one was there
 	layers   []imageLayer
+	soci     digest.Digest // the SOCI index that its manifest names; "": none
 }
 
 func (i image) String() string {
@@ -137,7 +139,7 @@ func images(ctx context.Context, c *origin.Client, name imageName, platforms []s
 		return nil, err
 	}
 	if !slices.Contains(indexTypes, desc.MediaType) {
-		i := image{Descriptor: desc}
+		i := image{Descriptor: desc, soci: indexes.SociIndex(data)}
 		i.layers, err = readLayers(ctx, c, name.repo, data)
 		return []image{i}, err
 	}
@@ -149,7 +151,7 @@ func images(ctx context.Context, c *origin.Client, name imageName, platforms []s
 	var there []string
 	for _, m := range list.Manifests {
 		platform := platformOf(m)
-		if platform == "" || m.Digest.Validate() != nil {
+		if platform == "" || m.ArtifactType != "" || m.Digest.Validate() != nil {
 			continue // it says something of another one
 		}
 		there = append(there, platform)
@@ -160,7 +162,7 @@ func images(ctx context.Context, c *origin.Client, name imageName, platforms []s
 		if err != nil {
 			return nil, err
 		}
-		i := image{Descriptor: desc, platform: platform}
+		i := image{Descriptor: desc, platform: platform, soci: indexes.SociIndex(data)}
 		if i.layers, err = readLayers(ctx, c, name.repo, data); err != nil {
 			return nil, err
 		}

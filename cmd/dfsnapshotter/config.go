@@ -47,12 +47,12 @@ type RegistryConfig struct {
 
 // LazyConfig says what may be mounted before it is there.
 type LazyConfig struct {
-	Unproven bool `toml:"unproven" comment:"Mount eStargz and zstd:chunked layers before the whole blob was seen to unpack to what the image says.\nNodes that run images of tenants who do not trust each other set false: such layers are unpacked first."`
+	Unproven bool `toml:"unproven" comment:"Mount eStargz and zstd:chunked layers, and those of images that name a SOCI index, before the whole blob was seen to unpack to what the image says.\nNodes that run images of tenants who do not trust each other set false: such layers are unpacked first."`
 }
 
 // IndexConfig says whose indexes are believed besides those of the cluster.
 type IndexConfig struct {
-	Trust []string `toml:"trust" comment:"Repositories, such as ['registry.example/team/*', 'docker.io/library/*'], beside whose images indexes are looked for\n('dfget index push' puts them there) if no other host has one. Whoever may push there can have this node show wrong files, in\nother images with the same layer as well, until all of the layer is here and was compared."`
+	Trust []string `toml:"trust" comment:"Repositories, such as ['registry.example/team/*', 'docker.io/library/*'], beside whose images indexes are looked for\n('dfget index push' puts them there, or SOCI) if no other host has one. Whoever may push there can have this node show wrong files, in\nother images with the same layer as well, until all of the layer is here and was compared."`
 }
 
 // CacheConfig bounds what is kept besides the layers.

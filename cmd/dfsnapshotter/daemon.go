@@ -93,7 +93,7 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 	if n.fetcher, err = n.openFetcher(); err != nil {
 		return err
 	}
-	n.indexes.Start(n.fetcher, trusts(c.Index.Trust))
+	n.indexes.Start(n.fetcher, indexes.Trust{Repos: trusts(c.Index.Trust), Images: c.Lazy.Unproven})
 	if c.Mirror.Listen != "" {
 		if n.mirror, err = n.openMirror(); err != nil {
 			return err

@@ -2,8 +2,10 @@ package indexes
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -27,23 +29,29 @@ type Wanted struct {
 	Image         Image // that it belongs to
 }
 
-// A Pack is where the windows of an index that was not made here are. Its zero
-// value is that of an index that was.
+// A Pack is where an index that was not made here came from, and where its windows
+// are unless it is of a ztoc, which was read as a whole. Its zero value is that of
+// an index that was made here.
 type Pack struct {
 	Digest digest.Digest `json:"digest"`
 	Size   int64         `json:"size"`
 	Repo   origin.Repo   `json:"repo,omitzero"` // of the registry that has it; zero: another host has
+	Ztoc   bool          `json:"ztoc,omitzero"` // it is one of SOCI
 }
 
 // The values of Pack.From.
 const (
 	FromCluster  = "cluster"
 	FromRegistry = "registry"
+	FromSoci     = "soci"
 )
 
 // From says who gave an index that was not made here.
 func (p Pack) From() string {
-	if p.Repo != (origin.Repo{}) {
+	switch {
+	case p.Ztoc:
+		return FromSoci
+	case p.Repo != (origin.Repo{}):
 		return FromRegistry
 	}
 	return FromCluster
@@ -121,8 +129,8 @@ func (x *Indexes) Await(ctx context.Context, w Wanted, path string) (Pack, bool)
 	return Pack{}, false
 }
 
-// useAny puts one of the indexes that a registry has of a layer at path. Those
-// that cannot be used are not tried again.
+// useAny puts one of the indexes that a registry has of a layer at path, one of our
+// own format if there is one. Those that cannot be used are not tried again.
 func (x *Indexes) useAny(ctx context.Context, q *question, w Wanted, path string) (Pack, bool) {
 	for _, offer := range x.of(q, w.Layer) {
 		p, ok := x.use(ctx, offer, w.Image.Repo, w, path)
@@ -131,7 +139,7 @@ func (x *Indexes) useAny(ctx context.Context, q *question, w Wanted, path string
 		}
 		x.drop(q, offer)
 	}
-	return Pack{}, false
+	return x.useSoci(ctx, q, w, path)
 }
 
 // use puts an index that was offered at path, if it is what is wanted. repo has
@@ -140,7 +148,7 @@ func (x *Indexes) use(ctx context.Context, offer p2p.Index, repo origin.Repo, w 
 	if _, is := x.IsFalse(offer.ID); is || offer.DiffID != w.DiffID {
 		return Pack{}, false
 	}
-	p := Pack{offer.Pack.Digest, offer.Pack.Size, repo}
+	p := Pack{Digest: offer.Pack.Digest, Size: offer.Pack.Size, Repo: repo}
 	err := x.take(ctx, p, offer.Head, max(w.Size, MinLayer), path)
 	if err == nil {
 		err = matches(path, offer.ID, w)
@@ -164,18 +172,8 @@ func (x *Indexes) IsFalse(id digest.Digest) (reason string, is bool) {
 
 // take reads the head of a pack, of n bytes, and puts the index at path.
 func (x *Indexes) take(ctx context.Context, p Pack, n, most int64, path string) error {
-	if n > most {
-		return fmt.Errorf("a head of %d bytes is more than the layer has: %w", n, index.ErrCorrupt)
-	}
-	ctx, cancel := context.WithTimeout(ctx, headWithin)
-	defer cancel()
-	b, err := x.fetcher.Blob(p.ref())
+	data, err := x.first(ctx, p, n, most)
 	if err != nil {
-		return err
-	}
-	defer func() { _ = b.Close() }() // it returns nil
-	data := make([]byte, n)
-	if _, err := b.ReadAt(ctx, data, 0, fetcher.OnDemand); err != nil {
 		return err
 	}
 	h, err := index.ParseHead(data, p.Size)
@@ -188,6 +186,25 @@ func (x *Indexes) take(ctx context.Context, p Pack, n, most int64, path string) 
 	return index.Unpack(path, h, bytes.NewReader(data[index.PackPrefix:]))
 }
 
+// first reads the first n bytes of a pack, unless that is more than most.
+func (x *Indexes) first(ctx context.Context, p Pack, n, most int64) ([]byte, error) {
+	if n > most {
+		return nil, fmt.Errorf("%d bytes are more than the layer has: %w", n, index.ErrCorrupt)
+	}
+	ctx, cancel := context.WithTimeout(ctx, headWithin)
+	defer cancel()
+	b, err := x.fetcher.Blob(p.ref())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = b.Close() }() // it returns nil
+	data := make([]byte, n)
+	if m, err := b.ReadAt(ctx, data, 0, fetcher.OnDemand); m < len(data) {
+		return nil, cmp.Or(err, io.ErrUnexpectedEOF)
+	}
+	return data, nil
+}
+
 func (p Pack) ref() fetcher.Ref { return fetcher.Ref{Digest: p.Digest, Size: p.Size, Repo: p.Repo} }
 
 // matches checks that an index is the one that was offered, of the layer that
@@ -197,7 +214,7 @@ func matches(path string, id digest.Digest, w Wanted) error {
 	if err != nil {
 		return err
 	}
-	if i.ID != id || i.Blob != w.Layer || i.BlobSize != w.Size || i.DiffID != w.DiffID || !i.Seekable {
+	if i.ID != id || i.Blob != w.Layer || i.BlobSize != w.Size || i.DiffID != w.DiffID || !i.Seekable || !i.Hashes() {
 		return fmt.Errorf("it is %s, of %s, %d bytes, diffID %s: %w", i.ID, i.Blob, i.BlobSize, i.DiffID, index.ErrCorrupt)
 	}
 	return nil
@@ -206,7 +223,7 @@ func matches(path string, id digest.Digest, w Wanted) error {
 // Windows makes an index that was not made here take its windows from where it
 // came from, until ctx ends.
 func (x *Indexes) Windows(ctx context.Context, i *index.Index, p Pack) {
-	if p.Digest == "" || x.fetcher == nil {
+	if p.Digest == "" || p.Ztoc || x.fetcher == nil {
 		return
 	}
 	open := sync.OnceValues(func() (*fetcher.Blob, error) {

@@ -42,9 +42,9 @@ type Indexes struct {
 	wg      sync.WaitGroup
 	offered prometheus.Counter
 	asked   *prometheus.CounterVec // registries, by result
-	trusts  func(origin.Repo) bool // who may push there is believed about indexes; nil: nobody
-	jobs    chan job               // nil: there is nobody to share with
-	follows chan struct{}          // a token of each follower
+	trust   Trust
+	jobs    chan job      // nil: there is nobody to share with
+	follows chan struct{} // a token of each follower
 
 	mu        sync.Mutex // guards what follows
 	false     map[digest.Digest]string
@@ -91,11 +91,18 @@ func New(dir string, shares bool, log *slog.Logger, reg prometheus.Registerer) (
 	return x, nil
 }
 
+// Trust says who is believed about the indexes in a registry until a layer was
+// compared with them.
+type Trust struct {
+	Repos  func(origin.Repo) bool // all who may push to such a repository; nil: none
+	Images bool                   // who has made an image, about the indexes that its manifest names
+}
+
 // Start begins to share, and to look for indexes that others have: in registries
-// only in repositories that trusts is true of; nil is none. It comes before all
-// other calls but Whole and Distrusted. The fetcher must outlive Close.
-func (x *Indexes) Start(f *fetcher.Fetcher, trusts func(origin.Repo) bool) {
-	x.fetcher, x.trusts = f, trusts
+// those that it trusts. It comes before all other calls but Whole and Distrusted.
+// The fetcher must outlive Close.
+func (x *Indexes) Start(f *fetcher.Fetcher, trust Trust) {
+	x.fetcher, x.trust = f, trust
 	if x.jobs == nil {
 		return
 	}

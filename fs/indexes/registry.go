@@ -33,12 +33,14 @@ type question struct {
 	done  chan struct{} // closed once what follows is set
 	until time.Time
 	found []p2p.Index // guarded by Indexes.mu once done is closed
+	ztocs []Ztoc      // likewise
 }
 
-// ask asks the registry of an image for the indexes beside it, if it may be
-// believed and was not asked a moment ago. The result is nil if it may not.
+// ask asks the registry of an image for the indexes beside it, as far as it may be
+// believed, if it was not asked a moment ago. The result is nil if it may not.
 func (x *Indexes) ask(img Image) *question {
-	if x.trusts == nil || img.Manifest == "" || !x.trusts(img.Repo) {
+	trusted := x.trust.Repos != nil && x.trust.Repos(img.Repo)
+	if img.Manifest == "" || !trusted && !x.trust.Images {
 		return nil
 	}
 	x.mu.Lock()
@@ -55,21 +57,46 @@ func (x *Indexes) ask(img Image) *question {
 	x.questions[img] = q
 	x.wg.Go(func() {
 		defer close(q.done)
-		found, err := x.beside(img)
-		q.found, q.until = found, time.Now().Add(answerHolds)
+		err := x.answer(q, img, trusted)
+		q.until = time.Now().Add(answerHolds)
+		name := img.Repo.String() + "@" + img.Manifest.String()
 		switch {
-		case len(found) > 0:
+		case len(q.found)+len(q.ztocs) > 0:
 			x.asked.WithLabelValues("found").Inc()
-			x.log.Info("a registry has indexes of an image's layers", "image", img.Repo.String()+"@"+img.Manifest.String(), "indexes", len(found))
+			x.log.Info("a registry has indexes of an image's layers", "image", name, "indexes", len(q.found), "ztocs", len(q.ztocs))
 		case err != nil && x.ctx.Err() == nil:
 			x.asked.WithLabelValues("failed").Inc()
 			q.until = time.Now().Add(failureHolds)
-			x.log.Warn("a registry does not say which indexes it has of an image's layers", "image", img.Repo.String()+"@"+img.Manifest.String(), "err", err)
-		default:
+			x.log.Warn("a registry does not say which indexes it has of an image's layers", "image", name, "err", err)
+		case trusted: // else nobody was asked: the manifest names none
 			x.asked.WithLabelValues("none").Inc()
 		}
 	})
 	return q
+}
+
+// answer finds out what a question is about: what lies beside the image in a
+// repository that is trusted, SOCI's if there is nothing else, and what the image's
+// manifest names.
+func (x *Indexes) answer(q *question, img Image, trusted bool) (err error) {
+	ctx, cancel := context.WithTimeout(x.ctx, askWithin)
+	defer cancel()
+	if trusted {
+		if q.found, err = x.beside(ctx, img); len(q.found) > 0 {
+			return err
+		}
+	}
+	if trusted || x.trust.Images {
+		var nerr error
+		q.ztocs, nerr = x.named(ctx, img)
+		err = errors.Join(err, nerr)
+	}
+	if trusted && len(q.ztocs) == 0 {
+		var rerr error
+		q.ztocs, rerr = x.referring(ctx, img)
+		err = errors.Join(err, rerr)
+	}
+	return err
 }
 
 // holds reports whether the answer is still to come, or is not old.
@@ -103,11 +130,28 @@ func (x *Indexes) drop(q *question, offer p2p.Index) {
 	q.found = slices.DeleteFunc(q.found, func(o p2p.Index) bool { return o.Layer == offer.Layer && o.Pack == offer.Pack })
 }
 
+// ztocsOf returns the ztocs of a layer that an answer names.
+func (x *Indexes) ztocsOf(q *question, layer digest.Digest) (found []Ztoc) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, z := range q.ztocs {
+		if z.Layer == layer {
+			found = append(found, z)
+		}
+	}
+	return found
+}
+
+// dropZtoc takes a ztoc that cannot be used out of an answer.
+func (x *Indexes) dropZtoc(q *question, z Ztoc) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	q.ztocs = slices.DeleteFunc(q.ztocs, func(o Ztoc) bool { return o == z })
+}
+
 // beside reads which indexes lie beside an image. Where one artifact cannot be
 // read the others count.
-func (x *Indexes) beside(img Image) (found []p2p.Index, err error) {
-	ctx, cancel := context.WithTimeout(x.ctx, askWithin)
-	defer cancel()
+func (x *Indexes) beside(ctx context.Context, img Image) (found []p2p.Index, err error) {
 	list, err := x.fetcher.Referrers(ctx, img.Repo, img.Manifest, ArtifactType)
 	for _, d := range list[:min(len(list), maxArtifacts)] {
 		data, _, derr := x.fetcher.Document(ctx, img.Repo, d.Digest, true)

@@ -72,7 +72,7 @@ func (b *beside) indexes(f *fetcher.Fetcher) *Indexes {
 	if err != nil {
 		b.Fatal(err)
 	}
-	x.Start(f, func(r origin.Repo) bool { return r.Host == b.reg.Host() && strings.HasPrefix(r.Path, "team/") })
+	x.Start(f, Trust{Repos: func(r origin.Repo) bool { return r.Host == b.reg.Host() && strings.HasPrefix(r.Path, "team/") }})
 	b.Cleanup(x.Close)
 	return x
 }

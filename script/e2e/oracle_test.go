@@ -51,11 +51,9 @@ func TestOracle(t *testing.T) {
 func TestOracleNasty(t *testing.T) {
 	n := start(t, options{})
 	// The layer below has what the odd one hides, and folders that it only implies.
-	below := indextest.Tar(
+	below := indextest.Tar(append(hidden(),
 		indextest.Dir("tmp").Mode(0o1777), indextest.Dir("home/user").Owner(1000, 1000), indextest.File("home/user/old", []byte("old")),
-		indextest.Dir("gone"), indextest.File("gone/file", []byte("hidden")), indextest.File("gone/folder/file", []byte("hidden")),
-		indextest.File("opaque/hidden", []byte("hidden")), indextest.File("late-opaque/hidden", []byte("hidden")), indextest.File("at-root", []byte("hidden")),
-	)
+	)...)
 	layers := map[string][]indextest.Layer{
 		"nasty": indextest.All(indextest.Tar(indextest.Nasty()...)),
 		"many":  indextest.All(indextest.Tar(indextest.Many(10000)...)),
@@ -71,6 +69,14 @@ func TestOracleNasty(t *testing.T) {
 				n.scope(t).compare(must(imagetest.Assemble(ocispec.ImageConfig{}, []imagetest.Blob{bottom, top}))(t), "nasty", "")
 			})
 		}
+	}
+}
+
+// hidden is what the odd layer hides of those below.
+func hidden() []indextest.Entry {
+	return []indextest.Entry{
+		indextest.Dir("gone"), indextest.File("gone/file", []byte("hidden")), indextest.File("gone/folder/file", []byte("hidden")),
+		indextest.File("opaque/hidden", []byte("hidden")), indextest.File("late-opaque/hidden", []byte("hidden")), indextest.File("at-root", []byte("hidden")),
 	}
 }
 

@@ -50,9 +50,10 @@ type cloud struct {
 	runs  int
 	lost  map[*lab.Node]bool // their containerds were left in the middle of something
 
-	refs map[imagetest.Form]string
-	size map[imagetest.Form]int64 // of the layers
-	want string
+	images map[imagetest.Form]*imagetest.Image
+	refs   map[imagetest.Form]string
+	size   map[imagetest.Form]int64 // of the layers
+	want   string
 }
 
 // openCloud starts a cluster whose links have the rate of the tests.
@@ -66,7 +67,7 @@ func openCloud(t *testing.T, cfg lab.ClusterConfig, forms ...imagetest.Form) *cl
 	}
 	t.Parallel() // most of the time they wait for the network
 	l := must(lab.Open(root))(t)
-	c := &cloud{T: t, ctx: t.Context(), lab: l, began: time.Now(), lost: map[*lab.Node]bool{}, refs: map[imagetest.Form]string{}, size: map[imagetest.Form]int64{}}
+	c := &cloud{T: t, ctx: t.Context(), lab: l, began: time.Now(), lost: map[*lab.Node]bool{}, images: map[imagetest.Form]*imagetest.Image{}, refs: map[imagetest.Form]string{}, size: map[imagetest.Form]int64{}}
 	t.Cleanup(func() {
 		if t.Failed() || os.Getenv("E2E_LOGS") != "" {
 			to := filepath.Join(root, "out", "logs", strings.ReplaceAll(t.Name(), "/", "-"))
@@ -82,7 +83,7 @@ func openCloud(t *testing.T, cfg lab.ClusterConfig, forms ...imagetest.Form) *cl
 	tars, c.want = content(t)
 	for _, f := range forms {
 		img := must(imagetest.Make(ocispec.ImageConfig{Cmd: []string{"/bin/sum", "/data"}}, tars, f))(t)
-		c.size[f] = must(img.Size())(t)
+		c.images[f], c.size[f] = img, must(img.Size())(t)
 		c.refs[f] = must(c.Registry.Push(c.ctx, img, "image", string(f)))(t)
 	}
 	if err := c.SetLinks(scaled().rate); err != nil {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
@@ -26,16 +27,23 @@ func pushIndexes(t *testing.T, l *lab.Lab, ref string) {
 	t.Logf("%s", out)
 }
 
+// oddLayers are two layers with all that tar can say, and more. The lower one has
+// no whiteouts, with which an image would be left to containerd.
+func oddLayers(more ...indextest.Entry) [][]byte {
+	lowest := slices.Concat(indextest.Lowest(), hidden(), more)
+	return [][]byte{indextest.Tar(lowest...), indextest.Tar(append(indextest.Nasty(), more...)...)}
+}
+
 // TestRegistryIndexes: a node that has nobody to ask mounts gzip and tar layers
 // that it has never seen, by indexes that `dfget index push` has put into a real
 // registry, and what it shows is what overlayfs unpacks.
 func TestRegistryIndexes(t *testing.T) {
 	n := start(t, options{config: "[index]\ntrust = ['127.0.0.1*/indexed-*']\n"})
-	odd := indextest.Tar(append(indextest.Nasty(), indextest.File("random", indextest.Random(7, 5<<20)))...)
+	odd := oddLayers(indextest.File("random", indextest.Random(7, 5<<20)))
 	for name, img := range map[string]*imagetest.Image{
 		"python": must(imagetest.Debian(n.ctx, root, "python", imagetest.Gzip))(t),
-		"gzip":   must(imagetest.Make(ocispec.ImageConfig{}, [][]byte{odd[:len(odd)-1024], odd}, imagetest.Gzip))(t),
-		"tar":    must(imagetest.Make(ocispec.ImageConfig{}, [][]byte{odd, odd[:len(odd)-1024]}, imagetest.Tar))(t),
+		"gzip":   must(imagetest.Make(ocispec.ImageConfig{}, odd, imagetest.Gzip))(t),
+		"tar":    must(imagetest.Make(ocispec.ImageConfig{}, odd, imagetest.Tar))(t),
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := n.scope(t)
@@ -81,9 +89,16 @@ func TestP2PRegistryIndex(t *testing.T) {
 	c := openCloud(t, lab.ClusterConfig{Nodes: 3, TLS: true, Config: "[index]\ntrust = ['*/image']\n"}, imagetest.Gzip)
 	pushIndexes(t, c.lab, c.refs[imagetest.Gzip])
 	c.start(t, imagetest.Gzip, c.Nodes...).wait(t)
+	c.resolvedAll(t, "registry")
+}
+
+// resolvedAll checks that all hosts have mounted all large layers in one way, and
+// that what they show is right, lazily and complete.
+func (c *cloud) resolvedAll(t *testing.T, how string) {
+	t.Helper()
 	for _, n := range c.Nodes {
-		if got := c.metric(t, "dfsnapshotter_layers_resolved_total", `"registry"`, n); int(got) != len(scaled().layers) {
-			t.Errorf("%s: %v layers of %d are mounted by an index of the registry", n.Name, got, len(scaled().layers))
+		if got := c.metric(t, "dfsnapshotter_layers_resolved_total", `"`+how+`"`, n); int(got) != len(scaled().layers) {
+			t.Errorf("%s: %v layers of %d are %s", n.Name, got, len(scaled().layers), how)
 		}
 	}
 	c.identical(t, c.Nodes[0])

@@ -110,7 +110,7 @@ func choose(all []ocispec.Descriptor, platforms []string) (chosen []ocispec.Desc
 		name := strings.TrimSuffix(m.Platform.OS+"/"+m.Platform.Architecture+"/"+m.Platform.Variant, "/")
 		there = append(there, name)
 		switch {
-		case m.Platform.OS == "unknown": // says something of another one
+		case m.Platform.OS == "unknown", m.ArtifactType != "": // says something of another one
 		case len(platforms) == 0, slices.ContainsFunc(platforms, func(p string) bool { return p == name || strings.HasPrefix(name, p+"/") }):
 			if err := p2p.ValidateDigest(m.Digest); err != nil {
 				return nil, fmt.Errorf("%w: %w", ErrInvalid, err)

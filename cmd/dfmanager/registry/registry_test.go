@@ -78,8 +78,10 @@ func TestResolve(t *testing.T) {
 	arm := push(r, dockerManifest, "cc", "layer", "an arm layer")
 	v7 := push(r, ociManifest, "ccc", "layer", "a v7 layer")
 	about := push(r, ociManifest, "cccc", "attestation")
+	soci := entry(about, "linux", "amd64", "")
+	soci["artifactType"] = "application/vnd.amazon.soci.index.v2+json"
 	index := add(r, ociIndex, object{"schemaVersion": 2, "mediaType": ociIndex, "manifests": []object{
-		entry(amd, "linux", "amd64", ""), entry(arm, "linux", "arm64", "v8"), entry(v7, "linux", "arm", "v7"), entry(about, "unknown", "unknown", ""),
+		entry(amd, "linux", "amd64", ""), entry(arm, "linux", "arm64", "v8"), entry(v7, "linux", "arm", "v7"), entry(about, "unknown", "unknown", ""), soci,
 	}})
 	docker := add(r, dockerIndex, object{"schemaVersion": 2, "mediaType": dockerIndex, "manifests": []object{entry(amd, "linux", "amd64", "")}})
 	for tag, d := range map[string]digest.Digest{"amd": amd, "arm": arm, "index": index, "docker": docker} {
