@@ -106,6 +106,7 @@ func (h *Host) setParents(b *blob, stripes [][]p2p.Host) {
 			delete(b.byID, p.host.ID)
 		}
 	}
+	h.endEarly(b)
 	if b.count < b.n {
 		for _, p := range b.parents {
 			h.subscribe(b, p)

@@ -59,6 +59,16 @@ func (h *Host) askEarly(b *blob, p *parent, piece int) {
 	h.do(Request{ID: r.id, Peer: p.host, Blob: b.Blob, First: piece, Last: piece, Wait: true, Priority: b.urgency(piece)})
 }
 
+// endEarly ends such requests of parents that are not first any more for what was
+// asked of them: they come from others now.
+func (h *Host) endEarly(b *blob) {
+	for _, r := range slices.Clone(b.under) {
+		if r.early && r.from.first&(1<<b.Stripe(r.first)) == 0 {
+			h.cancel(r)
+		}
+	}
+}
+
 func (b *blob) urgency(i int) p2p.Priority {
 	if slices.Contains(b.needed, i) {
 		return p2p.OnDemand
