@@ -94,8 +94,19 @@ func TestP2PFalseIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	lies := c.lie(t, func(inode []byte) { inode[0] ^= 0o22 }) // of its mode
-	c.start(t, imagetest.Gzip, c.Nodes[1]).wait(t)            // the seed fetches the image again for it, and publishes
+	// The seed fetches the image again for a host, and publishes. That host must not
+	// come so far that it finds out.
+	second := c.Nodes[1]
+	if err := second.SetLink(lab.Symmetric("2mbit")); err != nil {
+		t.Fatal(err)
+	}
+	pull := c.start(t, imagetest.Gzip, second)
 	c.indexed(t, 1, nil)
+	pull.lose(second)
+	if err := second.Daemon.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	pull.wait(t)
 
 	first, slow, last := c.Nodes[2], c.Nodes[3:5], c.Nodes[5]
 	believers := append([]*lab.Node{first}, slow...)
