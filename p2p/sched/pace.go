@@ -75,8 +75,8 @@ func (s *State) transfer(p *peer, t p2p.Transfer) {
 	}
 	switch t.Failed {
 	case p2p.Missing:
-		if s.now.Before(p.swarm.sums.oldAt.Add(soon)) {
-			return // it may have dropped what was taken back
+		if u := &p.swarm.sums; s.now.Before(u.oldAt.Add(soon)) || u.audit != nil && u.audit.by == q {
+			return // it may have dropped what was taken back, or is to ask the origin for
 		}
 		fallthrough
 	case p2p.Unreachable, p2p.Stalled, p2p.Mismatch:

@@ -60,6 +60,7 @@ func (h *Host) forgo(b *blob, i int) {
 	case b.have.has(i):
 		h.lose(b, i)
 	case b.held.has(i):
+		b.changed = true
 		b.held.remove(i)
 		delete(b.arrived, i)
 	default:

@@ -51,6 +51,7 @@ type blob struct {
 	differs   set              // pieces of which the scheduler says otherwise than this host knows
 
 	matching  bool      // Match is asked for
+	changed   bool      // and pieces have gone since
 	verified  bool      // the whole matched its digest
 	spoiled   time.Time // when it did not; zero: it did, or nobody knows
 	spoiledAt time.Time // when that was said last
@@ -227,7 +228,7 @@ func (b *blob) keep(i int) {
 
 func (h *Host) lose(b *blob, i int) {
 	h.requeue = true
-	b.notes.lost = true
+	b.notes.lost, b.changed = true, true
 	b.have.remove(i)
 	delete(b.arrived, i)
 	b.count--
@@ -265,7 +266,7 @@ func (h *Host) complete(b *blob) {
 	if b.link != nil && !b.judged() {
 		return
 	}
-	b.matching = true
+	b.matching, b.changed = true, false
 	h.do(Match{b.Digest})
 }
 

@@ -290,7 +290,7 @@ func (h *Host) release(b *blob, i int, a arrival, sum p2p.Sum) {
 		h.lose(b, i)
 		h.do(Drop{b.Digest, i})
 	default:
-		b.spoiled = time.Time{}
+		b.spoiled, b.changed = time.Time{}, true
 		h.do(Drop{b.Digest, i})
 		if a.from != nil && !b.outdated(i, a.sum, h.now) {
 			h.wrong(b, a.from, i, a.sum)
@@ -306,9 +306,13 @@ func (h *Host) Matched(now time.Time, d digest.Digest, ok bool) []Action {
 		return h.end()
 	}
 	b.matching = false
-	if ok && b.judged() {
+	switch {
+	case ok && b.judged():
 		h.matched(b)
-	} else {
+	case b.changed: // it was not all there
+		h.complete(b)
+		h.fill(b)
+	default:
 		h.mismatched(b)
 	}
 	h.report(b)
