@@ -162,6 +162,32 @@ func BenchmarkDecisions(b *testing.B) {
 			return func() { c.s.Disconnect(c.now, c.ids[dead]) }
 		})
 	})
+	b.Run("ban", func(b *testing.B) { // of a host that wants all blobs, and the ticks that it takes
+		measure(b, func(i int) func() {
+			if len(c.s.leaving)+len(c.s.orphans) > 0 {
+				return func() { c.s.Tick(c.now) }
+			}
+			h := c.s.hosts[c.ids[host(i)]]
+			return func() {
+				c.s.ban(h, "wrong bytes")
+				c.s.finish()
+			}
+		})
+	})
+	b.Run("tell", func(b *testing.B) { // the sum of a piece, to all who want the blob
+		measure(b, func(i int) func() {
+			c.now = c.now.Add(time.Second)
+			m := p2p.Digests{Digest: c.blobs[3].Digest, First: i % c.blobs[3].Pieces(), Sums: []p2p.Sum{{byte(i), byte(i >> 8)}}}
+			return func() { c.handle(b, c.ids[0], m) }
+		})
+	})
+	b.Run("inventory", func(b *testing.B) { // one of the many blobs that a host announces when it comes
+		measure(b, func(i int) func() {
+			blob := p2p.Blob{Digest: digest.FromString(fmt.Sprint("kept ", i)), Size: 1 << 20}
+			m := p2p.Inventory{Blob: blob, Have: p2p.FullHave(blob.Pieces())}
+			return func() { c.handle(b, c.ids[3], m) }
+		})
+	})
 }
 
 // All hosts of a cluster want the same blob, one after the other.

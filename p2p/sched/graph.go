@@ -199,8 +199,8 @@ func (s *State) adopt(p, k *peer, st int) {
 	}
 }
 
-// orphan takes all children of p away and gives them other parents. If there is a
-// reason, they are not to use p any more.
+// orphan takes all children of p away and gives them other parents. A reason is
+// one not to use its host any more, for any blob.
 func (s *State) orphan(p *peer, reason string) {
 	kids := s.disown(p)
 	for _, k := range kids {

@@ -158,7 +158,7 @@ func (s *State) doubt(p, q *peer) {
 		s.word(q, silent)
 	}
 	s.relist(q)
-	s.orphan(q, "lacks what it says it has")
+	s.orphan(q, "")
 }
 
 // believe gives those another chance whose time is over.

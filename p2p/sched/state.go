@@ -88,7 +88,7 @@ func (s *State) handle(h *host, m p2p.Message) error {
 		if p.host.Seed {
 			s.pass(p) // it has no room, or was told to drop it
 		}
-		s.leave(p, "no longer wanted")
+		s.leave(p, "")
 	case p2p.Progress:
 		return s.progress(p, m)
 	case p2p.Wrong:

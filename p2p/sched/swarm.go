@@ -140,7 +140,8 @@ func (s *State) join(h *host, b p2p.Blob) (*peer, error) {
 	return p, nil
 }
 
-// leave takes a peer out of its swarm; its children get other parents.
+// leave takes a peer out of its swarm; its children get other parents. A reason
+// means that its host is gone, from all swarms.
 func (s *State) leave(p *peer, reason string) {
 	w := p.swarm
 	s.unwant(p)

@@ -88,7 +88,9 @@ func (n *node) resolved(how string) int {
 func TestP2PRegistryIndex(t *testing.T) {
 	c := openCloud(t, lab.ClusterConfig{Nodes: 3, TLS: true, Config: "[index]\ntrust = ['*/image']\n"}, imagetest.Gzip)
 	pushIndexes(t, c.lab, c.refs[imagetest.Gzip])
-	c.start(t, imagetest.Gzip, c.Nodes...).wait(t)
+	if egress := c.start(t, imagetest.Gzip, c.Nodes...).wait(t); egress > 1.25 {
+		t.Errorf("the registry sent %.2f × the image", egress)
+	}
 	c.resolvedAll(t, "registry")
 }
 
