@@ -29,11 +29,20 @@ func (l *Lab) OwnDisk() error {
 		return fmt.Errorf("losetup: %w", err)
 	}
 	dev := strings.TrimSpace(string(out))
-	err = run("mount -o noinit_itable " + dev + " " + l.Dir)
+	// It is locked before it hides the folder that is, or somebody might take the lab
+	// for abandoned.
+	at := l.Path("mounted")
+	err = os.Mkdir(at, 0o711)
+	if err == nil {
+		err = run("mount -o noinit_itable " + dev + " " + at)
+	}
 	if err = errors.Join(err, run("losetup --detach "+dev)); err != nil { // it goes when it is unmounted
 		return err
 	}
 	below := l.lock
-	l.lock, err = lock(l.Dir)
-	return errors.Join(err, os.Chmod(l.Dir, 0o711), below.Close())
+	if l.lock, err = lock(at); err != nil {
+		l.lock = below
+		return err
+	}
+	return errors.Join(os.Chmod(at, 0o711), run("mount --bind "+at+" "+l.Dir), below.Close())
 }

@@ -64,23 +64,32 @@ func Open(root string) (*Lab, error) {
 		return nil, fmt.Errorf("run script/install-deps first: %w", err)
 	}
 	sweepAbandoned()
-	dir, err := os.MkdirTemp(filepath.Dir(prefix), filepath.Base(prefix))
-	if err != nil {
+	l := &Lab{Root: root, Log: io.Discard}
+	if l.Dir, l.lock, err = ownFolder(); err != nil {
 		return nil, err
 	}
-	l := &Lab{Root: root, Dir: dir, Log: io.Discard}
 	// The root of a pod with a user namespace must get through to its rootfs.
-	err = os.Chmod(dir, 0o711)
-	if err == nil {
-		l.lock, err = lock(dir)
-	}
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+	if err := os.Chmod(l.Dir, 0o711); err != nil {
+		return nil, errors.Join(err, l.lock.Close(), os.RemoveAll(l.Dir))
 	}
 	openMu.Lock()
 	open[l] = true
 	openMu.Unlock()
 	return l, nil
+}
+
+// ownFolder makes a folder and locks it. Another program that opens a lab may take
+// it for abandoned until it is locked, and sweep it away.
+func ownFolder() (dir string, f *os.File, err error) {
+	for range 10 {
+		if dir, err = os.MkdirTemp(filepath.Dir(prefix), filepath.Base(prefix)); err != nil {
+			return "", nil, err
+		}
+		if f, err = lock(dir); err == nil {
+			return dir, f, nil
+		}
+	}
+	return "", nil, fmt.Errorf("make a folder for a lab: %w", err)
 }
 
 // Close stops and removes everything. Whoever calls it while another does
