@@ -107,6 +107,9 @@ func TestP2PFalseIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	pull.wait(t)
+	if err := c.Nodes[0].Daemon.Start(c.ctx); err != nil { // has all of it for the first one
+		t.Fatal(err)
+	}
 
 	first, slow, last := c.Nodes[2], c.Nodes[3:5], c.Nodes[5]
 	believers := append([]*lab.Node{first}, slow...)
