@@ -42,8 +42,11 @@ func main() {
 		}
 	}()
 	sums := make([][32]byte, len(names))
+	open := make(chan struct{}, 256) // a container may have 1,024 files open
 	for i, name := range names {
 		readers.Go(func() {
+			open <- struct{}{}
+			defer func() { <-open }()
 			data, err := os.ReadFile(name)
 			if err != nil {
 				fail(err)
