@@ -11,7 +11,7 @@ import (
 const (
 	MaxSize  = 64 << 20 // bytes
 	maxSpans = 1 << 20
-	maxTar   = 1 << 40 // bytes of the tar
+	maxTar   = 1 << 40 // bytes of the tar, and of the blob
 	window   = 32 << 10
 )
 
@@ -91,7 +91,7 @@ func Parse(data []byte) (*Ztoc, error) {
 	if z.TarSize, err = root.int64(ztocTarSize); err != nil {
 		return nil, err
 	}
-	if z.BlobSize <= 0 || z.TarSize <= 0 || z.TarSize > maxTar {
+	if z.BlobSize <= 0 || z.BlobSize > maxTar || z.TarSize <= 0 || z.TarSize > maxTar {
 		return nil, fmt.Errorf("%w: a blob of %d bytes with a tar of %d", ErrInvalid, z.BlobSize, z.TarSize)
 	}
 	toc, err := root.table(ztocTOC)

@@ -2,10 +2,12 @@ package ztoc_test
 
 import (
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index/ztoc"
 )
 
@@ -68,6 +70,14 @@ func TestTruncated(t *testing.T) {
 		if !errors.Is(err, ztoc.ErrInvalid) {
 			t.Fatalf("%d bytes: %v", n, err)
 		}
+	}
+}
+
+// TestHugeBlob: the spans of a blob that nobody can have are not counted.
+func TestHugeBlob(t *testing.T) {
+	z := indextest.Ztoc{BlobSize: math.MaxInt64, TarSize: 1024, SpanSize: 1 << 43}
+	if _, err := ztoc.Parse(z.Encode()); !errors.Is(err, ztoc.ErrInvalid) {
+		t.Errorf("a blob of %d bytes: %v", z.BlobSize, err)
 	}
 }
 
