@@ -53,7 +53,7 @@ func (h *Host) Containerd(ctx context.Context, cfg ContainerdConfig) (*Container
 	restrict := fmt.Sprint(!hasCapability(24))
 	text = strings.NewReplacer(
 		"DIR", h.Path(name), "SNAPSHOTTER", cfg.Snapshotter, "PAUSE", cfg.Pause, "RESTRICT", restrict,
-		"HOSTS", l.HostsDir(), "SOCKET", h.SnapshotterSocket(), "ROOT", h.SnapshotterRoot(),
+		"HOSTS", l.HostsDir(), "SOCKET", h.SnapshotterSocket(), "STARGZ", h.StargzSocket(), "ROOT", h.SnapshotterRoot(),
 	).Replace(text)
 	if _, err := l.write("root", l.Root); err != nil {
 		return nil, err
@@ -273,6 +273,14 @@ state = "DIR/state"
 [[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
   platform = "linux"
   snapshotter = "dfsnapshotter"
+[[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
+  platform = "linux"
+  snapshotter = "stargz"
+[proxy_plugins.stargz]
+  type = "snapshot"
+  address = "STARGZ"
+  [proxy_plugins.stargz.exports]
+    enable_remote_snapshot_annotations = "true"
 [proxy_plugins.dfsnapshotter]
   type = "snapshot"
   address = "SOCKET"

@@ -18,6 +18,7 @@ const (
 	namespace = "default"
 	ours      = "dfsnapshotter"
 	overlayfs = "overlayfs"
+	stargz    = "stargz"
 )
 
 // way is one way in which hosts start the image.
@@ -52,6 +53,14 @@ var ways = []way{
 
 // use prepares the cluster for a way: with nothing on its hosts' disks.
 func (c *cluster) use(ctx context.Context, w way) error {
+	for _, s := range c.stargz {
+		if err := s.Stop(); err != nil {
+			return err
+		}
+	}
+	if w.snapshotter == stargz {
+		return c.useStargz(ctx)
+	}
 	err := c.lab.AddHost(c.Registry.Host)
 	if w.mirror {
 		err = c.Registry.UseMirrors(c.Nodes[0].Daemon.Mirror) // the same on each
@@ -60,6 +69,23 @@ func (c *cluster) use(ctx context.Context, w way) error {
 		return err
 	}
 	return c.Use(ctx, w.p2p, w.seeds)
+}
+
+// useStargz starts a stargz-snapshotter on each node.
+func (c *cluster) useStargz(ctx context.Context) error {
+	for _, n := range c.Nodes {
+		if c.stargz[n] == nil {
+			s, err := n.Stargz(c.program, c.Registry)
+			if err != nil {
+				return err
+			}
+			c.stargz[n] = s
+		}
+		if err := c.stargz[n].Start(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // cluster is what is measured.
@@ -72,6 +98,9 @@ type cluster struct {
 	count  int // nodes in a wave
 	waves  int // so far
 	rows   []row
+
+	program string // a containerd-stargz-grpc
+	stargz  map[*lab.Node]*lab.Stargz
 }
 
 type image struct {
@@ -83,7 +112,7 @@ type image struct {
 // openCluster starts as many nodes as all waves have, and what the ways that are wanted
 // need.
 func openCluster(ctx context.Context, o options, wanted func(way) bool) (*cluster, error) {
-	c := &cluster{image: o.image, count: o.nodes, images: map[imagetest.Form]image{}}
+	c := &cluster{image: o.image, count: o.nodes, images: map[imagetest.Form]image{}, program: o.stargz, stargz: map[*lab.Node]*lab.Stargz{}}
 	cfg := lab.ClusterConfig{}
 	if o.debug {
 		cfg.Flags = []string{"--log-level", "debug"}

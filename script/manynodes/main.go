@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dfsnapshotter/dfsnapshotter/script/imagetest"
 	"github.com/dfsnapshotter/dfsnapshotter/script/lab"
 )
 
@@ -42,6 +43,7 @@ type options struct {
 	waves  int
 	soak   time.Duration
 	first  int
+	stargz string
 	debug  bool
 }
 
@@ -58,8 +60,12 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.waves, "waves", 2, "1, or with P2P: 2: when all layers are complete, start on other hosts; 3: and, when it is known what these have read first, on others again")
 	flag.DurationVar(&o.soak, "soak", 0, "start images again and again for as long, and see whether daemons grow")
 	flag.IntVar(&o.first, "first", 0, "instead, measure so often when a layer's first byte comes to one host, directly and through its mirror")
+	flag.StringVar(&o.stargz, "stargz", "", "a containerd-stargz-grpc to compare with")
 	flag.BoolVar(&o.debug, "debug", false, "have daemons log at level debug")
 	flag.Parse()
+	if o.stargz != "" {
+		ways = append(ways, way{"eStargz, stargz-snapshotter", stargz, imagetest.EStargz, false, false, 0, false})
+	}
 	if o.list {
 		for _, w := range ways {
 			fmt.Println(w.name)

@@ -32,7 +32,7 @@ type row struct {
 	To        string  // to whom
 	Whole     float64 // MiB over the registry's link until all layers are complete; only with P2P
 	Size      float64 // MiB of the image's layers
-	CPU       float64 // seconds per host, of dfsnapshotter
+	CPU       float64 // seconds per host, of the snapshotter
 	Theirs    float64 // seconds per host, of containerd
 	Received  float64 // MiB that each of the wave's hosts received, on the average
 	SeedCPU   float64 // seconds, of all seeds
@@ -244,6 +244,13 @@ func (c *cluster) counts(ctx context.Context, nodes []*lab.Node, seeds int, img 
 		ours, err := x.Daemon.Cost()
 		if err != nil {
 			return n, err
+		}
+		if s := c.stargz[x]; s != nil && s.Running() {
+			cost, err := s.Cost()
+			if err != nil {
+				return n, err
+			}
+			ours.CPU += cost.CPU
 		}
 		theirs, err := x.Containerd.Cost()
 		if err != nil {
