@@ -106,8 +106,8 @@ func (h *Host) Want(now time.Time, pb p2p.Blob, o p2p.Origin, lazy bool, p p2p.P
 	if filling && !b.filling() {
 		h.lessen(b)
 	}
-	if b.source.since.IsZero() {
-		b.source.since = now
+	if b.source.since.IsZero() || !filling && b.filling() {
+		b.source.since = now // nobody has waited for all of it before
 	}
 	if b.link == nil {
 		h.attach(b)

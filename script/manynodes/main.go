@@ -55,7 +55,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.image, "image", "python", "which: python, node, openjdk (java), postgres, gcc or nginx")
 	flag.BoolVar(&o.list, "list", false, "show the ways to start, and do nothing")
 	flag.StringVar(&o.json, "json", "", "write the figures to this file, too")
-	flag.StringVar(&o.logs, "logs", "out/many-nodes-logs", "folder for the logs if something fails")
+	flag.StringVar(&o.logs, "logs", "out/many-nodes-logs", "folder for the logs if something fails, or with -debug")
 	flag.IntVar(&o.rounds, "rounds", 1, "repetitions of each way")
 	flag.IntVar(&o.waves, "waves", 2, "1, or with P2P: 2: when all layers are complete, start on other hosts; 3: and, when it is known what these have read first, on others again")
 	flag.DurationVar(&o.soak, "soak", 0, "start images again and again for as long, and see whether daemons grow")
@@ -95,6 +95,11 @@ func run(ctx context.Context) error {
 			err = errors.Join(err, c.lab.SaveLogs(o.logs))
 		}
 		return err
+	}
+	if o.debug {
+		if err := c.lab.SaveLogs(o.logs); err != nil {
+			return err
+		}
 	}
 	if err := c.lab.Close(); err != nil || o.json == "" {
 		return err

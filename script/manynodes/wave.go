@@ -177,11 +177,7 @@ func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (_ row, wh
 		return row{}, nil, err
 	}
 	r := after.since(before)
-	for _, h := range append(append([]*lab.Node{}, c.Seeds...), nodes...) {
-		if n := after.to[h.IP] - before.to[h.IP]; n > 0 {
-			r.To += fmt.Sprintf("%s %.1f ", h.Name, mib(n))
-		}
-	}
+	r.To = c.to(before, after)
 	slices.Sort(ready)
 	r.Hosts, r.Slowest, r.Median, r.Pull = len(nodes), ready[len(ready)-1], ready[len(ready)/2], slices.Max(pulled)
 	r.Size = mib(img.size)
@@ -195,8 +191,19 @@ func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (_ row, wh
 			}
 		}
 		whole, err := c.counts(ctx, nodes, w.seeds, img)
+		progress("all layers complete: %s", c.to(before, whole))
 		return whole.since(before).Egress, err
 	}, err
+}
+
+// to says which hosts the registry has sent how many MiB of layers in between.
+func (c *cluster) to(before, after counters) (text string) {
+	for _, h := range append(append([]*lab.Node{}, c.Seeds...), c.Nodes...) {
+		if n := after.to[h.IP] - before.to[h.IP]; n > 0 {
+			text += fmt.Sprintf("%s %.1f ", h.Name, mib(n))
+		}
+	}
+	return text
 }
 
 // counters are what has been used so far.
