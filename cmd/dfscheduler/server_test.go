@@ -21,6 +21,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/sched"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/wiretest"
 )
@@ -402,6 +403,10 @@ func TestDebug(t *testing.T) {
 	var v view
 	if err := json.Unmarshal([]byte(get(t, s, "/debug.json")), &v); err != nil || len(v.Hosts) != 1 || len(v.Swarms) != 1 {
 		t.Errorf("/debug.json: %+v, %v", v, err)
+	}
+	var one sched.BlobView
+	if err := json.Unmarshal([]byte(get(t, s, "/debug/blobs/"+string(blob.Digest))), &one); err != nil || len(one.Hosts) != 1 || one.Hosts[0].ID != "seed" || one.Hosts[0].Have != one.Pieces {
+		t.Errorf("the blob: %+v, %v", one, err)
 	}
 }
 

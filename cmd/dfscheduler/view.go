@@ -9,6 +9,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/sched"
 )
 
@@ -36,7 +38,14 @@ func (h *hub) view() view {
 	return view{Counts: h.state.Counts(), Swarms: h.state.Swarms(), Hosts: h.state.Hosts(), Bans: h.state.Bans(time.Now())}
 }
 
-// routes adds /debug, tables for people, and /debug.json, all of it.
+func (h *hub) swarm(d digest.Digest) (sched.BlobView, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.state.Swarm(d)
+}
+
+// routes adds /debug, tables for people, /debug.json, all of it, and
+// /debug/blobs/DIGEST, the swarm of one blob with its hosts.
 func (h *hub) routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /debug", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -44,11 +53,20 @@ func (h *hub) routes(mux *http.ServeMux) {
 			h.log.Debug("write tables", "err", err)
 		}
 	})
-	mux.HandleFunc("GET /debug.json", func(w http.ResponseWriter, _ *http.Request) {
+	show := func(w http.ResponseWriter, v any) {
 		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(h.view()); err != nil {
+		if err := json.NewEncoder(w).Encode(v); err != nil {
 			h.log.Debug("write view", "err", err)
 		}
+	}
+	mux.HandleFunc("GET /debug.json", func(w http.ResponseWriter, _ *http.Request) { show(w, h.view()) })
+	mux.HandleFunc("GET /debug/blobs/{digest}", func(w http.ResponseWriter, r *http.Request) {
+		v, ok := h.swarm(digest.Digest(r.PathValue("digest")))
+		if !ok {
+			http.Error(w, "no swarm of this blob", http.StatusNotFound)
+			return
+		}
+		show(w, v)
 	})
 }
 

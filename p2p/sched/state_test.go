@@ -3,10 +3,12 @@ package sched_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
@@ -93,6 +95,45 @@ func TestRefused(t *testing.T) {
 				t.Errorf("and changes (-before +after):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestSwarmView(t *testing.T) {
+	t.Parallel()
+	s := sched.New(sched.Config{})
+	if v, ok := s.Swarm(layer.Digest); ok {
+		t.Errorf("of nobody: %+v", v)
+	}
+	have := p2p.NewHave(layer.Pieces())
+	for _, i := range []int{0, 1, 2, 5, 19} {
+		have.Add(i)
+	}
+	for id, inventory := range map[p2p.HostID][]p2p.Inventory{
+		"all": {{Blob: layer, Have: p2p.FullHave(layer.Pieces()), Verified: true}}, "some": {{Blob: layer, Have: have}}, "none": nil,
+	} {
+		send(t, s, id, p2p.Announce{Host: host(id), Inventory: inventory})
+	}
+	send(t, s, "some", p2p.Want{Blob: layer, Lazy: true})
+	send(t, s, "none", p2p.Want{Blob: layer})
+	v, ok := s.Swarm(layer.Digest)
+	if !ok || v.Peers != 3 || v.Complete != 1 || v.Pieces != 20 {
+		t.Errorf("%+v, %v", v, ok)
+	}
+	want := []sched.PeerView{
+		{Host: host("all"), Have: 20, Runs: [][2]int{{0, 19}}},
+		{Host: host("none"), Wants: true},
+		{Host: host("some"), Wants: true, Lazy: true, Have: 5, Runs: [][2]int{{0, 2}, {5, 5}, {19, 19}}},
+	}
+	if diff := cmp.Diff(want, v.Hosts, cmpopts.IgnoreFields(sched.PeerView{}, "Parents", "Children")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for _, h := range v.Hosts { // they feed each other, too
+		if got := slices.Contains(h.Parents, "all"); got == (h.ID == "all") || slices.Contains(h.Parents, h.ID) {
+			t.Errorf("%s takes from %v", h.ID, h.Parents)
+		}
+	}
+	if v.Hosts[0].Children == 0 || len(v.Hosts[0].Parents) > 0 {
+		t.Errorf("who has all: %+v", v.Hosts[0])
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
@@ -100,4 +102,55 @@ func (s *State) Counts() Counts {
 		Hosts: len(s.hosts), Seeds: len(s.seeds), Swarms: len(s.swarms), Active: len(s.active),
 		Peers: s.peers, Bans: len(s.standing), Trials: len(s.trials),
 	}
+}
+
+// A PeerView is a host in a swarm as shown to operators.
+type PeerView struct {
+	p2p.Host
+	Wants    bool         // and is not complete
+	Lazy     bool         // it wants ranges as they are read
+	Have     int          // pieces
+	Runs     [][2]int     // of pieces that it has: first and last; the first [maxRuns] of them
+	Parents  []p2p.HostID // from whom it takes first, each once; "": the origin
+	Children int          // that take from it first, counted in each stripe
+}
+
+// A BlobView is a swarm with its hosts, as shown to operators.
+type BlobView struct {
+	SwarmView
+	Pieces int
+	Hosts  []PeerView // by ID
+}
+
+// maxRuns bounds what is said of a host that has pieces here and there.
+const maxRuns = 4096
+
+// Swarm returns a swarm with its hosts; false: there is none.
+func (s *State) Swarm(d digest.Digest) (BlobView, bool) {
+	w := s.swarms[d]
+	if w == nil {
+		return BlobView{}, false
+	}
+	v := BlobView{SwarmView: w.view(), Pieces: w.blob.Pieces(), Hosts: make([]PeerView, 0, len(w.peers))}
+	for _, p := range w.peers {
+		v.Hosts = append(v.Hosts, p.view())
+	}
+	slices.SortFunc(v.Hosts, func(a, b PeerView) int { return cmp.Compare(a.ID, b.ID) })
+	return v, true
+}
+
+func (p *peer) view() PeerView {
+	v := PeerView{Host: p.host.Host, Wants: p.wants, Lazy: p.lazy, Have: p.have.Count(), Children: int(p.prim)}
+	for first, last := range p.have.Runs() {
+		if len(v.Runs) == maxRuns {
+			break
+		}
+		v.Runs = append(v.Runs, [2]int{first, last})
+	}
+	for st := range p.links {
+		if first := p.links[st].parents[0]; first != nil && !slices.Contains(v.Parents, first.host.ID) {
+			v.Parents = append(v.Parents, first.host.ID)
+		}
+	}
+	return v
 }
