@@ -87,7 +87,7 @@ func open(c Config, log *slog.Logger) (*server, error) {
 		s.served <- err
 	}()
 	if node != nil {
-		node.Start(c.advertised(s.addr()), func(o manage.Orders) { s.hub.expel(o.Blocked) })
+		node.Start(c.advertised(s.addr()), func(o manage.Orders) { s.hub.expel(o.Blocked) }, nil)
 	}
 	s.debug.SetReady(true)
 	return s, nil

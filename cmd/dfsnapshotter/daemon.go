@@ -151,7 +151,7 @@ func (n *node) openFetcher() (*fetcher.Fetcher, error) {
 	f, err := fetcher.New(config)
 	if err == nil && m != nil && m.managed != nil {
 		n.managed = m.managed
-		n.managed.Start(m.host.Addr, func(o manage.Orders) { n.obey(f, o) })
+		n.managed.Start(m.host.Addr, func(o manage.Orders) { n.obey(f, o) }, n.load)
 	}
 	return f, err
 }

@@ -46,7 +46,7 @@ func clients(to string) {
 		wg.Go(func() {
 			once := sync.OnceFunc(func() { <-slots })
 			defer once()
-			err := manage.Link(ctx, addr, manage.Files(dir), manage.Hello{Address: "192.0.2.1:65002"}, func(manage.Orders) { once() })
+			err := manage.Link(ctx, addr, manage.Files(dir), manage.Hello{Address: "192.0.2.1:65002"}, func(manage.Orders) { once() }, nil)
 			if ctx.Err() == nil {
 				fmt.Fprintln(os.Stderr, err)
 			}

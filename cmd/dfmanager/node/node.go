@@ -43,6 +43,7 @@ const (
 	// missed is for how long hosts are told of a scheduler that is dead: it may
 	// come back, and where it was its swarms are found again.
 	missed  = 10 * time.Minute
+	note    = 5 * time.Second // how long what nodes have moved may wait to be written down
 	sweep   = time.Minute
 	reissue = 24 * time.Hour // of this manager's own certificates
 )
@@ -72,6 +73,8 @@ type Server struct {
 	news     []store.Presence // not written down yet
 	streams  int64            // counts them
 	present  map[int64]store.Presence
+	newest   map[member]int64 // stream of a node
+	busy     busy             // not written down yet
 
 	schedulers []string // of the standard cluster
 	follow     func([]string)
@@ -92,7 +95,7 @@ type group struct {
 
 // Open serves nodes on ln, which it takes over, until Close.
 func Open(ctx context.Context, ln net.Listener, c Config) (*Server, error) {
-	s := &Server{Config: c, served: make(chan error, 1), wake: make(chan struct{}, 1), clusters: map[int64]*group{}, present: map[int64]store.Presence{}}
+	s := &Server{Config: c, served: make(chan error, 1), wake: make(chan struct{}, 1), clusters: map[int64]*group{}, present: map[int64]store.Presence{}, newest: map[member]int64{}}
 	s.own = wire.Held(wire.Name{ID: p2p.HostID(c.Name), Role: wire.RoleHost}, c.Log)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	err := c.Registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -121,7 +124,7 @@ func (s *Server) Close() error {
 	s.wg.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return errors.Join(err, s.Store.ForgetManager(ctx, s.Name))
+	return errors.Join(err, s.writeBusy(ctx), s.Store.ForgetManager(ctx, s.Name))
 }
 
 // Changed has a change of a cluster seen at once, if it was made by this manager.
@@ -136,13 +139,17 @@ func (s *Server) Changed() {
 func (s *Server) run() {
 	t := time.NewTicker(beat)
 	defer t.Stop()
-	var kept, swept time.Time
+	var kept, swept, noted time.Time
 	for {
 		now := time.Now()
 		err := s.write(s.ctx)
 		if now.Sub(kept) >= keep {
 			err = errors.Join(err, s.live(s.ctx))
 			kept = now
+		}
+		if now.Sub(noted) >= note {
+			err = errors.Join(err, s.writeBusy(s.ctx))
+			noted = now
 		}
 		if now.Sub(swept) >= sweep {
 			err = errors.Join(err, s.Store.Sweep(s.ctx))

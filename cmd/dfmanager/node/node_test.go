@@ -142,18 +142,24 @@ type member struct {
 // join starts a node. Where it keeps things is dir; "": a new folder.
 func (e *env) join(addr, token, dir string, name wire.Name, place manage.Place) *member {
 	e.t.Helper()
+	return e.joinBusy(addr, token, dir, name, place, nil)
+}
+
+// joinBusy starts a node that says how busy it is.
+func (e *env) joinBusy(addr, token, dir string, name wire.Name, place manage.Place, load func() manage.Load) *member {
+	e.t.Helper()
 	if dir == "" {
 		dir = e.t.TempDir()
 	}
 	m := &member{dir: dir, told: make(chan manage.Orders, 100)}
 	var err error
 	m.Node, err = managed.Open(managed.Config{
-		Manager: addr, TokenFile: token, Dir: dir, Name: name, Log: quiet, Hello: manage.Hello{Version: "test", Place: place},
+		Manager: addr, TokenFile: token, Dir: dir, Name: name, Log: quiet, Hello: manage.Hello{Version: "test", Place: place}, Pace: time.Millisecond,
 	})
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	m.Start("192.0.2.7:8002", func(o manage.Orders) { m.told <- o })
+	m.Start("192.0.2.7:8002", func(o manage.Orders) { m.told <- o }, load)
 	e.t.Cleanup(m.Close)
 	return m
 }
@@ -259,7 +265,7 @@ func TestRevokedNodeIsRefused(t *testing.T) {
 		if err := manage.Renew(e.t.Context(), m.addr, files); !errors.Is(err, manage.ErrRefused) || !strings.Contains(err.Error(), "revoked") {
 			e.t.Errorf("renewing when revoked: %v", err)
 		}
-		if err := manage.Link(e.t.Context(), m.addr, files, manage.Hello{}, func(manage.Orders) {}); !errors.Is(err, manage.ErrRefused) {
+		if err := manage.Link(e.t.Context(), m.addr, files, manage.Hello{}, func(manage.Orders) {}, nil); !errors.Is(err, manage.ErrRefused) {
 			e.t.Errorf("a stream when revoked: %v", err)
 		}
 	})

@@ -169,6 +169,7 @@ func (s *Server) came(n store.Node) int64 {
 	s.streams++
 	p := store.Presence{Node: n, Stream: s.streams, Present: true}
 	s.present[s.streams] = p
+	s.newest[member{n.Cluster, n.Name}] = s.streams
 	s.news = append(s.news, p)
 	return s.streams
 }
@@ -178,6 +179,9 @@ func (s *Server) went(n store.Node, stream int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.present, stream)
+	if k := (member{n.Cluster, n.Name}); s.newest[k] == stream {
+		delete(s.newest, k)
+	}
 	s.news = append(s.news, store.Presence{Node: n, Stream: stream})
 }
 

@@ -193,7 +193,7 @@ func (db *DB) ForgetManager(ctx context.Context, name string) error {
 }
 
 // Sweep forgets nodes that are dead and whose certificate has expired, managers
-// that are not heard of any more, and the streams that those had.
+// that are not heard of any more, and the streams that those had, and old traffic.
 func (db *DB) Sweep(ctx context.Context) error {
 	return db.tx(ctx, func(t *sql.Tx) error {
 		now := time.Now()
@@ -203,7 +203,10 @@ func (db *DB) Sweep(ctx context.Context) error {
 		if _, err := t.ExecContext(ctx, "UPDATE nodes SET manager = '', seen = $1 WHERE manager <> '' AND NOT EXISTS (SELECT 1 FROM managers WHERE managers.name = nodes.manager)", millis(now)); err != nil {
 			return err
 		}
-		_, err := t.ExecContext(ctx, "DELETE FROM nodes WHERE until < $1 AND manager = ''", millis(now))
+		if _, err := t.ExecContext(ctx, "DELETE FROM nodes WHERE until < $1 AND manager = ''", millis(now)); err != nil {
+			return err
+		}
+		_, err := t.ExecContext(ctx, "DELETE FROM traffic WHERE at < $1", millis(now.Add(-keepTraffic)))
 		return err
 	})
 }

@@ -27,7 +27,8 @@ type Config struct {
 	TokenFile string // a join token; read when there is no certificate that is good
 	Dir       string // for what the manager gives; made if it is missing
 	Name      wire.Name
-	Hello     manage.Hello // Start says the address
+	Hello     manage.Hello  // Start says the address
+	Pace      time.Duration // how often the manager is told how busy this node is; 0: the usual
 	Log       *slog.Logger
 }
 
@@ -38,6 +39,9 @@ type Node struct {
 	identity *wire.Identity
 	orders   manage.Orders // as they were on disk
 	apply    func(manage.Orders)
+	busy     func() manage.Load
+	told     manage.Traffic // what the manager knows was moved
+	toldAt   time.Time
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	certify  chan struct{} // closed when there is a certificate
@@ -52,6 +56,9 @@ func Open(c Config) (*Node, error) {
 		c.Hello.Place.Hostname, _ = os.Hostname() // without, nothing is known of it
 	}
 	n := &Node{Config: c, files: manage.Files(c.Dir), certify: make(chan struct{})}
+	if n.Pace <= 0 {
+		n.Pace = tellEvery
+	}
 	n.identity = wire.Await(n.files, c.Name, c.Log)
 	var err error
 	if n.orders, err = n.load(); err != nil {
@@ -69,8 +76,10 @@ func (n *Node) Orders() manage.Orders { return n.orders }
 
 // Start begins to ask the manager. apply is called with what it says, one time
 // after the other, until Close. Whom to block is known to the identity by then.
-func (n *Node) Start(address string, apply func(manage.Orders)) {
-	n.Hello.Address, n.apply = address, apply
+// busy, if it is not nil, is asked now and then how busy this node is and what it
+// has moved since it was started; the manager is told what of that is new.
+func (n *Node) Start(address string, apply func(manage.Orders), busy func() manage.Load) {
+	n.Hello.Address, n.apply, n.busy, n.toldAt = address, apply, busy, time.Now()
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
 	n.wg.Go(func() { n.keepCertificate(ctx) })
@@ -128,6 +137,7 @@ const (
 	maxBackOff   = 10 * time.Second
 	refusedAgain = 30 * time.Second
 	renewAgain   = 10 * time.Minute
+	tellEvery    = 10 * time.Second
 )
 
 // keepCertificate joins when there is no certificate that is good, and renews it
@@ -210,6 +220,10 @@ func (n *Node) keepLink(ctx context.Context) {
 		return
 	}
 	wait, down := firstBackOff, false
+	var tell manage.Teller
+	if n.busy != nil {
+		tell = n.tell
+	}
 	for ctx.Err() == nil {
 		linked := false
 		err := manage.Link(ctx, n.Manager, n.files, n.Hello, func(o manage.Orders) {
@@ -218,7 +232,7 @@ func (n *Node) keepLink(ctx context.Context) {
 			}
 			linked, down, wait = true, false, firstBackOff
 			n.hear(o)
-		})
+		}, tell)
 		if ctx.Err() != nil {
 			return
 		}
@@ -228,6 +242,35 @@ func (n *Node) keepLink(ctx context.Context) {
 		down = true
 		sleep(ctx, wait/2+rand.N(wait))
 		wait = min(wait*2, maxBackOff)
+	}
+}
+
+// tell tells the manager how busy this node is, whenever that has changed. What it
+// has not noted is told again with what comes next.
+func (n *Node) tell(ctx context.Context, say func(manage.Load) error) {
+	t := time.NewTicker(n.Pace)
+	defer t.Stop()
+	var last manage.Load
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		now, l := time.Now(), n.busy()
+		moved := l.Moved
+		l.Moved = moved.Sub(n.told)
+		if l == last && l.Moved == (manage.Traffic{}) {
+			continue
+		}
+		last = l
+		l.Span = max(now.Sub(n.toldAt), time.Millisecond)
+		if err := say(l); err != nil {
+			last = manage.Load{Kept: -1} // equal to none
+			n.Log.Debug("the manager does not note how busy this node is", "err", err)
+			continue
+		}
+		n.told, n.toldAt = moved, now
 	}
 }
 

@@ -74,7 +74,7 @@ func TestWhatIsMissingIsSaid(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n.Start(":1", func(manage.Orders) { t.Error("somebody commands") })
+		n.Start(":1", func(manage.Orders) { t.Error("somebody commands") }, nil)
 		log.until(t, want)
 		n.Close()
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"os"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -64,9 +65,14 @@ func Renew(ctx context.Context, addr string, f wire.Files) error {
 	})
 }
 
+// Teller says now and then how busy a node is, until ctx ends. say returns nil
+// when the manager has noted it.
+type Teller func(ctx context.Context, say func(Load) error)
+
 // Link has the manager at addr say what holds, and calls hear with that, until
-// ctx ends or the manager cannot be reached any more.
-func Link(ctx context.Context, addr string, f wire.Files, h Hello, hear func(Orders)) error {
+// ctx ends or the manager cannot be reached any more. As long as it lasts, tell
+// runs, if there is one.
+func Link(ctx context.Context, addr string, f wire.Files, h Hello, hear func(Orders), tell Teller) error {
 	config, err := memberConfig(f)
 	if err != nil {
 		return err
@@ -76,10 +82,15 @@ func Link(ctx context.Context, addr string, f wire.Files, h Hello, hear func(Ord
 		if err != nil {
 			return err
 		}
+		end := func() {}
+		defer func() { end() }()
 		for {
 			m, err := stream.Recv()
 			if err != nil {
 				return err
+			}
+			if tell != nil { // the manager knows this node's stream now
+				end, tell = telling(ctx, c, tell), nil
 			}
 			o, err := orders(m)
 			if err != nil {
@@ -88,6 +99,24 @@ func Link(ctx context.Context, addr string, f wire.Files, h Hello, hear func(Ord
 			hear(o)
 		}
 	})
+}
+
+// telling has tell run, and returns what ends it.
+func telling(ctx context.Context, c pb.ManagerClient, tell Teller) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tell(ctx, func(l Load) error {
+			ctx, cancel := context.WithTimeout(ctx, answerIn)
+			defer cancel()
+			_, err := c.Report(ctx, l.proto())
+			return err
+		})
+	})
+	return func() {
+		cancel()
+		wg.Wait()
+	}
 }
 
 // memberConfig is that of a connection with a node's certificate, as its files

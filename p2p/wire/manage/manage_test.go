@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -70,6 +72,30 @@ func TestOrders(t *testing.T) {
 	}
 	if _, err := hello(&pb.Hello{Place: &pb.Place{Location: "a\x00"}}); !errors.Is(err, ErrInvalid) {
 		t.Error(err)
+	}
+}
+
+func TestLoad(t *testing.T) {
+	t.Parallel()
+	want := Load{Span: 10 * time.Second, Moved: Traffic{1, 2, 3, 4}, Kept: 5, Uploads: 6, Waiting: 7}
+	got, err := load(want.proto())
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+	for what, change := range map[string]func(*pb.Load){
+		"no time":        func(m *pb.Load) { m.SpanMs = 0 },
+		"all time":       func(m *pb.Load) { m.SpanMs = math.MaxInt64 },
+		"less than none": func(m *pb.Load) { m.Store = -1 },
+		"too much":       func(m *pb.Load) { m.Sent = math.MaxInt64 },
+		"a negative sum": func(m *pb.Load) { m.Kept = -1 },
+		"many uploads":   func(m *pb.Load) { m.Uploads = math.MaxInt64 },
+		"many less":      func(m *pb.Load) { m.Waiting = -1 },
+	} {
+		m := want.proto()
+		change(m)
+		if _, err := load(m); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

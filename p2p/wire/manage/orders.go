@@ -2,6 +2,7 @@ package manage
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/manage/internal/pb"
@@ -32,12 +33,37 @@ type Limits struct {
 	OriginRequests int   `json:"origin_requests"` // to one registry at a time
 }
 
+// Traffic is bytes of blobs.
+type Traffic struct {
+	Origin int64 // came from origins
+	Peers  int64 // came from other hosts
+	Store  int64 // were there when they were asked for
+	Sent   int64 // went to other hosts
+}
+
+// Sub returns what t is more than o.
+func (t Traffic) Sub(o Traffic) Traffic {
+	return Traffic{t.Origin - o.Origin, t.Peers - o.Peers, t.Store - o.Store, t.Sent - o.Sent}
+}
+
+// Load is what a node has moved in some time, and how busy it is.
+type Load struct {
+	Span    time.Duration
+	Moved   Traffic
+	Kept    int64 // bytes of blobs on its disk
+	Uploads int64 // bodies on their way to other hosts
+	Waiting int64 // reads that wait for bytes
+}
+
 // Bounds of what comes in.
 const (
 	maxText       = 256
 	maxSchedulers = 1000
 	maxBlocked    = 100_000
 	maxRequests   = 1000
+	maxMoved      = 1 << 50 // bytes in one Load, which nobody moves
+	maxCount      = 1 << 20
+	maxSpan       = 10 * 365 * 24 * time.Hour
 )
 
 func (p Place) proto() *pb.Place {
@@ -102,4 +128,20 @@ func orders(m *pb.Orders) (o Orders, err error) {
 		return o, fmt.Errorf("%w: limits %+v", ErrInvalid, o.Limits)
 	}
 	return o, nil
+}
+
+func (l Load) proto() *pb.Load {
+	return &pb.Load{
+		SpanMs: l.Span.Milliseconds(), Origin: l.Moved.Origin, Peers: l.Moved.Peers, Store: l.Moved.Store, Sent: l.Moved.Sent,
+		Kept: l.Kept, Uploads: l.Uploads, Waiting: l.Waiting,
+	}
+}
+
+func load(m *pb.Load) (Load, error) {
+	t := Traffic{m.GetOrigin(), m.GetPeers(), m.GetStore(), m.GetSent()}
+	if min(t.Origin, t.Peers, t.Store, t.Sent, m.GetKept()) < 0 || max(t.Origin, t.Peers, t.Store, t.Sent) > maxMoved ||
+		min(m.GetUploads(), m.GetWaiting()) < 0 || max(m.GetUploads(), m.GetWaiting()) > maxCount || m.GetSpanMs() < 1 || m.GetSpanMs() > maxSpan.Milliseconds() {
+		return Load{}, fmt.Errorf("%w: load %v", ErrInvalid, m)
+	}
+	return Load{time.Duration(m.GetSpanMs()) * time.Millisecond, t, m.GetKept(), m.GetUploads(), m.GetWaiting()}, nil
 }

@@ -53,6 +53,8 @@ type Handler interface {
 	// Link has send called with what the node is told, at once and whenever it
 	// changes, until ctx ends, which says that the node has gone.
 	Link(ctx context.Context, r Request, h Hello, send func(Orders) error) error
+	// Report notes what a node that has a Link has moved since it last said so.
+	Report(ctx context.Context, r Request, l Load) error
 }
 
 // Request is who calls.
@@ -161,6 +163,23 @@ func (s *service) Link(m *pb.Hello, stream grpc.ServerStreamingServer[pb.Orders]
 		return coded(err)
 	}
 	return nil
+}
+
+func (s *service) Report(ctx context.Context, m *pb.Load) (*pb.Noted, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerIn)
+	defer cancel()
+	r, err := member(ctx)
+	if err != nil {
+		return nil, coded(err)
+	}
+	l, err := load(m)
+	if err == nil {
+		err = s.h.Report(ctx, r, l)
+	}
+	if err != nil {
+		return nil, coded(err)
+	}
+	return &pb.Noted{}, nil
 }
 
 // member is who calls with a certificate, which TLS has verified.

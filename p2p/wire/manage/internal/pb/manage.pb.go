@@ -444,6 +444,144 @@ func (x *Limits) GetOriginRequests() int64 {
 	return 0
 }
 
+// Load is what a node has moved since its last Load that was answered, and how
+// busy it is.
+type Load struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpanMs        int64                  `protobuf:"varint,1,opt,name=span_ms,json=spanMs,proto3" json:"span_ms,omitempty"` // since then
+	Origin        int64                  `protobuf:"varint,2,opt,name=origin,proto3" json:"origin,omitempty"`               // bytes of blobs that came from origins
+	Peers         int64                  `protobuf:"varint,3,opt,name=peers,proto3" json:"peers,omitempty"`                 // from other hosts
+	Store         int64                  `protobuf:"varint,4,opt,name=store,proto3" json:"store,omitempty"`                 // were there when they were asked for
+	Sent          int64                  `protobuf:"varint,5,opt,name=sent,proto3" json:"sent,omitempty"`                   // went to other hosts
+	Kept          int64                  `protobuf:"varint,6,opt,name=kept,proto3" json:"kept,omitempty"`                   // are on its disk
+	Uploads       int64                  `protobuf:"varint,7,opt,name=uploads,proto3" json:"uploads,omitempty"`             // bodies on their way to other hosts
+	Waiting       int64                  `protobuf:"varint,8,opt,name=waiting,proto3" json:"waiting,omitempty"`             // reads that wait for bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Load) Reset() {
+	*x = Load{}
+	mi := &file_p2p_wire_manage_internal_pb_manage_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Load) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Load) ProtoMessage() {}
+
+func (x *Load) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_manage_internal_pb_manage_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Load.ProtoReflect.Descriptor instead.
+func (*Load) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_manage_internal_pb_manage_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Load) GetSpanMs() int64 {
+	if x != nil {
+		return x.SpanMs
+	}
+	return 0
+}
+
+func (x *Load) GetOrigin() int64 {
+	if x != nil {
+		return x.Origin
+	}
+	return 0
+}
+
+func (x *Load) GetPeers() int64 {
+	if x != nil {
+		return x.Peers
+	}
+	return 0
+}
+
+func (x *Load) GetStore() int64 {
+	if x != nil {
+		return x.Store
+	}
+	return 0
+}
+
+func (x *Load) GetSent() int64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *Load) GetKept() int64 {
+	if x != nil {
+		return x.Kept
+	}
+	return 0
+}
+
+func (x *Load) GetUploads() int64 {
+	if x != nil {
+		return x.Uploads
+	}
+	return 0
+}
+
+func (x *Load) GetWaiting() int64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+type Noted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Noted) Reset() {
+	*x = Noted{}
+	mi := &file_p2p_wire_manage_internal_pb_manage_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Noted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Noted) ProtoMessage() {}
+
+func (x *Noted) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_manage_internal_pb_manage_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Noted.ProtoReflect.Descriptor instead.
+func (*Noted) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_manage_internal_pb_manage_proto_rawDescGZIP(), []int{8}
+}
+
 var File_p2p_wire_manage_internal_pb_manage_proto protoreflect.FileDescriptor
 
 const file_p2p_wire_manage_internal_pb_manage_proto_rawDesc = "" +
@@ -478,11 +616,22 @@ const file_p2p_wire_manage_internal_pb_manage_proto_rawDesc = "" +
 	"\bdownload\x18\x01 \x01(\x03R\bdownload\x12\x16\n" +
 	"\x06upload\x18\x02 \x01(\x03R\x06upload\x12\x16\n" +
 	"\x06origin\x18\x03 \x01(\x03R\x06origin\x12'\n" +
-	"\x0forigin_requests\x18\x04 \x01(\x03R\x0eoriginRequests2\xfe\x01\n" +
+	"\x0forigin_requests\x18\x04 \x01(\x03R\x0eoriginRequests\"\xbf\x01\n" +
+	"\x04Load\x12\x17\n" +
+	"\aspan_ms\x18\x01 \x01(\x03R\x06spanMs\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\x03R\x06origin\x12\x14\n" +
+	"\x05peers\x18\x03 \x01(\x03R\x05peers\x12\x14\n" +
+	"\x05store\x18\x04 \x01(\x03R\x05store\x12\x12\n" +
+	"\x04sent\x18\x05 \x01(\x03R\x04sent\x12\x12\n" +
+	"\x04kept\x18\x06 \x01(\x03R\x04kept\x12\x18\n" +
+	"\auploads\x18\a \x01(\x03R\auploads\x12\x18\n" +
+	"\awaiting\x18\b \x01(\x03R\awaiting\"\a\n" +
+	"\x05Noted2\xc7\x02\n" +
 	"\aManager\x12R\n" +
 	"\x04Join\x12$.dfsnapshotter.manage.v1.JoinRequest\x1a$.dfsnapshotter.manage.v1.Certificate\x12T\n" +
 	"\x05Renew\x12%.dfsnapshotter.manage.v1.RenewRequest\x1a$.dfsnapshotter.manage.v1.Certificate\x12I\n" +
-	"\x04Link\x12\x1e.dfsnapshotter.manage.v1.Hello\x1a\x1f.dfsnapshotter.manage.v1.Orders0\x01BDZBgithub.com/dfsnapshotter/dfsnapshotter/p2p/wire/manage/internal/pbb\x06proto3"
+	"\x04Link\x12\x1e.dfsnapshotter.manage.v1.Hello\x1a\x1f.dfsnapshotter.manage.v1.Orders0\x01\x12G\n" +
+	"\x06Report\x12\x1d.dfsnapshotter.manage.v1.Load\x1a\x1e.dfsnapshotter.manage.v1.NotedBDZBgithub.com/dfsnapshotter/dfsnapshotter/p2p/wire/manage/internal/pbb\x06proto3"
 
 var (
 	file_p2p_wire_manage_internal_pb_manage_proto_rawDescOnce sync.Once
@@ -496,7 +645,7 @@ func file_p2p_wire_manage_internal_pb_manage_proto_rawDescGZIP() []byte {
 	return file_p2p_wire_manage_internal_pb_manage_proto_rawDescData
 }
 
-var file_p2p_wire_manage_internal_pb_manage_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_p2p_wire_manage_internal_pb_manage_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_p2p_wire_manage_internal_pb_manage_proto_goTypes = []any{
 	(*Place)(nil),        // 0: dfsnapshotter.manage.v1.Place
 	(*JoinRequest)(nil),  // 1: dfsnapshotter.manage.v1.JoinRequest
@@ -505,6 +654,8 @@ var file_p2p_wire_manage_internal_pb_manage_proto_goTypes = []any{
 	(*Hello)(nil),        // 4: dfsnapshotter.manage.v1.Hello
 	(*Orders)(nil),       // 5: dfsnapshotter.manage.v1.Orders
 	(*Limits)(nil),       // 6: dfsnapshotter.manage.v1.Limits
+	(*Load)(nil),         // 7: dfsnapshotter.manage.v1.Load
+	(*Noted)(nil),        // 8: dfsnapshotter.manage.v1.Noted
 }
 var file_p2p_wire_manage_internal_pb_manage_proto_depIdxs = []int32{
 	0, // 0: dfsnapshotter.manage.v1.JoinRequest.place:type_name -> dfsnapshotter.manage.v1.Place
@@ -513,11 +664,13 @@ var file_p2p_wire_manage_internal_pb_manage_proto_depIdxs = []int32{
 	1, // 3: dfsnapshotter.manage.v1.Manager.Join:input_type -> dfsnapshotter.manage.v1.JoinRequest
 	2, // 4: dfsnapshotter.manage.v1.Manager.Renew:input_type -> dfsnapshotter.manage.v1.RenewRequest
 	4, // 5: dfsnapshotter.manage.v1.Manager.Link:input_type -> dfsnapshotter.manage.v1.Hello
-	3, // 6: dfsnapshotter.manage.v1.Manager.Join:output_type -> dfsnapshotter.manage.v1.Certificate
-	3, // 7: dfsnapshotter.manage.v1.Manager.Renew:output_type -> dfsnapshotter.manage.v1.Certificate
-	5, // 8: dfsnapshotter.manage.v1.Manager.Link:output_type -> dfsnapshotter.manage.v1.Orders
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
+	7, // 6: dfsnapshotter.manage.v1.Manager.Report:input_type -> dfsnapshotter.manage.v1.Load
+	3, // 7: dfsnapshotter.manage.v1.Manager.Join:output_type -> dfsnapshotter.manage.v1.Certificate
+	3, // 8: dfsnapshotter.manage.v1.Manager.Renew:output_type -> dfsnapshotter.manage.v1.Certificate
+	5, // 9: dfsnapshotter.manage.v1.Manager.Link:output_type -> dfsnapshotter.manage.v1.Orders
+	8, // 10: dfsnapshotter.manage.v1.Manager.Report:output_type -> dfsnapshotter.manage.v1.Noted
+	7, // [7:11] is the sub-list for method output_type
+	3, // [3:7] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
 	3, // [3:3] is the sub-list for extension extendee
 	0, // [0:3] is the sub-list for field type_name
@@ -534,7 +687,7 @@ func file_p2p_wire_manage_internal_pb_manage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_p2p_wire_manage_internal_pb_manage_proto_rawDesc), len(file_p2p_wire_manage_internal_pb_manage_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

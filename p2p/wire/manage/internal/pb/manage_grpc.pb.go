@@ -21,9 +21,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Manager_Join_FullMethodName  = "/dfsnapshotter.manage.v1.Manager/Join"
-	Manager_Renew_FullMethodName = "/dfsnapshotter.manage.v1.Manager/Renew"
-	Manager_Link_FullMethodName  = "/dfsnapshotter.manage.v1.Manager/Link"
+	Manager_Join_FullMethodName   = "/dfsnapshotter.manage.v1.Manager/Join"
+	Manager_Renew_FullMethodName  = "/dfsnapshotter.manage.v1.Manager/Renew"
+	Manager_Link_FullMethodName   = "/dfsnapshotter.manage.v1.Manager/Link"
+	Manager_Report_FullMethodName = "/dfsnapshotter.manage.v1.Manager/Report"
 )
 
 // ManagerClient is the client API for Manager service.
@@ -40,6 +41,8 @@ type ManagerClient interface {
 	// Link is open as long as the node lives. The manager says what holds, and
 	// again whenever that changes.
 	Link(ctx context.Context, in *Hello, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Orders], error)
+	// Report is called now and then by a node that has a Link.
+	Report(ctx context.Context, in *Load, opts ...grpc.CallOption) (*Noted, error)
 }
 
 type managerClient struct {
@@ -89,6 +92,16 @@ func (c *managerClient) Link(ctx context.Context, in *Hello, opts ...grpc.CallOp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Manager_LinkClient = grpc.ServerStreamingClient[Orders]
 
+func (c *managerClient) Report(ctx context.Context, in *Load, opts ...grpc.CallOption) (*Noted, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Noted)
+	err := c.cc.Invoke(ctx, Manager_Report_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ManagerServer is the server API for Manager service.
 // All implementations must embed UnimplementedManagerServer
 // for forward compatibility.
@@ -103,6 +116,8 @@ type ManagerServer interface {
 	// Link is open as long as the node lives. The manager says what holds, and
 	// again whenever that changes.
 	Link(*Hello, grpc.ServerStreamingServer[Orders]) error
+	// Report is called now and then by a node that has a Link.
+	Report(context.Context, *Load) (*Noted, error)
 	mustEmbedUnimplementedManagerServer()
 }
 
@@ -121,6 +136,9 @@ func (UnimplementedManagerServer) Renew(context.Context, *RenewRequest) (*Certif
 }
 func (UnimplementedManagerServer) Link(*Hello, grpc.ServerStreamingServer[Orders]) error {
 	return status.Error(codes.Unimplemented, "method Link not implemented")
+}
+func (UnimplementedManagerServer) Report(context.Context, *Load) (*Noted, error) {
+	return nil, status.Error(codes.Unimplemented, "method Report not implemented")
 }
 func (UnimplementedManagerServer) mustEmbedUnimplementedManagerServer() {}
 func (UnimplementedManagerServer) testEmbeddedByValue()                 {}
@@ -190,6 +208,24 @@ func _Manager_Link_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Manager_LinkServer = grpc.ServerStreamingServer[Orders]
 
+func _Manager_Report_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Load)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagerServer).Report(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Manager_Report_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagerServer).Report(ctx, req.(*Load))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Manager_ServiceDesc is the grpc.ServiceDesc for Manager service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -204,6 +240,10 @@ var Manager_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Renew",
 			Handler:    _Manager_Renew_Handler,
+		},
+		{
+			MethodName: "Report",
+			Handler:    _Manager_Report_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
