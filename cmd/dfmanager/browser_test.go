@@ -53,7 +53,7 @@ func visit(t *testing.T, base string, flags ...chromedp.ExecAllocatorOption) *vi
 		t.Fatal(err)
 	}
 	var stop context.CancelFunc
-	v.ctx, stop = context.WithTimeout(ctx, 2*time.Minute)
+	v.ctx, stop = context.WithTimeout(ctx, 4*time.Minute)
 	t.Cleanup(stop)
 	v.do(chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
 		_, err := cdp.Call(ctx, tab, log.Enable, cdp.Empty{})

@@ -7,10 +7,13 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/cluster"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/clustertest"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store/storetest"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin/origintest"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
@@ -19,10 +22,10 @@ import (
 // What people do with the console, in a browser, with a cluster that is real.
 func TestConsole(t *testing.T) {
 	t.Parallel()
-	cluster := clustertest.New(t, true)
+	members := clustertest.New(t, true)
 	r := origintest.New(t, origintest.Options{})
-	s := cluster.Scheduler()
-	cluster.Seed(r.Host(), s.Addr)
+	s := members.Scheduler()
+	members.Seed(r.Host(), s.Addr)
 	cfg := testConfig(storetest.SQLite(t))
 	cfg.Cluster.Schedulers, cfg.Web.Rate = []string{s.Addr}, 10_000
 	_, port, err := net.SplitHostPort(s.Debug)
@@ -32,7 +35,7 @@ func TestConsole(t *testing.T) {
 	if cfg.Cluster.DebugPort, err = strconv.Atoi(port); err != nil {
 		t.Fatal(err)
 	}
-	f := cluster.Files("manager", wire.RoleHost)
+	f := members.Files("manager", wire.RoleHost)
 	cfg.TLS.CA, cfg.TLS.Cert, cfg.TLS.Key = f.CA, f.Cert, f.Key
 	m, _ := start(t, cfg, rootPassword)
 	v := visit(t, "http://"+m.ln.Addr().String())
@@ -57,7 +60,10 @@ func TestConsole(t *testing.T) {
 	v.preheats(r)
 	v.makesToken()
 	v.makesUser()
-	for _, p := range []string{"/", "/jobs", "/cluster", "/harbor", "/users", "/users/2", "/audit", "/about", "/password", "/nothing"} {
+	v.looksAtBlobs()
+	v.makesCluster()
+	works(t, m.db)
+	for _, p := range []string{"/", "/jobs", "/images", "/clusters", "/clusters/1", "/clusters/1/blobs", "/clusters/2", "/clusters/2/settings", "/nodes/1", "/harbor", "/users", "/users/2", "/audit", "/about", "/password", "/nothing"} {
 		v.open(p)
 		v.look(strings.ReplaceAll(strings.Trim(strings.Replace(p, "/", "overview", 1-min(1, len(p)-1)), "/"), "/", "-"))
 	}
@@ -73,6 +79,34 @@ func TestConsole(t *testing.T) {
 	defer v.mu.Unlock()
 	for _, p := range v.problems {
 		t.Errorf("the browser complains: %s", p)
+	}
+}
+
+// works adds a host to the cluster that was made, and what hosts and seeds have moved
+// in the last day.
+func works(t *testing.T, db *store.DB) {
+	t.Helper()
+	ctx, by := t.Context(), store.By{Actor: "test"}
+	k, _, err := cluster.NewToken(ctx, db, by, store.JoinToken{Cluster: 2, Role: "host", Expires: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := db.Join(ctx, by, k, store.Node{Cluster: 2, Name: "node-7f31", Role: "host", Key: "k", Until: time.Now().Add(time.Hour), Hostname: "node", IDC: "fra1"})
+	if err == nil {
+		n.Address, n.Version = "10.8.0.7:65002", "v1.2"
+		_, err = db.KeepManager(ctx, "another", time.Hour)
+	}
+	if err == nil {
+		err = db.SetPresence(ctx, "another", []store.Presence{{Node: n, Stream: 1, Present: true}})
+	}
+	for h := range 24 {
+		if err != nil {
+			t.Fatal(err)
+		}
+		much := int64(h%7+1) << 30
+		err = db.AddTraffic(ctx, time.Now().Add(-time.Duration(h)*time.Hour), map[store.Mover]store.Traffic{
+			{Cluster: 2, Role: "host"}: {Peers: 5 * much, Store: much, Origin: much / 8}, {Cluster: 2, Role: "seed"}: {Origin: much / 2},
+		}, []store.Load{{Node: n.ID, At: time.Now(), Peers: 41 << 20, Sent: 17 << 20, Origin: 1 << 20, Kept: 23 << 30, Uploads: 6, Waiting: 2}})
 	}
 }
 
@@ -143,6 +177,54 @@ func (v *visitor) makesUser() {
 	v.see("first password")
 }
 
+// looksAtBlobs follows a blob of the image that was preheated, while its seed drops
+// out and comes back.
+func (v *visitor) looksAtBlobs() {
+	v.t.Helper()
+	v.open("/images")
+	v.see("team/app:v7")
+	v.do(chromedp.Click(chromedp.CSS("main summary")))
+	v.do(chromedp.Click(chromedp.CSS("main details[open] a")))
+	v.wait("location.pathname.startsWith('/clusters/1/blobs/sha256:') && document.readyState == 'complete'")
+	v.see("Live")
+	v.see("1 of 1 have all of it")
+	v.wait("document.querySelector('svg.pieces.good rect')")
+	v.look("blob")
+	digest := eval[string](v, "location.pathname.split(':')[1].slice(0, 12)")
+	v.open("/clusters/1/blobs")
+	v.fill("digest", digest)
+	v.press("Find")
+	v.wait("location.search.includes('" + digest + "') && document.querySelectorAll('tbody tr').length == 1")
+}
+
+// makesCluster makes a cluster, changes its settings, and makes a token for it.
+func (v *visitor) makesCluster() {
+	v.t.Helper()
+	v.open("/clusters")
+	v.fill("name", "fra")
+	v.fill("cidrs", "10.8.0.0/16")
+	v.press("Create cluster")
+	v.at("/clusters/2")
+	v.see("No scheduler has joined this cluster")
+	v.press("Settings")
+	v.at("/clusters/2/settings")
+	v.fill("upload", "fast")
+	v.press("Save")
+	v.see("must be a number")
+	v.fill("upload", "50")
+	v.press("Save")
+	v.at("/clusters/2")
+	v.press("Add nodes")
+	v.at("/join-tokens")
+	eval[string](v, "document.getElementById('cluster_id').value = '2'")
+	v.press("Create join token")
+	v.see("not shown again")
+	if token := eval[string](v, "document.getElementById('fresh').textContent"); !strings.HasPrefix(token, "dfj_") {
+		v.t.Errorf("join token %q", token)
+	}
+	v.look("join-tokens")
+}
+
 // chooses changes the colours.
 func (v *visitor) chooses() {
 	v.t.Helper()
@@ -169,7 +251,7 @@ func (v *visitor) isGuest() {
 	v.t.Helper()
 	v.signIn("ada", guestPassword)
 	v.first(guestPassword, guestPassword2)
-	for _, path := range []string{"/jobs", "/jobs/1", "/cluster", "/harbor", "/about"} {
+	for _, path := range []string{"/jobs", "/jobs/1", "/images", "/clusters", "/clusters/1", "/harbor", "/about"} {
 		v.open(path)
 		if n := eval[int](v, "document.querySelectorAll('main form, main a[href^=\"/jobs/new\"]').length"); n != 0 {
 			v.t.Errorf("%s offers a guest %d changes", path, n)
@@ -178,13 +260,14 @@ func (v *visitor) isGuest() {
 	v.look("guest-job")
 	for path, form := range map[string]string{
 		"/jobs/new": "image=nginx", "/jobs/1/cancel": "", "/users": "name=eve&password=a+long+password&role=root",
+		"/clusters": "name=evil", "/clusters/2/settings": "name=evil", "/clusters/2/delete": "", "/join-tokens": "role=host&expires_in_minutes=5", "/join-tokens/1/delete": "", "/nodes/1/revoke": "",
 		"/users/2": "role=root", "/users/1/delete": "", "/users/1/tokens/1/revoke": "",
 	} {
 		if got := v.post(path, form); got != 403 {
 			v.t.Errorf("a guest's POST %s: %d", path, got)
 		}
 	}
-	for _, path := range []string{"/users", "/audit", "/jobs/new"} {
+	for _, path := range []string{"/users", "/audit", "/jobs/new", "/join-tokens", "/clusters/2/settings"} {
 		v.open(path)
 		v.see("Forbidden")
 	}

@@ -54,6 +54,30 @@ func (c *client) nodes(want string) {
 	c.t.Fatalf("the nodes are %q, not %q", got, want)
 }
 
+// moved waits until the default cluster's seeds have said what they took from
+// origins.
+func (c *client) moved(is func(seeds int64) bool) {
+	c.t.Helper()
+	var sum int64
+	for began := time.Now(); time.Since(began) < time.Minute; time.Sleep(100 * time.Millisecond) {
+		status, text := c.do("GET", "/api/v1/clusters/1/traffic?hours=2", nil)
+		var l struct {
+			Items []struct{ Seeds struct{ Origin int64 } }
+		}
+		if status != http.StatusOK || json.Unmarshal(text, &l) != nil {
+			continue
+		}
+		sum = 0
+		for _, h := range l.Items {
+			sum += h.Seeds.Origin
+		}
+		if is(sum) {
+			return
+		}
+	}
+	c.t.Fatalf("the seeds say that they took %d bytes from origins", sum)
+}
+
 // heard waits until a seed has been told what it is to be told.
 func heard(t *testing.T, seed *clustertest.Process, is func(manage.Orders) bool) {
 	t.Helper()
@@ -113,6 +137,8 @@ func TestManagedCluster(t *testing.T) {
 		c.nodes("scheduler alive, seed alive, ")
 		preheat("v2")
 
+		size := 250_020 * int64(len("v2p/app"))
+		c.moved(func(seeds int64) bool { return seeds >= size && seeds <= 2*size }) // what the seed said before it was killed may be lost
 		var l struct{ Items []struct{ ID int64 } }
 		_, text := c.do("GET", "/api/v1/clusters/1/nodes?role=seed", nil)
 		if err := json.Unmarshal(text, &l); err != nil || len(l.Items) != 1 {

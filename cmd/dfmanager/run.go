@@ -23,6 +23,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/node"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
@@ -126,14 +127,22 @@ func (c Config) api(s *server, hasher *auth.Hasher, reg prometheus.Registerer, l
 		return nil, fmt.Errorf("registries.open_to: %w", err)
 	}
 	accounts := account.New(account.Config{Store: s.db, Hasher: hasher, Session: c.Auth.Session.Duration, Log: log})
+	clusters := &cluster.Clusters{Store: s.db, Key: s.key, Changed: s.nodes.Changed}
+	seen := sight.New(c.Cluster.DebugPort)
 	pages := console.Config{
-		Store: s.db, Accounts: accounts, Jobs: s.jobs, Schedulers: s.warm.Schedulers, DebugPort: c.Cluster.DebugPort,
-		Facts: c.facts(), Version: version, Log: log,
+		Store: s.db, Accounts: accounts, Jobs: s.jobs, Clusters: clusters, Schedulers: s.warm.Schedulers, Sight: seen,
+		NodesPort: port(s.grpcAddr), Facts: c.facts(), Version: version, Log: log,
 	}
 	return web.New(web.Config{
-		Store: s.db, Accounts: accounts, Jobs: s.jobs, Key: s.key, Changed: s.nodes.Changed, Pages: console.New(pages), Secure: c.Web.Cert != "" || len(proxies) > 0,
+		Store: s.db, Accounts: accounts, Jobs: s.jobs, Clusters: clusters, Sight: seen, Schedulers: c.Cluster.Schedulers, Pages: console.New(pages), Secure: c.Web.Cert != "" || len(proxies) > 0,
 		Proxies: proxies, OpenTo: openTo, Rate: c.Web.Rate, Version: version, Log: log, Registerer: reg,
 	})
+}
+
+// port is that of an address.
+func port(addr string) string {
+	_, p, _ := net.SplitHostPort(addr) // of a listener
+	return p
 }
 
 // listen listens for browsers and registries.

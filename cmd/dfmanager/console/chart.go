@@ -15,7 +15,7 @@ type bar struct {
 }
 
 type barPart struct {
-	Class     string // a, b or c
+	Class     string // a, b, c or o
 	Y, Height float64
 }
 
@@ -27,18 +27,27 @@ type chart struct {
 	Left, Right string // the ends of its axis
 }
 
-const chartHeight, column, gap = 100.0, 10.0, 2.0
+const chartHeight, columnWidth, gap = 100.0, 10.0, 2.0
 
-// columns draws a column for each hour; each has values of which the sum is its
+// column is what a column of a chart stands for: the sum of its values is its
 // height.
-func columns(hours []store.JobHour, classes []string, values func(store.JobHour) []float64, title func(store.JobHour) string) (c chart, most float64) {
-	for _, h := range hours {
-		most = max(most, sum(values(h)))
-	}
+type column struct {
+	start  time.Time
+	values []float64
+	title  string
+}
+
+// columns draws a column for each hour.
+func columns[T any](hours []T, classes []string, of func(T) column) (c chart, most float64) {
+	all := make([]column, len(hours))
 	for i, h := range hours {
-		b := bar{X: float64(i)*column + gap/2, Width: column - gap, Title: clock(h.Start) + ": " + title(h)}
+		all[i] = of(h)
+		most = max(most, sum(all[i].values))
+	}
+	for i, h := range all {
+		b := bar{X: float64(i)*columnWidth + gap/2, Width: columnWidth - gap, Title: clock(h.start) + ": " + h.title}
 		y := chartHeight
-		for k, v := range values(h) {
+		for k, v := range h.values {
 			if v == 0 {
 				continue
 			}
@@ -48,7 +57,7 @@ func columns(hours []store.JobHour, classes []string, values func(store.JobHour)
 		}
 		c.Bars = append(c.Bars, b)
 	}
-	c.Left, c.Right = clock(hours[0].Start), "now"
+	c.Left, c.Right = clock(all[0].start), "now"
 	return c, most
 }
 
@@ -63,8 +72,7 @@ func clock(t time.Time) string { return t.UTC().Format("15:04") }
 
 // bytesChart shows how much was preheated each hour.
 func bytesChart(hours []store.JobHour) chart {
-	c, most := columns(hours, []string{"a"},
-		func(h store.JobHour) []float64 { return []float64{float64(h.Bytes)} }, func(h store.JobHour) string { return size(h.Bytes) })
+	c, most := columns(hours, []string{"a"}, func(h store.JobHour) column { return column{h.Start, []float64{float64(h.Bytes)}, size(h.Bytes)} })
 	c.Most = size(int64(most))
 	c.About = fmt.Sprintf("Bytes preheated in each of the last %d hours; %s in the hour with most.", len(hours), c.Most)
 	return c
@@ -72,9 +80,9 @@ func bytesChart(hours []store.JobHour) chart {
 
 // jobsChart shows how jobs ended each hour.
 func jobsChart(hours []store.JobHour) chart {
-	c, most := columns(hours, []string{"b", "c"},
-		func(h store.JobHour) []float64 { return []float64{float64(h.Succeeded), float64(h.Failed)} },
-		func(h store.JobHour) string { return fmt.Sprintf("%d succeeded, %d failed", h.Succeeded, h.Failed) })
+	c, most := columns(hours, []string{"b", "c"}, func(h store.JobHour) column {
+		return column{h.Start, []float64{float64(h.Succeeded), float64(h.Failed)}, fmt.Sprintf("%d succeeded, %d failed", h.Succeeded, h.Failed)}
+	})
 	c.Most = fmt.Sprintf("%.0f", most)
 	c.About = fmt.Sprintf("Jobs that succeeded and failed in each of the last %d hours; %s in the hour with most.", len(hours), c.Most)
 	return c

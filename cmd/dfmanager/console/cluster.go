@@ -1,240 +1,248 @@
 package console
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"slices"
+	"net/url"
 	"strconv"
-	"sync"
 	"time"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
 )
 
 // schedulerView is a scheduler, and what it sees if that could be read.
 type schedulerView struct {
 	Name  string
-	Up    bool   // this manager is connected
-	Debug string // where it would show what it sees
-	Seen  *seen  // nil: it could not be read
+	Up    bool // it can be reached
+	Seen  *sight.Scheduler
+	Where string // it would show what it sees
 }
 
-// seen is what a scheduler shows at /debug.json.
-type seen struct {
-	Counts struct{ Hosts, Seeds, Swarms, Active, Bans int }
-	Swarms []swarmView
-	Hosts  []hostView
-	Bans   []banView
+// membersView is the schedulers of a cluster, and what they see together.
+type membersView struct {
+	Of         store.Cluster
+	Schedulers []schedulerView
+	Sees       sight.Cluster
 }
 
-type swarmView struct {
-	Blob struct {
-		Digest string
-		Size   int64
-	}
-	State, Owner                       string
-	Peers, Wanting, Complete, Starving int
-	Verified                           bool
-}
-
-type hostView struct {
-	ID, Addr, IDC, Location  string
-	Seed, Share              bool
-	Blobs, Wanting, Children int
-	Pace                     float64
-}
-
-type banView struct {
-	Host, Reason string
-	Until        time.Time
-	Times        int
-	Banned       bool
-}
-
-const (
-	askWait  = time.Second
-	askEvery = 2 * time.Second
-	maxSeen  = 64 << 20
-)
-
-// views asks schedulers what they see, and remembers it for a moment: all who
-// look at the console share that.
-type views struct {
-	client *http.Client
-	port   string
-
-	mu  sync.Mutex // guards all
-	all map[string]*view
-}
-
-type view struct {
-	mu   sync.Mutex // guards what follows; held while it is asked, so that nobody asks twice
-	at   time.Time
-	seen *seen
-}
-
-func newViews(port int) *views {
-	return &views{
-		client: &http.Client{Timeout: askWait, Transport: &http.Transport{DisableKeepAlives: true}}, // no proxy: they are members
-		port:   strconv.Itoa(port), all: map[string]*view{},
-	}
-}
-
-func (s *views) of(name string) *view {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v := s.all[name]
-	if v == nil {
-		v = &view{}
-		s.all[name] = v
-	}
-	return v
-}
-
-// url is where a scheduler shows what it sees.
-func (s *views) url(name string) string {
-	host, _, err := net.SplitHostPort(name)
-	if err != nil {
-		host = name
-	}
-	return "http://" + net.JoinHostPort(host, s.port) + "/debug.json"
-}
-
-// look returns what a scheduler sees, nil if it cannot be read.
-func (s *views) look(ctx context.Context, name string) *seen {
-	v := s.of(name)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if time.Since(v.at) < askEvery {
-		return v.seen
-	}
-	got, err := s.ask(ctx, s.url(name))
-	if err != nil {
-		got = nil
-		if ctx.Err() != nil {
-			return v.seen // who asked has left; the next one asks again
+// members returns what is known of a cluster's schedulers.
+func (c *Console) members(ctx context.Context, k store.Cluster) (v membersView, err error) {
+	v.Of = k
+	if k.Standard {
+		for _, s := range c.Schedulers() { // this manager is connected to them
+			v.Schedulers = append(v.Schedulers, schedulerView{Name: s.Name, Up: s.Up})
+		}
+	} else {
+		all, err := c.Store.Nodes(ctx, k.ID, "scheduler", store.Page{Limit: maxRows})
+		if err != nil {
+			return v, err
+		}
+		for _, n := range all {
+			v.Schedulers = append(v.Schedulers, schedulerView{Name: n.Address, Up: n.State() == "alive"})
 		}
 	}
-	v.seen, v.at = got, time.Now()
-	return got
+	var names []string
+	for _, s := range v.Schedulers {
+		names = append(names, s.Name)
+	}
+	v.Sees = c.Sight.Gather(ctx, names)
+	for i := range v.Schedulers {
+		v.Schedulers[i].Seen, v.Schedulers[i].Where = v.Sees.Schedulers[v.Schedulers[i].Name], c.Sight.URL(v.Schedulers[i].Name)
+	}
+	return v, nil
 }
 
-func (s *views) ask(ctx context.Context, url string) (*seen, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+// Seeing reports whether some scheduler could be asked what it sees.
+func (v membersView) Seeing() bool { return len(v.Sees.Blind) < len(v.Schedulers) }
+
+// Up is how many schedulers can be reached.
+func (v membersView) Up() (n int) {
+	for _, s := range v.Schedulers {
+		if s.Up {
+			n++
+		}
+	}
+	return n
+}
+
+// standard is the cluster that images are preheated in.
+func (c *Console) standard(ctx context.Context) (store.Cluster, error) {
+	all, err := c.Store.AllClusters(ctx)
+	if err != nil {
+		return store.Cluster{}, err
+	}
+	for _, k := range all {
+		if k.Standard {
+			return k, nil
+		}
+	}
+	return store.Cluster{}, store.ErrNotFound
+}
+
+// nodeView is a node, with what it says of itself and what schedulers say.
+type nodeView struct {
+	store.Node
+	Load *store.Load // nil: it has said nothing
+	Seen *sight.Host // nil: it is not connected to a scheduler that could be asked
+	Ban  *sight.Ban
+}
+
+// Busy reports whether what it said of its load is of now.
+func (n nodeView) Busy() bool {
+	return n.Load != nil && n.Alive && time.Since(n.Load.At) < loadFor
+}
+
+// loadFor is for how long what a node says of its load is of now: it says so
+// again when that changes.
+const loadFor = 30 * time.Second
+
+// viewNodes joins nodes with what is known of them.
+func (c *Console) viewNodes(ctx context.Context, m membersView, all []store.Node) ([]nodeView, error) {
+	if len(all) == 0 {
+		return nil, nil
+	}
+	loads, err := c.Store.Loads(ctx, m.Of.ID, all[0].ID, all[len(all)-1].ID)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := s.client.Do(req)
-	if err != nil {
-		return nil, err
+	hosts := map[string]*sight.Host{}
+	for i := range m.Sees.Hosts {
+		hosts[m.Sees.Hosts[i].ID] = &m.Sees.Hosts[i]
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, errors.New(resp.Status)
+	bans := map[string]*sight.Ban{}
+	for i := range m.Sees.Bans {
+		bans[m.Sees.Bans[i].Host] = &m.Sees.Bans[i]
 	}
-	var got seen
-	return &got, json.NewDecoder(io.LimitReader(resp.Body, maxSeen)).Decode(&got)
+	out := make([]nodeView, len(all))
+	for i, n := range all {
+		out[i] = nodeView{Node: n, Seen: hosts[n.Name], Ban: bans[n.Name]}
+		if l, said := loads[n.ID]; said {
+			out[i].Load = &l
+		}
+	}
+	return out, nil
 }
 
-// lookAtSchedulers returns all schedulers and what they see.
-func (c *Console) lookAtSchedulers(ctx context.Context) []schedulerView {
-	up := c.Schedulers()
-	all := make([]schedulerView, len(up))
-	var wg sync.WaitGroup
-	for i, s := range up {
-		all[i] = schedulerView{Name: s.Name, Up: s.Up, Debug: c.views.url(s.Name)}
-		wg.Go(func() { all[i].Seen = c.views.look(ctx, s.Name) })
-	}
-	wg.Wait()
-	return all
-}
-
-// clusterView is all that is known of the cluster.
-type clusterView struct {
-	Schedulers []schedulerView
-	Blind      []string // where schedulers would show what they see
-	Hosts      []hostView
-	Swarms     []swarmView
-	Bans       []banView
-	More       struct{ Hosts, Swarms int } // that are not shown
-	Seeds      int
+// clusterDetail is a cluster with a page of its nodes.
+type clusterDetail struct {
+	membersView
+	Nodes   []nodeView
+	Others  []sight.Host // connected to schedulers that nobody has joined
+	More    int          // of those that are not shown
+	Moved   moved
+	Filters []link
+	First   string
+	Next    string
 }
 
 const maxRows = 100
 
-// gather is what all schedulers see: a host is connected to each of them, and a
-// blob has one.
-func (c *Console) gather(ctx context.Context) clusterView {
-	v := clusterView{Schedulers: c.lookAtSchedulers(ctx)}
-	hosts := map[string]hostView{}
-	for _, s := range v.Schedulers {
-		if s.Seen == nil {
-			v.Blind = append(v.Blind, s.Debug)
-			continue
-		}
-		for _, h := range s.Seen.Hosts {
-			known := hosts[h.ID]
-			h.Blobs, h.Wanting, h.Children = h.Blobs+known.Blobs, h.Wanting+known.Wanting, h.Children+known.Children
-			h.Pace = max(h.Pace, known.Pace)
-			hosts[h.ID] = h
-		}
-		v.Swarms = append(v.Swarms, s.Seen.Swarms...)
-		v.Bans = append(v.Bans, s.Seen.Bans...)
-	}
-	for _, h := range hosts {
-		v.Hosts = append(v.Hosts, h)
-		if h.Seed {
-			v.Seeds++
-		}
-	}
-	v.sort()
-	return v
-}
+// Blobs is how many swarms there are.
+func (d clusterDetail) Blobs() int { return len(d.Sees.Swarms) }
 
-// sort puts first what needs to be looked at, and leaves out what is too much.
-func (v *clusterView) sort() {
-	slices.SortFunc(v.Hosts, func(a, b hostView) int {
-		return cmp.Or(truth(b.Seed)-truth(a.Seed), b.Children-a.Children, cmp.Compare(a.ID, b.ID))
-	})
-	slices.SortFunc(v.Swarms, func(a, b swarmView) int {
-		return cmp.Or(truth(b.State == "stuck")-truth(a.State == "stuck"), b.Wanting-a.Wanting, b.Peers-a.Peers, cmp.Compare(a.Blob.Digest, b.Blob.Digest))
-	})
-	v.More.Hosts, v.More.Swarms = max(0, len(v.Hosts)-maxRows), max(0, len(v.Swarms)-maxRows)
-	v.Hosts, v.Swarms = v.Hosts[:min(maxRows, len(v.Hosts))], v.Swarms[:min(maxRows, len(v.Swarms))]
-}
+var nodeRoles = []string{"", "scheduler", "seed", "host"}
 
-func (c *Console) clusterFrame(ctx context.Context) frame {
-	return frame{Title: "Cluster", Page: "cluster", Live: "/cluster/events", Body: c.gather(ctx)}
+func (c *Console) clusterFrame(ctx context.Context, v *web.Visit) (f frame, err error) {
+	k, err := c.clusterBy(ctx, v)
+	if err != nil {
+		return f, err
+	}
+	d := clusterDetail{}
+	if d.membersView, err = c.members(ctx, k); err != nil {
+		return f, err
+	}
+	path, q := clusterPath(k.ID), v.URL.Query()
+	chosen := ""
+	for _, role := range nodeRoles {
+		l := link{Name: role + "s", Path: path + "?role=" + role, Here: role == q.Get("role")}
+		if role == "" {
+			l.Name, l.Path = "all", path
+		}
+		if l.Here {
+			chosen = role
+		}
+		d.Filters = append(d.Filters, l)
+	}
+	p := part(v)
+	all, err := c.Store.Nodes(ctx, k.ID, chosen, p)
+	if err != nil {
+		return f, err
+	}
+	if d.Nodes, err = c.viewNodes(ctx, d.membersView, all); err != nil {
+		return f, err
+	}
+	if p.After > 0 {
+		d.First = path + "?" + url.Values{"role": {chosen}}.Encode()
+	}
+	if len(all) == perPage {
+		d.Next = path + "?" + url.Values{"role": {chosen}, "after": {strconv.FormatInt(all[len(all)-1].ID, 10)}}.Encode()
+	}
+	if len(all) == 0 && p.After == 0 && chosen == "" {
+		d.Others = d.Sees.Hosts[:min(maxRows, len(d.Sees.Hosts))]
+		d.More = len(d.Sees.Hosts) - len(d.Others)
+	}
+	hours, err := c.Store.TrafficHours(ctx, k.ID, time.Now(), hoursShown)
+	d.Moved = sumUp(hours)
+	return frame{Title: k.Name, Page: "cluster", Live: path + "/events?" + q.Encode(), Body: d}, err
 }
 
 func (c *Console) cluster(v *web.Visit) error {
-	return c.show(v, http.StatusOK, c.clusterFrame(v.Context()))
+	f, err := c.clusterFrame(v.Context(), v)
+	if err != nil {
+		return err
+	}
+	return c.show(v, http.StatusOK, f)
 }
 
 func (c *Console) clusterEvents(v *web.Visit) error {
-	return c.live(v, func(ctx context.Context) (frame, bool, error) { return c.clusterFrame(ctx), false, nil })
+	return c.live(v, func(ctx context.Context) (frame, bool, error) {
+		f, err := c.clusterFrame(ctx, v)
+		return f, false, err
+	})
 }
 
-// Place is where a host is, as far as it says so.
-func (h hostView) Place() string {
-	switch {
-	case h.IDC == "":
-		return h.Location
-	case h.Location == "":
-		return h.IDC
-	}
-	return fmt.Sprintf("%s, %s", h.IDC, h.Location)
+// nodeDetail is a node and its cluster.
+type nodeDetail struct {
+	nodeView
+	Of store.Cluster
 }
 
-func truth(b bool) int {
-	if b {
-		return 1
+func (c *Console) node(v *web.Visit) error {
+	ctx := v.Context()
+	id, err := idOf(v, "id")
+	if err != nil {
+		return err
 	}
-	return 0
+	n, err := c.Store.Node(ctx, id)
+	if err != nil {
+		return err
+	}
+	k, err := c.Store.Cluster(ctx, n.Cluster)
+	if err != nil {
+		return err
+	}
+	m, err := c.members(ctx, k)
+	if err != nil {
+		return err
+	}
+	views, err := c.viewNodes(ctx, m, []store.Node{n})
+	if err != nil {
+		return err
+	}
+	return c.show(v, http.StatusOK, frame{Title: n.Name, Page: "node", Body: nodeDetail{views[0], k}})
+}
+
+func (c *Console) revokeNode(v *web.Visit) error {
+	id, err := idOf(v, "id")
+	if err != nil {
+		return err
+	}
+	n, err := c.Clusters.Revoke(v.Context(), v.By(), id)
+	if err != nil {
+		return err
+	}
+	return see(v, fmt.Sprint("/nodes/", n.ID))
 }

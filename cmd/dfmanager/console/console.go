@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/cluster"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
@@ -23,9 +25,11 @@ type Config struct {
 	Store      *store.DB
 	Accounts   *account.Accounts
 	Jobs       *job.Runner
-	Schedulers func() []warm.Scheduler // of the cluster, as of now
-	DebugPort  int                     // where schedulers show what they see
-	Facts      []Fact                  // how the manager is configured
+	Clusters   *cluster.Clusters
+	Schedulers func() []warm.Scheduler // of the standard cluster, as of now
+	Sight      *sight.Sight
+	NodesPort  string // where nodes connect
+	Facts      []Fact // how the manager is configured
 	Version    string
 	Tick       time.Duration // how often live pages look for news; 0: each second
 	Log        *slog.Logger
@@ -37,7 +41,6 @@ type Fact struct{ Name, Value, Key string }
 // Console makes pages. It is web.Pages.
 type Console struct {
 	Config
-	views   *views
 	streams chan struct{} // holds a token for each live page that is open
 }
 
@@ -48,7 +51,7 @@ func New(c Config) *Console {
 	if c.Tick <= 0 {
 		c.Tick = time.Second
 	}
-	return &Console{c, newViews(c.DebugPort), make(chan struct{}, maxStreams)}
+	return &Console{c, make(chan struct{}, maxStreams)}
 }
 
 // Pages are all pages. What changes something is a POST.
@@ -71,8 +74,23 @@ func (c *Console) Pages() []web.Page {
 		{Method: "GET", Path: "/jobs/{id}", Role: guest, Do: c.job},
 		{Method: "GET", Path: "/jobs/{id}/events", Role: guest, Live: true, Do: c.jobEvents},
 		{Method: "POST", Path: "/jobs/{id}/cancel", Role: operator, Do: c.cancelJob},
-		{Method: "GET", Path: "/cluster", Role: guest, Do: c.cluster},
-		{Method: "GET", Path: "/cluster/events", Role: guest, Live: true, Do: c.clusterEvents},
+		{Method: "GET", Path: "/clusters", Role: guest, Do: c.clusters},
+		{Method: "POST", Path: "/clusters", Role: operator, Do: c.createCluster},
+		{Method: "GET", Path: "/clusters/{id}", Role: guest, Do: c.cluster},
+		{Method: "GET", Path: "/clusters/{id}/events", Role: guest, Live: true, Do: c.clusterEvents},
+		{Method: "GET", Path: "/clusters/{id}/settings", Role: operator, Do: c.settings},
+		{Method: "POST", Path: "/clusters/{id}/settings", Role: operator, Do: c.changeSettings},
+		{Method: "POST", Path: "/clusters/{id}/delete", Role: operator, Do: c.deleteCluster},
+		{Method: "GET", Path: "/clusters/{id}/blobs", Role: guest, Do: c.blobs},
+		{Method: "GET", Path: "/clusters/{id}/blobs/events", Role: guest, Live: true, Do: c.blobsEvents},
+		{Method: "GET", Path: "/clusters/{id}/blobs/{digest}", Role: guest, Do: c.blob},
+		{Method: "GET", Path: "/clusters/{id}/blobs/{digest}/events", Role: guest, Live: true, Do: c.blobEvents},
+		{Method: "GET", Path: "/nodes/{id}", Role: guest, Do: c.node},
+		{Method: "POST", Path: "/nodes/{id}/revoke", Role: operator, Do: c.revokeNode},
+		{Method: "GET", Path: "/join-tokens", Role: operator, Do: c.joinTokens},
+		{Method: "POST", Path: "/join-tokens", Role: operator, Do: c.createJoinToken},
+		{Method: "POST", Path: "/join-tokens/{id}/delete", Role: operator, Do: c.deleteJoinToken},
+		{Method: "GET", Path: "/images", Role: guest, Do: c.images},
 		{Method: "GET", Path: "/harbor", Role: guest, Do: c.harbor},
 		{Method: "GET", Path: "/tokens", Role: guest, Do: c.tokens},
 		{Method: "POST", Path: "/tokens", Role: guest, Do: c.createToken},

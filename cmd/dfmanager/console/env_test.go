@@ -18,10 +18,12 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/cluster"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/console"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store/storetest"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
@@ -57,24 +59,44 @@ type env struct {
 	pages   *console.Console
 	users   map[string]store.User
 	debug   *httptest.Server // of the scheduler
-	seen    string           // what that shows
+	seen    string           // what that shows at /debug.json
+	blob    string           // and of the blob sha256:layer
 	handler *web.Server
 }
 
 func newEnv(t *testing.T) *env {
 	t.Helper()
 	e := &env{t: t, db: storetest.Open(t, storetest.SQLite(t)), users: map[string]store.User{}}
-	e.debug = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, e.seen) }))
+	e.debug = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/debug.json":
+			_, _ = io.WriteString(w, e.seen)
+		case r.URL.Path == "/debug/blobs/sha256:layer" && e.blob != "":
+			_, _ = io.WriteString(w, e.blob)
+		default:
+			http.NotFound(w, r)
+		}
+	}))
 	t.Cleanup(e.debug.Close)
 	at := e.debug.Listener.Addr().String()
 	log := slog.New(slog.DiscardHandler)
 	accounts := account.New(account.Config{Store: e.db, Hasher: auth.NewHasher(), Session: time.Hour, Log: log})
+	clusters := &cluster.Clusters{Store: e.db, Key: key(t)}
+	seen := sight.New(e.debug.Listener.Addr().(*net.TCPAddr).Port)
 	e.pages = console.New(console.Config{
-		Store: e.db, Accounts: accounts, Jobs: e.runner(), Schedulers: func() []warm.Scheduler { return []warm.Scheduler{{Name: at, Up: true}} },
-		DebugPort: e.debug.Listener.Addr().(*net.TCPAddr).Port, Tick: 10 * time.Millisecond, Version: "test", Log: log,
+		Store: e.db, Accounts: accounts, Jobs: e.runner(), Clusters: clusters, Schedulers: func() []warm.Scheduler { return []warm.Scheduler{{Name: at, Up: true}} },
+		Sight: seen, NodesPort: "65003", Tick: 10 * time.Millisecond, Version: "test", Log: log,
 	})
-	var err error
-	e.handler, err = web.New(web.Config{Store: e.db, Accounts: accounts, Jobs: e.runner(), Pages: e.pages, Rate: 10_000, Log: log, Registerer: prometheus.NewRegistry()})
+	first, err := cluster.New(cluster.Standard, clusters.Key)
+	if err == nil {
+		_, err = e.db.FirstCluster(t.Context(), first)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.handler, err = web.New(web.Config{
+		Store: e.db, Accounts: accounts, Jobs: e.runner(), Clusters: clusters, Sight: seen, Pages: e.pages, Rate: 10_000, Log: log, Registerer: prometheus.NewRegistry(),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,16 +116,21 @@ func newEnv(t *testing.T) *env {
 	return e
 }
 
-// runner takes jobs and does none of them: their state is what a test makes it.
-func (e *env) runner() *job.Runner {
+func key(t *testing.T) *seal.Key {
+	t.Helper()
 	k, err := seal.New(strings.Repeat("k", 32))
 	if err != nil {
-		e.t.Fatal(err)
+		t.Fatal(err)
 	}
+	return k
+}
+
+// runner takes jobs and does none of them: their state is what a test makes it.
+func (e *env) runner() *job.Runner {
 	client := registry.New(registry.Config{})
 	e.t.Cleanup(client.Close)
 	r, err := job.Open(job.Config{
-		Store: e.db, Registry: client, Warmer: nothing{}, Key: k, Owner: "test", Concurrent: 1, Timeout: time.Minute, Keep: time.Hour,
+		Store: e.db, Registry: client, Warmer: nothing{}, Key: key(e.t), Owner: "test", Concurrent: 1, Timeout: time.Minute, Keep: time.Hour,
 		Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	})
 	if err != nil {

@@ -20,8 +20,8 @@ type alarm struct {
 // overview is what an operator wants to know first.
 type overview struct {
 	Alarms            []alarm
-	Cluster           clusterView
-	Up                int // schedulers that are connected
+	Members           membersView
+	Moved             moved
 	Waiting, Running  int
 	Succeeded, Failed int // in the last day
 	Bytes             int64
@@ -29,7 +29,7 @@ type overview struct {
 	JobsChart         chart
 	Active            []jobView
 	Recent            []jobView
-	HostCount         int
+	Hosts, Seeds      int // that are alive, in all clusters
 }
 
 const (
@@ -39,7 +39,22 @@ const (
 )
 
 func (c *Console) overviewFrame(ctx context.Context) (f frame, err error) {
-	o := overview{Cluster: c.gather(ctx)}
+	o := overview{}
+	k, err := c.standard(ctx)
+	if err != nil {
+		return f, err
+	}
+	if o.Members, err = c.members(ctx, k); err != nil {
+		return f, err
+	}
+	if o.Hosts, o.Seeds, err = c.alive(ctx, o.Members); err != nil {
+		return f, err
+	}
+	traffic, err := c.Store.TrafficHours(ctx, 0, time.Now(), hoursShown)
+	if err != nil {
+		return f, err
+	}
+	o.Moved = sumUp(traffic)
 	if o.Waiting, o.Running, err = c.Store.JobCounts(ctx); err != nil {
 		return f, err
 	}
@@ -62,14 +77,30 @@ func (c *Console) overviewFrame(ctx context.Context) (f frame, err error) {
 		return f, err
 	}
 	o.Active, o.Recent = viewJobs(active), viewJobs(recent)
-	for _, s := range o.Cluster.Schedulers {
-		if s.Up {
-			o.Up++
-		}
-	}
-	o.HostCount = len(o.Cluster.Hosts) + o.Cluster.More.Hosts
 	o.Alarms = alarms(o)
 	return frame{Title: "Overview", Page: "overview", Live: "/events", Body: o}, nil
+}
+
+// alive counts hosts and seeds, whether or not they have joined.
+func (c *Console) alive(ctx context.Context, m membersView) (hosts, seeds int, err error) {
+	all, err := c.Store.Census(ctx)
+	for _, n := range all {
+		switch n.Role {
+		case "host":
+			hosts += int(n.Alive)
+		case "seed":
+			seeds += int(n.Alive)
+		}
+	}
+	if hosts+seeds > 0 {
+		return hosts, seeds, err
+	}
+	for _, h := range m.Sees.Hosts {
+		if !h.Seed && h.Share { // a manager is none
+			hosts++
+		}
+	}
+	return hosts, m.Sees.Seeds, err
 }
 
 // alarms is what is wrong, the worst first.
@@ -77,29 +108,30 @@ func alarms(o overview) (all []alarm) {
 	say := func(bad bool, path, format string, args ...any) {
 		all = append(all, alarm{bad, fmt.Sprintf(format, args...), path})
 	}
-	configured := len(o.Cluster.Schedulers)
+	m, at := o.Members, clusterPath(o.Members.Of.ID)
+	configured, up := len(m.Schedulers), m.Up()
 	switch {
 	case configured == 0:
-		say(true, "/cluster", "No scheduler has joined the default cluster, so nothing can be preheated.")
-	case o.Up == 0:
-		say(true, "/cluster", "No scheduler of the cluster can be reached.")
-	case o.Up < configured:
-		say(true, "/cluster", "%d of %d schedulers cannot be reached.", configured-o.Up, configured)
+		say(true, at, "No scheduler has joined the default cluster, so nothing can be preheated.")
+	case up == 0:
+		say(true, at, "No scheduler of the cluster can be reached.")
+	case up < configured:
+		say(true, at, "%d of %d schedulers cannot be reached.", configured-up, configured)
 	}
-	if o.Up > 0 && len(o.Cluster.Blind) == 0 && o.Cluster.Seeds == 0 {
-		say(true, "/cluster", "The cluster has no seed that is alive: preheating needs one.")
+	if up > 0 && len(m.Sees.Blind) == 0 && m.Sees.Seeds == 0 {
+		say(true, at, "The cluster has no seed that is alive: preheating needs one.")
 	}
-	if n := len(o.Cluster.Bans); n > 0 {
-		say(false, "/cluster", "%s banned, or used as a last resort only.", plural(n, "host is", "hosts are"))
+	if n := len(m.Sees.Bans); n > 0 {
+		say(false, at, "%s banned, or used as a last resort only.", plural(n, "host is", "hosts are"))
 	}
 	stuck := 0
-	for _, s := range o.Cluster.Swarms {
+	for _, s := range m.Sees.Swarms {
 		if s.State == "stuck" {
 			stuck++
 		}
 	}
 	if stuck > 0 {
-		say(true, "/cluster", "%s: some host wants it and nobody has or fetches it.", plural(stuck, "blob is stuck", "blobs are stuck"))
+		say(true, at+"/blobs", "%s: some host wants it and nobody has or fetches it.", plural(stuck, "blob is stuck", "blobs are stuck"))
 	}
 	if o.Failed > 0 {
 		say(false, "/jobs?state=failed", "%s failed in the last 24 hours.", plural(o.Failed, "job has", "jobs have"))

@@ -15,15 +15,15 @@ var govern = access{role: store.Operator, scope: auth.Admin}
 func (s *Server) clusterRoutes() []route {
 	return []route{
 		{method: "GET", path: "/api/v1/clusters", access: look, summary: "All clusters, and how many nodes they have", out: list[oneCluster]{}, page: true, do: s.clusters},
-		{method: "POST", path: "/api/v1/clusters", access: govern, summary: "Create a cluster with a CA of its own", in: newCluster{}, out: oneCluster{}, status: http.StatusCreated, do: s.createCluster},
+		{method: "POST", path: "/api/v1/clusters", access: govern, summary: "Create a cluster with a CA of its own", in: cluster.Order{}, out: oneCluster{}, status: http.StatusCreated, do: s.createCluster},
 		{method: "GET", path: "/api/v1/clusters/{id}", access: look, summary: "A cluster", out: oneCluster{}, do: s.cluster},
-		{method: "PATCH", path: "/api/v1/clusters/{id}", access: govern, summary: "Change a cluster; what is left out stays. Its nodes hear of new settings at once", in: clusterPatch{}, out: oneCluster{}, do: s.changeCluster},
+		{method: "PATCH", path: "/api/v1/clusters/{id}", access: govern, summary: "Change a cluster; what is left out stays. Its nodes hear of new settings at once", in: cluster.Patch{}, out: oneCluster{}, do: s.changeCluster},
 		{method: "DELETE", path: "/api/v1/clusters/{id}", access: govern, summary: "Delete a cluster that has no nodes", do: s.deleteCluster},
 		{method: "GET", path: "/api/v1/clusters/{id}/nodes", access: look, summary: "The nodes of a cluster; of one role, if asked for", out: list[oneNode]{}, page: true, query: []string{"role"}, do: s.nodes},
 		{method: "GET", path: "/api/v1/nodes/{id}", access: look, summary: "A node", out: oneNode{}, do: s.node},
 		{method: "POST", path: "/api/v1/nodes/{id}/revoke", access: govern, summary: "Have the others refuse a node, which can renew its certificate no more; it is forgotten when that has expired", out: oneNode{}, do: s.revokeNode},
 		{method: "GET", path: "/api/v1/join-tokens", access: govern, summary: "Join tokens, without what is secret of them", out: list[joinToken]{}, page: true, do: s.joinTokens},
-		{method: "POST", path: "/api/v1/join-tokens", access: govern, summary: "Create a join token; only this answer shows it", in: newJoinToken{}, out: createdJoinToken{}, status: http.StatusCreated, do: s.createJoinToken},
+		{method: "POST", path: "/api/v1/join-tokens", access: govern, summary: "Create a join token; only this answer shows it", in: cluster.TokenOrder{}, out: createdJoinToken{}, status: http.StatusCreated, do: s.createJoinToken},
 		{method: "DELETE", path: "/api/v1/join-tokens/{id}", access: govern, summary: "Delete a join token; nodes that joined with it stay", do: s.deleteJoinToken},
 	}
 }
@@ -86,46 +86,12 @@ func (s *Server) clusters(c *call) (any, error) {
 	return page(p, all, func(k store.Cluster) int64 { return k.ID }, show), err
 }
 
-type newCluster struct {
-	Name     string         `json:"name"`
-	Scope    store.Scope    `json:"scope,omitempty"`
-	Settings store.Settings `json:"settings,omitempty"`
-}
-
-func checkCluster(name *string, scope *store.Scope, settings *store.Settings) error {
-	fields := map[string]string{}
-	check := func(field string, err error) {
-		if err != nil {
-			fields[field] = err.Error()
-		}
-	}
-	if name != nil {
-		check("name", cluster.CheckName(*name))
-	}
-	if scope != nil {
-		check("scope", cluster.CheckScope(*scope))
-	}
-	if settings != nil {
-		check("settings", cluster.CheckSettings(*settings))
-	}
-	return invalid(fields)
-}
-
 func (s *Server) createCluster(c *call) (any, error) {
-	in, err := body[newCluster](c)
+	in, err := body[cluster.Order](c)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkCluster(&in.Name, &in.Scope, &in.Settings); err != nil {
-		return nil, err
-	}
-	k, err := cluster.New(in.Name, s.Key)
-	if err != nil {
-		return nil, err
-	}
-	k.Scope, k.Settings = in.Scope, in.Settings
-	defer s.changed()
-	k, err = s.Store.CreateCluster(c.Context(), c.by(), k)
+	k, err := s.Clusters.Create(c.Context(), c.by(), in)
 	return s.showCluster(c, k, err)
 }
 
@@ -138,27 +104,16 @@ func (s *Server) cluster(c *call) (any, error) {
 	return s.showCluster(c, k, err)
 }
 
-type clusterPatch struct {
-	Name     *string         `json:"name"`
-	Scope    *store.Scope    `json:"scope"`
-	Settings *store.Settings `json:"settings"`
-	Standard bool            `json:"default,omitempty"`
-}
-
 func (s *Server) changeCluster(c *call) (any, error) {
 	id, err := c.id("id")
 	if err != nil {
 		return nil, err
 	}
-	in, err := body[clusterPatch](c)
+	in, err := body[cluster.Patch](c)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkCluster(in.Name, in.Scope, in.Settings); err != nil {
-		return nil, err
-	}
-	defer s.changed()
-	k, err := s.Store.ChangeCluster(c.Context(), c.by(), id, store.ClusterChange{Name: in.Name, Scope: in.Scope, Settings: in.Settings, Standard: in.Standard})
+	k, err := s.Clusters.Change(c.Context(), c.by(), id, in)
 	return s.showCluster(c, k, err)
 }
 
@@ -172,13 +127,6 @@ func (s *Server) deleteCluster(c *call) (any, error) {
 		err = &Error{Status: http.StatusConflict, Code: "conflict", Message: "it is the default cluster, or has nodes"}
 	}
 	return nil, err
-}
-
-// changed has the nodes hear of what is new.
-func (s *Server) changed() {
-	if s.Changed != nil {
-		s.Changed()
-	}
 }
 
 type oneNode struct {
@@ -195,18 +143,30 @@ type oneNode struct {
 	Seen     *time.Time `json:"changed_at"` // when it came or went last
 	Joined   time.Time  `json:"joined_at"`
 	Until    time.Time  `json:"certificate_expires_at"`
+	Load     *nodeLoad  `json:"load"` // nil: it has said nothing
 }
 
-func showNode(n store.Node) oneNode {
-	return oneNode{n.ID, n.Cluster, n.Name, n.Role, n.State(), n.Address, n.Hostname, n.IDC, n.Location, n.Version, when(n.Seen), n.Joined, n.Until}
+// nodeLoad is how busy a node was when it said so last.
+type nodeLoad struct {
+	At      time.Time `json:"at"`
+	Origin  int64     `json:"origin"` // bytes per second, of late
+	Peers   int64     `json:"peers"`
+	Sent    int64     `json:"sent"`
+	Kept    int64     `json:"kept"` // bytes of blobs on its disk
+	Uploads int64     `json:"uploads"`
+	Waiting int64     `json:"waiting_reads"`
+}
+
+func showNode(n store.Node, loads map[int64]store.Load) oneNode {
+	o := oneNode{n.ID, n.Cluster, n.Name, n.Role, n.State(), n.Address, n.Hostname, n.IDC, n.Location, n.Version, when(n.Seen), n.Joined, n.Until, nil}
+	if l, said := loads[n.ID]; said {
+		o.Load = &nodeLoad{l.At, l.Origin, l.Peers, l.Sent, l.Kept, l.Uploads, l.Waiting}
+	}
+	return o
 }
 
 func (s *Server) nodes(c *call) (any, error) {
-	id, err := c.id("id")
-	if err != nil {
-		return nil, err
-	}
-	p, err := c.part()
+	id, p, err := s.clusterPart(c)
 	if err != nil {
 		return nil, err
 	}
@@ -216,11 +176,25 @@ func (s *Server) nodes(c *call) (any, error) {
 			return nil, invalid(map[string]string{"role": err.Error()})
 		}
 	}
-	if _, err := s.Store.Cluster(c.Context(), id); err != nil {
-		return nil, err
-	}
 	all, err := s.Store.Nodes(c.Context(), id, role, p)
-	return page(p, all, func(n store.Node) int64 { return n.ID }, showNode), err
+	if err != nil || len(all) == 0 {
+		return list[oneNode]{Items: []oneNode{}}, err
+	}
+	loads, err := s.Store.Loads(c.Context(), id, all[0].ID, all[len(all)-1].ID)
+	return page(p, all, func(n store.Node) int64 { return n.ID }, func(n store.Node) oneNode { return showNode(n, loads) }), err
+}
+
+// clusterPart is the cluster in the path, which is there, and which part of a list
+// is asked for.
+func (s *Server) clusterPart(c *call) (id int64, p store.Page, err error) {
+	if id, err = c.id("id"); err != nil {
+		return id, p, err
+	}
+	if p, err = c.part(); err != nil {
+		return id, p, err
+	}
+	_, err = s.Store.Cluster(c.Context(), id)
+	return id, p, err
 }
 
 func (s *Server) node(c *call) (any, error) {
@@ -229,7 +203,15 @@ func (s *Server) node(c *call) (any, error) {
 		return nil, err
 	}
 	n, err := s.Store.Node(c.Context(), id)
-	return showNode(n), err
+	return s.withLoad(c, n, err)
+}
+
+func (s *Server) withLoad(c *call, n store.Node, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	loads, err := s.Store.Loads(c.Context(), n.Cluster, n.ID, n.ID)
+	return showNode(n, loads), err
 }
 
 func (s *Server) revokeNode(c *call) (any, error) {
@@ -237,9 +219,8 @@ func (s *Server) revokeNode(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.changed()
-	n, err := s.Store.RevokeNode(c.Context(), c.by(), id)
-	return showNode(n), err
+	n, err := s.Clusters.Revoke(c.Context(), c.by(), id)
+	return s.withLoad(c, n, err)
 }
 
 type joinToken struct {
@@ -263,13 +244,6 @@ type createdJoinToken struct {
 	Token string `json:"token"`
 }
 
-type newJoinToken struct {
-	Cluster int64  `json:"cluster_id,omitempty"` // 0: the one that fits
-	Role    string `json:"role"`
-	Once    bool   `json:"once,omitempty"`
-	Minutes int64  `json:"expires_in_minutes"`
-}
-
 func (s *Server) joinTokens(c *call) (any, error) {
 	p, err := c.part()
 	if err != nil {
@@ -280,26 +254,11 @@ func (s *Server) joinTokens(c *call) (any, error) {
 }
 
 func (s *Server) createJoinToken(c *call) (any, error) {
-	in, err := body[newJoinToken](c)
+	in, err := body[cluster.TokenOrder](c)
 	if err != nil {
 		return nil, err
 	}
-	fields := map[string]string{}
-	if err := cluster.CheckRole(in.Role); err != nil {
-		fields["role"] = err.Error()
-	}
-	if in.Minutes < 1 || in.Minutes > int64(cluster.Life/time.Minute) {
-		fields["expires_in_minutes"] = "must be from 1 to 525600, which is a year"
-	}
-	if err := invalid(fields); err != nil {
-		return nil, err
-	}
-	k, text, err := cluster.NewToken(c.Context(), s.Store, c.by(), store.JoinToken{
-		Cluster: in.Cluster, Role: in.Role, Once: in.Once, Expires: time.Now().Add(time.Duration(in.Minutes) * time.Minute),
-	})
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, invalid(map[string]string{"cluster_id": "there is no such cluster"})
-	}
+	k, text, err := s.Clusters.CreateToken(c.Context(), c.by(), in)
 	return createdJoinToken{showJoinToken(k), text}, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,9 +19,11 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/cluster"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store/storetest"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
@@ -40,6 +43,7 @@ type env struct {
 	users map[string]store.User
 	runs  *warmer
 	key   *seal.Key
+	seen  map[string]string // what a scheduler at this machine shows, by path
 }
 
 // warmer is a cluster that has at once what it is told to have.
@@ -85,6 +89,22 @@ func (e *env) runner() *job.Runner {
 	return r
 }
 
+// sees starts a scheduler, of which only what it shows is there, and returns the
+// port of that.
+func (e *env) sees(t *testing.T) int {
+	e.seen = map[string]string{}
+	ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, ok := e.seen[r.URL.Path]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = io.WriteString(w, text)
+	}))
+	t.Cleanup(ts.Close)
+	return ts.Listener.Addr().(*net.TCPAddr).Port
+}
+
 // buffer is a log that can be read.
 type buffer struct {
 	mu   sync.Mutex
@@ -124,7 +144,7 @@ func newEnv(t *testing.T, change ...func(*web.Config)) *env {
 	if e.key, err = seal.New(strings.Repeat("k", 32)); err != nil {
 		t.Fatal(err)
 	}
-	c.Key, c.Jobs = e.key, e.runner()
+	c.Clusters, c.Sight, c.Jobs = &cluster.Clusters{Store: e.db, Key: e.key}, sight.New(e.sees(t)), e.runner()
 	for _, f := range change {
 		f(&c)
 	}

@@ -117,7 +117,7 @@ func schema(t reflect.Type) object {
 			s["required"] = required
 		}
 		return s
-	case reflect.Slice:
+	case reflect.Slice, reflect.Array:
 		return object{"type": "array", "items": schema(t.Elem())}
 	case reflect.Map:
 		return object{"type": "object", "additionalProperties": schema(t.Elem())}

@@ -20,8 +20,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/cluster"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
-	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 )
 
@@ -30,8 +31,9 @@ type Config struct {
 	Store      *store.DB
 	Accounts   *account.Accounts
 	Jobs       *job.Runner
-	Key        *seal.Key      // of the CAs' keys
-	Changed    func()         // has nodes hear at once of what has changed; nil: they hear soon
+	Clusters   *cluster.Clusters
+	Sight      *sight.Sight
+	Schedulers []string       // of the standard cluster, if none join it
 	Pages      Pages          // nil: none
 	Secure     bool           // browsers reach it by https only
 	Proxies    []netip.Prefix // whose X-Forwarded-For is believed

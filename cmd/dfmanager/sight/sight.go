@@ -1,0 +1,280 @@
+// Package sight reads what schedulers see of their clusters: hosts, swarms, bans,
+// and who holds which pieces of a blob.
+package sight
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+)
+
+// Scheduler is what one sees.
+type Scheduler struct {
+	Counts struct{ Hosts, Seeds, Swarms, Active, Bans int }
+	Swarms []Swarm
+	Hosts  []Host
+	Bans   []Ban
+}
+
+// Swarm is the hosts that have, or want, a blob.
+type Swarm struct {
+	Blob struct {
+		Digest string
+		Size   int64
+	}
+	State, Owner                       string
+	Peers, Wanting, Complete, Starving int
+	Verified                           bool
+}
+
+// Size is that of the blob in bytes.
+func (s Swarm) Size() int64 { return s.Blob.Size }
+
+// Host is one that is connected.
+type Host struct {
+	ID, Addr, IDC, Location  string
+	Seed, Share              bool
+	Blobs, Wanting, Children int
+	Pace                     float64
+}
+
+// Place is where a host is, as far as it says so.
+func (h Host) Place() string {
+	switch {
+	case h.IDC == "":
+		return h.Location
+	case h.Location == "":
+		return h.IDC
+	}
+	return fmt.Sprintf("%s, %s", h.IDC, h.Location)
+}
+
+// Ban says that a host is not used, or as a last resort only.
+type Ban struct {
+	Host, Reason string
+	Until        time.Time
+	Times        int
+	Banned       bool
+}
+
+// Blob is a swarm with its hosts.
+type Blob struct {
+	Swarm
+	Pieces int
+	Hosts  []Holder
+}
+
+// Holder is a host that has pieces of a blob, or wants it.
+type Holder struct {
+	ID, Addr    string
+	Seed        bool
+	Wants, Lazy bool
+	Have        int      // pieces
+	Runs        [][2]int // of pieces: first and last
+	Parents     []string // from whom it takes; "": the origin
+	Children    int
+}
+
+const (
+	askWait  = time.Second
+	askEvery = 2 * time.Second
+	maxSeen  = 64 << 20
+)
+
+// Sight asks schedulers what they see, and remembers it for a moment: all who look
+// share that. It may be used concurrently.
+type Sight struct {
+	client *http.Client
+	port   string
+
+	mu     sync.Mutex // guards what follows
+	all    map[string]*answer
+	pruned time.Time
+}
+
+// answer is what a scheduler said last.
+type answer struct {
+	mu   sync.Mutex // guards what follows; held while it is asked, so that nobody asks twice
+	at   time.Time
+	said any // pointer to what it said; nobody changes that
+	err  error
+}
+
+// ErrUnseen reports that a scheduler cannot be asked what it sees.
+var ErrUnseen = errors.New("what the scheduler sees cannot be read from here")
+
+// New makes a Sight of schedulers that show what they see at port.
+func New(port int) *Sight {
+	return &Sight{
+		client: &http.Client{Timeout: askWait, Transport: &http.Transport{DisableKeepAlives: true}}, // no proxy: they are members
+		port:   strconv.Itoa(port), all: map[string]*answer{},
+	}
+}
+
+// URL is where a scheduler shows what it sees.
+func (s *Sight) URL(scheduler string) string { return s.url(scheduler, "/debug.json") }
+
+func (s *Sight) url(scheduler, path string) string {
+	host, _, err := net.SplitHostPort(scheduler)
+	if err != nil {
+		host = scheduler
+	}
+	return "http://" + net.JoinHostPort(host, s.port) + path
+}
+
+// Look returns what a scheduler sees, nil if it cannot be read.
+func (s *Sight) Look(ctx context.Context, scheduler string) *Scheduler {
+	got, err := read[Scheduler](ctx, s, s.URL(scheduler))
+	if err != nil {
+		return nil
+	}
+	return got
+}
+
+// Blob returns the swarm of a blob, of whichever of the schedulers has it; false
+// if there is none. ErrUnseen reports that some could not be asked, and the others
+// have none.
+func (s *Sight) Blob(ctx context.Context, schedulers []string, digest string) (b Blob, found bool, err error) {
+	for _, name := range p2p.Rendezvous(digest, schedulers) {
+		got, e := read[Blob](ctx, s, s.url(name, "/debug/blobs/"+url.PathEscape(digest)))
+		switch {
+		case e == nil:
+			return *got, true, nil
+		case !errors.Is(e, errNone):
+			err = fmt.Errorf("%w: %s", ErrUnseen, name)
+		}
+	}
+	return b, false, err
+}
+
+// errNone is a 404.
+var errNone = errors.New("there is no such thing")
+
+// read reads JSON, of now or of a moment ago.
+func read[T any](ctx context.Context, s *Sight, url string) (*T, error) {
+	v := s.answer(url)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if time.Since(v.at) >= askEvery {
+		got := new(T)
+		err := s.ask(ctx, url, got)
+		if err != nil && ctx.Err() != nil {
+			return nil, ctx.Err() // who asked has left; the next one asks again
+		}
+		v.said, v.err, v.at = got, err, time.Now()
+	}
+	if v.err != nil {
+		return nil, v.err
+	}
+	return v.said.(*T), nil
+}
+
+const forget = time.Minute
+
+func (s *Sight) answer(url string) *answer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); now.Sub(s.pruned) > forget {
+		s.all, s.pruned = map[string]*answer{}, now
+	}
+	v := s.all[url]
+	if v == nil {
+		v = &answer{}
+		s.all[url] = v
+	}
+	return v
+}
+
+func (s *Sight) ask(ctx context.Context, url string, into any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusNotFound:
+		return errNone
+	case resp.StatusCode != http.StatusOK:
+		return errors.New(resp.Status)
+	}
+	return json.NewDecoder(io.LimitReader(resp.Body, maxSeen)).Decode(into)
+}
+
+// Cluster is what the schedulers of a cluster see together.
+type Cluster struct {
+	Schedulers map[string]*Scheduler // nil: it could not be read
+	Blind      []string              // where schedulers would show what they see
+	Hosts      []Host                // seeds first, then who serves most
+	Swarms     []Swarm               // stuck ones first, then those most want
+	Bans       []Ban
+	Seeds      int
+}
+
+// Gather returns what all schedulers see: a host is connected to each of them, and
+// a blob has one.
+func (s *Sight) Gather(ctx context.Context, schedulers []string) Cluster {
+	c := Cluster{Schedulers: map[string]*Scheduler{}}
+	seen := make([]*Scheduler, len(schedulers))
+	var wg sync.WaitGroup
+	for i, name := range schedulers {
+		wg.Go(func() { seen[i] = s.Look(ctx, name) })
+	}
+	wg.Wait()
+	hosts := map[string]Host{}
+	for i, name := range schedulers {
+		c.Schedulers[name] = seen[i]
+		if seen[i] == nil {
+			c.Blind = append(c.Blind, s.URL(name))
+			continue
+		}
+		for _, h := range seen[i].Hosts {
+			known := hosts[h.ID]
+			h.Blobs, h.Wanting, h.Children = h.Blobs+known.Blobs, h.Wanting+known.Wanting, h.Children+known.Children
+			h.Pace = max(h.Pace, known.Pace)
+			hosts[h.ID] = h
+		}
+		c.Swarms = append(c.Swarms, seen[i].Swarms...)
+		c.Bans = append(c.Bans, seen[i].Bans...)
+	}
+	for _, h := range hosts {
+		c.Hosts = append(c.Hosts, h)
+		if h.Seed {
+			c.Seeds++
+		}
+	}
+	c.sort()
+	return c
+}
+
+// sort puts first what needs to be looked at.
+func (c *Cluster) sort() {
+	slices.SortFunc(c.Hosts, func(a, b Host) int {
+		return cmp.Or(truth(b.Seed)-truth(a.Seed), b.Children-a.Children, cmp.Compare(a.ID, b.ID))
+	})
+	slices.SortFunc(c.Swarms, func(a, b Swarm) int {
+		return cmp.Or(truth(b.State == "stuck")-truth(a.State == "stuck"), b.Wanting-a.Wanting, b.Peers-a.Peers, cmp.Compare(a.Blob.Digest, b.Blob.Digest))
+	})
+}
+
+func truth(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
