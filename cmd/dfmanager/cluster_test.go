@@ -117,6 +117,7 @@ type jobState struct {
 			Error   string
 			Results []struct {
 				Success []struct{ Hostname string } `json:"success_tasks"`
+				Cluster int64                       `json:"scheduler_cluster_id"`
 			}
 		} `json:"job_states"`
 	}

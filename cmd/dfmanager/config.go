@@ -28,7 +28,7 @@ type Config struct {
 
 // ClusterConfig names a cluster that has not joined this manager.
 type ClusterConfig struct {
-	Schedulers []string `toml:"schedulers" comment:"Images are preheated in the default cluster, by the schedulers that have joined it; or in one that knows nothing of\nthis manager, if its schedulers stand here, such as [\"sched-0.example:8002\"], and its certificates in [tls]."`
+	Schedulers []string `toml:"schedulers" comment:"Images are preheated by the schedulers that have joined a cluster. If the default one knows nothing of this\nmanager: its schedulers, such as [\"sched-0.example:8002\"], with its certificates in [tls]."`
 	DebugPort  int      `toml:"debug_port" comment:"Of the schedulers' debug.listen, where the console reads hosts, swarms and bans."`
 }
 

@@ -31,19 +31,29 @@ func (s *server) openJobs(c Config, reg prometheus.Registerer, log *slog.Logger)
 		return err
 	}
 	s.images = registry.New(registry.Config{Roots: roots, Proxy: http.ProxyFromEnvironment})
-	schedulers, id := c.Cluster.Schedulers, s.nodes.Own()
-	if len(schedulers) > 0 {
+	config := warm.Config{Schedulers: c.Cluster.Schedulers, Name: p2p.HostID(s.name), Log: log}
+	id := s.nodes.Own()
+	if len(c.Cluster.Schedulers) > 0 {
 		if id, err = c.TLS.Identity(wire.RoleHost, log); err != nil {
 			return err
 		}
+		config.Identity = id
 	}
 	if err := reg.Register(daemon.Expiry("dfmanager", id)); err != nil {
 		return err
 	}
-	s.warm, err = warm.Open(warm.Config{Schedulers: schedulers, Identity: id, Name: p2p.HostID(s.name), Log: log})
-	if err != nil {
+	if s.warm, err = warm.OpenPool(config); err != nil {
 		return fmt.Errorf("cluster.schedulers: %w", err)
 	}
+	s.nodes.Follow(func(all []node.Membership) {
+		members := make([]warm.Member, len(all))
+		for i, m := range all {
+			members[i] = warm.Member(m)
+		}
+		if err := s.warm.Set(members); err != nil {
+			log.Error("schedulers that have joined cannot be used", "err", err)
+		}
+	})
 	s.jobs, err = job.Open(job.Config{
 		Store: s.db, Registry: s.images, Warmer: s.warm, Key: s.key, Owner: s.name, Concurrent: c.Jobs.Concurrent,
 		Timeout: c.Jobs.Timeout.Duration, Platforms: c.Jobs.Platforms, Keep: c.Jobs.Keep.Duration, Log: log, Registerer: reg,
@@ -63,19 +73,6 @@ func (s *server) openNodes(ctx context.Context, c Config, reg prometheus.Registe
 	s.grpcAddr = ln.Addr().String()
 	s.nodes, err = node.Open(ctx, ln, node.Config{Store: s.db, Key: s.key, Name: s.name, Log: log, Registerer: reg})
 	return err
-}
-
-// follow has images preheated by the schedulers that have joined, unless others
-// are configured.
-func (s *server) follow(c Config, log *slog.Logger) {
-	if len(c.Cluster.Schedulers) > 0 {
-		return
-	}
-	s.nodes.Follow(func(schedulers []string) {
-		if err := s.warm.SetSchedulers(schedulers); err != nil {
-			log.Error("schedulers that have joined cannot be used", "err", err)
-		}
-	})
 }
 
 // closeJobs gives the jobs back and closes what they needed.

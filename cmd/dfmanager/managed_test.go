@@ -20,10 +20,11 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/manage"
 )
 
-// tokens makes join tokens as `dfmanager token create` does.
-func tokens(t *testing.T, c Config) func(wire.Role) string {
+// tokens makes join tokens as `dfmanager token create` does; of a cluster, unless
+// that is "".
+func tokens(t *testing.T, c Config, cluster string) func(wire.Role) string {
 	return func(role wire.Role) string {
-		text, err := newJoinToken(t.Context(), c, "", store.JoinToken{Role: string(role), Expires: time.Now().Add(time.Hour), Once: true})
+		text, err := newJoinToken(t.Context(), c, cluster, store.JoinToken{Role: string(role), Expires: time.Now().Add(time.Hour), Once: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +102,7 @@ func TestManagedCluster(t *testing.T) {
 		m, _ := start(t, cfg, rootPassword)
 		c := newClient(t, "http://"+m.ln.Addr().String())
 		c.first()
-		cluster := clustertest.Managed(t, m.grpcAddr, tokens(t, cfg))
+		cluster := clustertest.Managed(t, m.grpcAddr, tokens(t, cfg, ""))
 		s := cluster.Scheduler()
 		seed := cluster.Seed(r.Host())
 		c.nodes("scheduler alive, seed alive, ")
@@ -159,6 +160,38 @@ func TestManagedCluster(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An image gets into the cluster that it is asked for, which is not the default
+// one.
+func TestPreheatInAChosenCluster(t *testing.T) {
+	t.Parallel()
+	r := origintest.New(t, origintest.Options{})
+	cfg := testConfig(storetest.SQLite(t))
+	m, _ := start(t, cfg, rootPassword)
+	c := newClient(t, "http://"+m.ln.Addr().String())
+	c.first()
+	if status, text := c.do("POST", "/api/v1/clusters", map[string]any{"name": "fra"}); status != http.StatusCreated {
+		t.Fatalf("%d %s", status, text)
+	}
+	cluster := clustertest.Managed(t, m.grpcAddr, tokens(t, cfg, "fra"))
+	cluster.Scheduler()
+	seed := cluster.Seed(r.Host())
+	heard(t, seed, func(o manage.Orders) bool { return len(o.Schedulers) == 1 })
+	url, layers := image(t, r, "p/app", "v1")
+	status, text := c.do("POST", "/api/v1/jobs", map[string]any{"url": url, "cluster_id": 2})
+	var j struct{ ID int64 }
+	if err := json.Unmarshal(text, &j); status != http.StatusCreated || err != nil {
+		t.Fatalf("%d %s: %v", status, text, err)
+	}
+	if got := c.poll(j.ID, true); got.State != "SUCCESS" || got.Result.JobStates[0].Results[0].Cluster != 2 {
+		t.Fatalf("%+v", got)
+	}
+	for _, d := range layers {
+		if r.Sent(d) == 0 {
+			t.Errorf("%s was not fetched", d)
+		}
+	}
 }
 
 func TestTokenCommand(t *testing.T) {

@@ -59,7 +59,7 @@ type server struct {
 	name   string // of this manager, another one each time it starts
 	nodes  *node.Server
 	images *registry.Client
-	warm   *warm.Client
+	warm   *warm.Pool
 	jobs   *job.Runner
 	debug  *daemon.Debug
 	ln     net.Listener
@@ -99,7 +99,6 @@ func open(ctx context.Context, c Config, known secrets, out io.Writer, log *slog
 	if err := s.openJobs(c, reg, log); err != nil {
 		return nil, err
 	}
-	s.follow(c, log)
 	api, err := c.api(s, hasher, reg, log)
 	if err != nil {
 		return nil, err

@@ -205,3 +205,21 @@ func TestBlobsAndImages(t *testing.T) {
 	list, _ := e.events("/clusters/1/blobs/events?digest=la", guest)
 	until(t, list, "sha256:layer")
 }
+
+func TestPreheatInACluster(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	operator := e.session("operator")
+	if r := e.do("/jobs/new", nil, operator); strings.Contains(r.text, "cluster_id") {
+		t.Error("with one cluster there is a choice of clusters")
+	}
+	e.do("/clusters", url.Values{"name": {"fra"}}, operator)
+	e.shows(e.do("/jobs/new", nil, operator), 200, "default (default)", `<option value="2">fra`)
+	form := func(cluster string) url.Values { return url.Values{"image": {"nginx"}, "cluster_id": {cluster}} }
+	e.shows(e.do("/jobs/new", form("99"), operator), 400, "no such cluster")
+	if r := e.do("/jobs/new", form("2"), operator); r.to() != "/jobs/1" {
+		t.Fatalf("%d to %q: %s", r.status, r.to(), r.text)
+	}
+	e.shows(e.do("/jobs/1", nil, operator), 200, `<a href="/clusters/2">fra</a>`)
+	e.shows(e.do("/jobs/new?from=1", nil, operator), 200, `<option value="2" selected>fra`)
+}

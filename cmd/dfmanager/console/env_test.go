@@ -45,7 +45,7 @@ var hash = sync.OnceValue(func() string {
 // nothing warms no blob.
 type nothing struct{}
 
-func (nothing) Warm(ctx context.Context, _ warm.Order, _ func(warm.Progress)) (warm.Progress, error) {
+func (nothing) Warm(ctx context.Context, _ int64, _ warm.Order, _ func(warm.Progress)) (warm.Progress, error) {
 	<-ctx.Done()
 	return warm.Progress{}, context.Cause(ctx)
 }

@@ -152,6 +152,7 @@ type jobDetail struct {
 	Hosts     []string
 	May       bool   // the visitor may order
 	Repeat    string // where the form for the same is
+	In        string // its cluster; "": the default one
 }
 
 // Percent is how much is in place; never 100 before all is.
@@ -181,6 +182,11 @@ func (c *Console) jobDetail(ctx context.Context, v *web.Visit) (f frame, final b
 		return f, false, err
 	}
 	d := jobDetail{Job: viewJob(j), Repeat: "/jobs/new?from=" + strconv.FormatInt(id, 10)}
+	if k, err := c.Store.Cluster(ctx, j.Cluster); err == nil {
+		d.In = k.Name
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return f, false, err
+	}
 	if d.Blobs, err = c.Store.JobBlobs(ctx, id); err != nil {
 		return f, false, err
 	}
@@ -229,6 +235,8 @@ func (c *Console) cancelJob(v *web.Visit) error {
 // jobForm is what is typed to have an image preheated, but for secrets.
 type jobForm struct {
 	Image, Platforms, User string
+	Cluster                int64
+	Clusters               []store.Cluster
 	Plain                  bool
 	Problem                string
 	Fields                 field.Errors
@@ -244,11 +252,15 @@ func (c *Console) newJob(v *web.Visit) error {
 		}
 		again := viewJob(j)
 		form.Image, form.Plain, form.Platforms = again.Image, again.Plain, strings.Join(j.Platforms, " ")
+		form.Cluster = j.Cluster
 	}
 	return c.showNewJob(v, http.StatusOK, form)
 }
 
-func (c *Console) showNewJob(v *web.Visit, status int, form jobForm) error {
+func (c *Console) showNewJob(v *web.Visit, status int, form jobForm) (err error) {
+	if form.Clusters, err = c.Store.AllClusters(v.Context()); err != nil {
+		return err
+	}
 	form.Ready = len(c.Schedulers()) > 0
 	return c.show(v, status, frame{Title: "Preheat an image", Page: "new-job", Body: form})
 }
@@ -258,8 +270,9 @@ func (c *Console) createJob(v *web.Visit) error {
 		Image: strings.TrimSpace(v.PostFormValue("image")), Platforms: v.PostFormValue("platforms"),
 		User: v.PostFormValue("registry_user"), Plain: v.PostFormValue("plain_http") != "",
 	}
+	form.Cluster, _ = strconv.ParseInt(v.PostFormValue("cluster_id"), 10, 64) // what is no number is the default one
 	o := job.Order{
-		Image: form.Image, PlainHTTP: form.Plain, User: form.User, Password: v.PostFormValue("registry_password"),
+		Cluster: form.Cluster, Image: form.Image, PlainHTTP: form.Plain, User: form.User, Password: v.PostFormValue("registry_password"),
 		Platforms: strings.FieldsFunc(form.Platforms, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' }),
 	}
 	if strings.Contains(form.Image, "://") {
@@ -276,7 +289,10 @@ func (c *Console) createJob(v *web.Visit) error {
 	}
 	j, err := c.Jobs.Create(v.Context(), v.By(), q)
 	switch {
-	case errors.Is(err, job.ErrNoCluster), errors.Is(err, store.ErrFull):
+	case errors.As(err, &wrong):
+		form.Fields = wrong
+		return c.showNewJob(v, http.StatusBadRequest, form)
+	case errors.Is(err, store.ErrFull):
 		form.Problem = err.Error()
 		return c.showNewJob(v, http.StatusConflict, form)
 	case err != nil:

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/field"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
@@ -23,19 +24,17 @@ import (
 // Image is the kind of job that there is.
 const Image = "image"
 
-// ErrNoCluster says that jobs cannot run because no schedulers are configured.
-var ErrNoCluster = errors.New("no cluster is configured: set cluster.schedulers")
-
-// Warmer brings a blob into the cluster, as warm.Client does.
+// Warmer brings a blob into a cluster, as warm.Pool does; into the standard one, if
+// cluster is 0.
 type Warmer interface {
-	Warm(ctx context.Context, o warm.Order, report func(warm.Progress)) (warm.Progress, error)
+	Warm(ctx context.Context, cluster int64, o warm.Order, report func(warm.Progress)) (warm.Progress, error)
 }
 
 // Config says what a Runner needs.
 type Config struct {
 	Store      *store.DB
 	Registry   *registry.Client
-	Warmer     Warmer // nil: there is no cluster, and no job
+	Warmer     Warmer
 	Key        *seal.Key
 	Owner      string        // of the jobs that this runner holds; nobody else's name
 	Concurrent int           // jobs at a time
@@ -98,9 +97,7 @@ func Open(c Config) (*Runner, error) {
 	}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	r.wg.Go(r.forget)
-	if c.Warmer != nil {
-		r.wg.Go(r.loop)
-	}
+	r.wg.Go(r.loop)
 	return r, nil
 }
 
@@ -115,14 +112,22 @@ type Request struct {
 	Ref        registry.Ref
 	Credential registry.Credential
 	Platforms  []string // of an index; none: the default ones
+	Cluster    int64    // 0: the standard one
 }
 
-// Create adds a job. It asks no registry.
+// Create adds a job. It asks no registry. That there is no such cluster are
+// field.Errors.
 func (r *Runner) Create(ctx context.Context, by store.By, q Request) (store.Job, error) {
-	if r.Warmer == nil {
-		return store.Job{}, ErrNoCluster
+	if q.Cluster != 0 {
+		_, err := r.Store.Cluster(ctx, q.Cluster)
+		if errors.Is(err, store.ErrNotFound) {
+			err = field.Errors{"cluster_id": "there is no such cluster"}
+		}
+		if err != nil {
+			return store.Job{}, err
+		}
 	}
-	j := store.Job{Kind: Image, URL: q.Ref.URL(), Platforms: q.Platforms, Deadline: time.Now().Add(r.Timeout)}
+	j := store.Job{Kind: Image, Cluster: q.Cluster, URL: q.Ref.URL(), Platforms: q.Platforms, Deadline: time.Now().Add(r.Timeout)}
 	if q.Credential != (registry.Credential{}) {
 		text, err := json.Marshal(q.Credential)
 		if err != nil {
@@ -278,7 +283,7 @@ func (r *Runner) store(j store.Job, result string, f func(context.Context) error
 
 // passing reports whether trying again may help.
 func passing(err error) bool {
-	for _, never := range []error{registry.ErrNotFound, registry.ErrRefused, registry.ErrInvalid, warm.ErrRefused, seal.ErrOpen} {
+	for _, never := range []error{registry.ErrNotFound, registry.ErrRefused, registry.ErrInvalid, warm.ErrRefused, warm.ErrNoCluster, seal.ErrOpen} {
 		if errors.Is(err, never) {
 			return false
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/field"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
@@ -35,16 +36,18 @@ type cluster struct {
 	fail  func(o warm.Order, try int) error // nil: nothing fails
 	hold  chan struct{}                     // nothing is there before it is closed; nil: at once
 	tries map[digest.Digest]int
-	begun chan struct{} // gets a token when something is asked for
+	in    map[int64]bool // clusters
+	begun chan struct{}  // gets a token when something is asked for
 }
 
 func newCluster() *cluster {
-	return &cluster{tries: map[digest.Digest]int{}, begun: make(chan struct{}, 1000)}
+	return &cluster{tries: map[digest.Digest]int{}, in: map[int64]bool{}, begun: make(chan struct{}, 1000)}
 }
 
-func (c *cluster) Warm(ctx context.Context, o warm.Order, report func(warm.Progress)) (warm.Progress, error) {
+func (c *cluster) Warm(ctx context.Context, in int64, o warm.Order, report func(warm.Progress)) (warm.Progress, error) {
 	c.mu.Lock()
 	c.tries[o.Blob.Digest]++
+	c.in[in] = true
 	try, fail, hold := c.tries[o.Blob.Digest], c.fail, c.hold
 	c.mu.Unlock()
 	c.begun <- struct{}{}
@@ -331,10 +334,31 @@ func TestLostJobIsLeftAlone(t *testing.T) {
 	})
 }
 
-func TestWithoutACluster(t *testing.T) {
+// A job is done in the cluster that it is for, or not at all.
+func TestInACluster(t *testing.T) {
 	each(t, origintest.Options{}, func(e *env) {
-		if _, err := e.runner(nil).Create(e.t.Context(), by, e.request("v1")); !errors.Is(err, job.ErrNoCluster) {
-			e.t.Errorf("%v", err)
+		e.image("v1")
+		c := newCluster()
+		r := e.runner(c)
+		k, err := e.db.CreateCluster(e.t.Context(), by, store.Cluster{Name: "fra", CA: []byte{1}, Key: []byte{2}})
+		if err != nil {
+			e.t.Fatal(err)
+		}
+		q := e.request("v1")
+		q.Cluster = k.ID
+		j := e.create(r, q)
+		if j = e.ends(j.ID, store.Succeeded); j.Cluster != k.ID {
+			e.t.Errorf("%+v", j)
+		}
+		c.mu.Lock()
+		if len(c.in) != 1 || !c.in[k.ID] {
+			e.t.Errorf("blobs were warmed in clusters %v", c.in)
+		}
+		c.mu.Unlock()
+		q.Cluster = k.ID + 1
+		var wrong field.Errors
+		if _, err := r.Create(e.t.Context(), by, q); !errors.As(err, &wrong) || wrong["cluster_id"] == "" {
+			e.t.Errorf("a cluster that is not there: %v", err)
 		}
 	})
 }

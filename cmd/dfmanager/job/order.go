@@ -14,6 +14,7 @@ type Order struct {
 	URL       string   `json:"url,omitempty"`        // https://HOST/v2/…/manifests/…
 	PlainHTTP bool     `json:"plain_http,omitempty"` // of the registry that image names
 	Platforms []string `json:"platforms,omitempty"`  // linux/amd64
+	Cluster   int64    `json:"cluster_id,omitempty"` // 0: the default one
 	User      string   `json:"registry_user,omitempty"`
 	Password  string   `json:"registry_password,omitempty"`
 	Token     string   `json:"registry_token,omitempty"`
@@ -28,7 +29,7 @@ func IsPlatform(s string) bool { return platform.MatchString(s) }
 
 // Request checks an order; what is wrong with it are field.Errors.
 func (o Order) Request() (q Request, err error) {
-	q = Request{Platforms: o.Platforms, Credential: registry.Credential{User: o.User, Password: o.Password}}
+	q = Request{Platforms: o.Platforms, Cluster: o.Cluster, Credential: registry.Credential{User: o.User, Password: o.Password}}
 	wrong := field.Errors{}
 	if o.URL == "" {
 		q.Ref, err = registry.ParseName(o.Image, o.PlainHTTP)

@@ -103,7 +103,7 @@ func (r *Runner) blob(ctx context.Context, j store.Job, b registry.Blob, o warm.
 	if err := note(warm.Progress{}); err != nil {
 		return err
 	}
-	got, err := r.Warmer.Warm(ctx, o, func(p warm.Progress) {
+	got, err := r.Warmer.Warm(ctx, j.Cluster, o, func(p warm.Progress) {
 		if time.Since(noted) < noteEvery {
 			return
 		}

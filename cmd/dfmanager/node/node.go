@@ -65,8 +65,7 @@ type Server struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	wake   chan struct{}  // holds a token when a cluster may have changed
-	own    *wire.Identity // of this manager as a host of the standard cluster
+	wake   chan struct{} // holds a token when a cluster may have changed
 
 	mu       sync.Mutex // guards what follows; nobody waits while it is held
 	clusters map[int64]*group
@@ -76,9 +75,9 @@ type Server struct {
 	newest   map[member]int64 // stream of a node
 	busy     busy             // not written down yet
 
-	schedulers []string // of the standard cluster
-	follow     func([]string)
-	told       []string // to follow; for run alone
+	telling sync.Mutex // guards what follows; taken before mu
+	follow  func([]Membership)
+	told    []Membership // to follow
 }
 
 // group is a cluster and its nodes that have a stream to this manager.
@@ -89,6 +88,8 @@ type group struct {
 	version int64
 	read    time.Time        // when that was seen
 	cert    *tls.Certificate // of this manager
+	own     *wire.Identity   // of this manager as a host of it
+	first   bool             // it is the standard cluster
 	orders  manage.Orders
 	changed chan struct{} // closed when orders have changed
 }
@@ -96,7 +97,6 @@ type group struct {
 // Open serves nodes on ln, which it takes over, until Close.
 func Open(ctx context.Context, ln net.Listener, c Config) (*Server, error) {
 	s := &Server{Config: c, served: make(chan error, 1), wake: make(chan struct{}, 1), clusters: map[int64]*group{}, present: map[int64]store.Presence{}, newest: map[member]int64{}}
-	s.own = wire.Held(wire.Name{ID: p2p.HostID(c.Name), Role: wire.RoleHost}, c.Log)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	err := c.Registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "dfmanager_nodes", Help: "Nodes that have a stream to this manager.",
@@ -187,24 +187,46 @@ func (s *Server) live(ctx context.Context) error {
 	return nil
 }
 
-// tell says which schedulers the standard cluster has.
-func (s *Server) tell() {
+// Membership is this manager as a host of a cluster.
+type Membership struct {
+	Cluster    int64
+	Standard   bool
+	Identity   *wire.Identity
+	Schedulers []string
+}
+
+func (m Membership) equal(o Membership) bool {
+	return m.Cluster == o.Cluster && m.Standard == o.Standard && m.Identity == o.Identity && slices.Equal(m.Schedulers, o.Schedulers)
+}
+
+// memberships are those of all clusters, by their IDs.
+func (s *Server) memberships() (all []Membership) {
 	s.mu.Lock()
-	now, follow := s.schedulers, s.follow
-	s.mu.Unlock()
-	if follow != nil && !slices.Equal(now, s.told) {
+	defer s.mu.Unlock()
+	for _, g := range s.clusters {
+		all = append(all, Membership{g.id, g.first, g.own, g.orders.Schedulers})
+	}
+	slices.SortFunc(all, func(a, b Membership) int { return int(a.Cluster - b.Cluster) })
+	return all
+}
+
+// tell says which clusters there are, and with which schedulers.
+func (s *Server) tell() {
+	s.telling.Lock()
+	defer s.telling.Unlock()
+	if now := s.memberships(); s.follow != nil && !slices.EqualFunc(now, s.told, Membership.equal) {
 		s.told = now
-		follow(now)
+		s.follow(now)
 	}
 }
 
-// Follow has f called with the schedulers of the standard cluster, and again when
-// they change, until Close.
-func (s *Server) Follow(f func(schedulers []string)) {
-	s.mu.Lock()
+// Follow has f called with all clusters, at once and again when one of them or its
+// schedulers change, until Close.
+func (s *Server) Follow(f func([]Membership)) {
+	s.telling.Lock()
 	s.follow = f
-	s.mu.Unlock()
-	s.Changed()
+	s.telling.Unlock()
+	s.tell()
 }
 
 // write tells the database who came and went.
@@ -280,13 +302,11 @@ func (s *Server) read(ctx context.Context, id int64) error {
 			return err
 		}
 	}
-	s.clusters[id] = g
-	g.version, g.read = c.Version, time.Now()
-	if c.Standard {
-		if err := s.belong(g, orders); err != nil {
-			return err
-		}
+	if err := s.belong(g, orders); err != nil {
+		return err
 	}
+	s.clusters[id] = g
+	g.version, g.read, g.first = c.Version, time.Now(), c.Standard
 	if !equal(g.orders, orders) {
 		g.orders = orders
 		close(g.changed)
@@ -295,19 +315,27 @@ func (s *Server) read(ctx context.Context, id int64) error {
 	return nil
 }
 
-// Own is this manager as a host of the standard cluster.
-func (s *Server) Own() *wire.Identity { return s.own }
+// Own is this manager as a host of what is the standard cluster now.
+func (s *Server) Own() *wire.Identity {
+	for _, m := range s.memberships() {
+		if m.Standard {
+			return m.Identity
+		}
+	}
+	return nil
+}
 
-// belong makes this manager a host of the standard cluster, which may be another
-// one than before.
+// belong makes this manager a host of a cluster.
 func (s *Server) belong(g *group, o manage.Orders) error {
 	cert, err := g.ca.Own(p2p.HostID(s.Name), wire.RoleHost)
 	if err != nil {
 		return err
 	}
-	s.own.Set(cert, g.ca.Pool())
-	s.own.Block(o.Blocked)
-	s.schedulers = o.Schedulers
+	if g.own == nil {
+		g.own = wire.Held(wire.Name{ID: p2p.HostID(s.Name), Role: wire.RoleHost}, s.Log)
+	}
+	g.own.Set(cert, g.ca.Pool())
+	g.own.Block(o.Blocked)
 	return nil
 }
 

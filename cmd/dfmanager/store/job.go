@@ -26,6 +26,7 @@ func (s State) Done() bool { return s == Succeeded || s == Failed || s == Cancel
 type Job struct {
 	ID        int64
 	Kind      string
+	Cluster   int64  // it is for; 0: the standard one
 	URL       string // of the manifest
 	Platforms []string
 	Secret    []byte // sealed; nil once the job has ended
@@ -44,12 +45,12 @@ type Job struct {
 	Run       int64
 }
 
-const jobColumns = `id, kind, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, deadline, tries, cancel, owner, run`
+const jobColumns = `id, kind, cluster_id, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, deadline, tries, cancel, owner, run`
 
 func scanJob(s scanner) (j Job, err error) {
 	var platforms string
 	var created, updated, started, finished, deadline int64
-	err = s.Scan(&j.ID, &j.Kind, &j.URL, &platforms, &j.Secret, &j.Actor, &j.State, &j.Error, &j.Digest,
+	err = s.Scan(&j.ID, &j.Kind, &j.Cluster, &j.URL, &platforms, &j.Secret, &j.Actor, &j.State, &j.Error, &j.Digest,
 		&created, &updated, &started, &finished, &deadline, &j.Tries, &j.Cancel, &j.Owner, &j.Run)
 	j.Platforms = strings.Fields(platforms)
 	j.Created, j.Updated, j.Started = fromMillis(created), fromMillis(updated), fromMillis(started)
@@ -60,7 +61,7 @@ func scanJob(s scanner) (j Job, err error) {
 // maxWaiting is how many jobs may wait; more come from somebody who is wrong.
 const maxWaiting = 10_000
 
-// CreateJob adds a job that waits: Kind, URL, Platforms, Secret, Actor and
+// CreateJob adds a job that waits: Kind, Cluster, URL, Platforms, Secret, Actor and
 // Deadline of j count. ErrFull says that too many wait.
 func (db *DB) CreateJob(ctx context.Context, by By, j Job) (Job, error) {
 	err := db.change(ctx, by, "job.create", j.URL, "kind "+j.Kind, func(t *sql.Tx) error {
@@ -73,9 +74,9 @@ func (db *DB) CreateJob(ctx context.Context, by By, j Job) (Job, error) {
 		}
 		var err error
 		j, err = scanJob(t.QueryRowContext(ctx, `INSERT INTO jobs
-			(kind, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, due, deadline, tries, cancel, owner, lease, run)
-			VALUES ($1, $2, $3, $4, $5, $6, '', '', $7, $7, 0, 0, $7, $8, 0, FALSE, '', 0, 0) RETURNING `+jobColumns,
-			j.Kind, j.URL, strings.Join(j.Platforms, " "), j.Secret, by.Actor, Waiting, millis(time.Now()), millis(j.Deadline)))
+			(kind, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, due, deadline, tries, cancel, owner, lease, run, cluster_id)
+			VALUES ($1, $2, $3, $4, $5, $6, '', '', $7, $7, 0, 0, $7, $8, 0, FALSE, '', 0, 0, $9) RETURNING `+jobColumns,
+			j.Kind, j.URL, strings.Join(j.Platforms, " "), j.Secret, by.Actor, Waiting, millis(time.Now()), millis(j.Deadline), j.Cluster))
 		return err
 	})
 	return j, err

@@ -59,7 +59,7 @@ func (c *warmer) set(fail error, hold chan struct{}) {
 	c.fail, c.hold = fail, hold
 }
 
-func (c *warmer) Warm(ctx context.Context, o warm.Order, _ func(warm.Progress)) (warm.Progress, error) {
+func (c *warmer) Warm(ctx context.Context, _ int64, o warm.Order, _ func(warm.Progress)) (warm.Progress, error) {
 	c.mu.Lock()
 	fail, hold := c.fail, c.hold
 	c.mu.Unlock()

@@ -10,7 +10,6 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/field"
-	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 )
 
@@ -73,8 +72,6 @@ func told(err error) *Error {
 		return &Error{Status: http.StatusTooManyRequests, Code: "too_many_failures", Message: "too many failed sign-ins; wait", RetryAfter: wait.For}
 	case errors.Is(err, account.ErrCredentials):
 		return &Error{Status: http.StatusUnauthorized, Code: "unauthorized", Message: account.ErrCredentials.Error()}
-	case errors.Is(err, job.ErrNoCluster):
-		return &Error{Status: http.StatusConflict, Code: "no_cluster", Message: err.Error()}
 	case errors.Is(err, store.ErrFull):
 		return &Error{Status: http.StatusTooManyRequests, Code: "too_many_jobs", Message: err.Error(), RetryAfter: 30 * time.Second}
 	case errors.Is(err, store.ErrNotFound):

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -68,6 +69,7 @@ type dragonflyJob struct {
 		Scope    string            `json:"scope"`
 		Platform string            `json:"platform,omitempty"`
 	} `json:"args"`
+	Clusters []int64 `json:"scheduler_cluster_ids,omitempty"`
 }
 
 type dragonflyState struct {
@@ -91,7 +93,7 @@ type dragonflyJobState struct {
 type dragonflyTasks struct {
 	Success []dragonflyTask `json:"success_tasks"`
 	Failure []dragonflyTask `json:"failure_tasks"`
-	Cluster int             `json:"scheduler_cluster_id"`
+	Cluster int64           `json:"scheduler_cluster_id"`
 }
 
 type dragonflyTask struct {
@@ -112,6 +114,9 @@ func (s *Server) createDragonfly(c *call) (any, error) {
 	if sc := in.Args.Scope; sc != "" && sc != "single_seed_peer" {
 		return nil, invalid(map[string]string{"scope": fmt.Sprintf("%.40q is not supported: images are preheated on one seed, which serves the others; choose single_seed_peer", sc)})
 	}
+	if len(in.Clusters) > 1 {
+		return nil, invalid(map[string]string{"scheduler_cluster_ids": "one at a time"})
+	}
 	q, err := request(in.Args.Type, in.Args.URL, in.Args.Headers)
 	if err != nil {
 		return nil, err
@@ -121,6 +126,9 @@ func (s *Server) createDragonfly(c *call) (any, error) {
 			return nil, invalid(map[string]string{"platform": "must be like linux/amd64"})
 		}
 		q.Platforms = []string{p}
+	}
+	if len(in.Clusters) == 1 {
+		q.Cluster = in.Clusters[0]
 	}
 	j, err := s.create(c, q)
 	if err != nil {
@@ -151,7 +159,7 @@ func (s *Server) dragonfly(c *call, j store.Job) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	tasks := dragonflyTasks{Success: []dragonflyTask{}, Failure: []dragonflyTask{}, Cluster: 1}
+	tasks := dragonflyTasks{Success: []dragonflyTask{}, Failure: []dragonflyTask{}, Cluster: cmp.Or(j.Cluster, 1)}
 	for _, b := range blobs {
 		host, _, _ := net.SplitHostPort(b.Address)
 		url := strings.TrimSuffix(j.URL[:strings.LastIndex(j.URL, "/manifests/")], "/") + "/blobs/" + b.Digest

@@ -42,6 +42,7 @@ func (h harbor) request(method, path string, body any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	req.Header.Set("Accept", "application/json")
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -314,6 +315,8 @@ func TestWhatDragonflyTakesAndThisDoesNot(t *testing.T) {
 		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","scope":"all_peers"}}`:                  "single_seed_peer",
 		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","platform":"x"}}`:                       "linux/amd64",
 		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","headers":{"authorization":"\u0000"}}}`: "printable",
+		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1"},"scheduler_cluster_ids":[1,2]}`:        "one at a time",
+		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1"},"scheduler_cluster_ids":[9]}`:          "no such cluster",
 	} {
 		if r := e.do("POST", "/oapi/v1/jobs", body, op); r.status != 400 || !strings.Contains(r.text, want) {
 			t.Errorf("%s: %d %s", body, r.status, r.text)
@@ -323,6 +326,25 @@ func TestWhatDragonflyTakesAndThisDoesNot(t *testing.T) {
 		if r := e.do("GET", path, "", op); r.status != 404 || r.code() != "not_found" {
 			t.Errorf("%s: %d %s", path, r.status, r.text)
 		}
+	}
+}
+
+// The cluster that is asked for is the one of which Harbor is told.
+func TestHarborNamesACluster(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	k := e.withCluster()
+	r := origintest.New(t, origintest.Options{})
+	body := fmt.Sprintf(`{"type":"preheat","args":{"type":"image","url":%q},"scheduler_cluster_ids":[%d]}`, push(t, r, "v1"), k.ID)
+	var v answer
+	e.want(200, e.do("POST", "/oapi/v1/jobs", body, e.session("operator"))).into(t, &v)
+	h := harbor{endpoint: e.url, mode: "OAUTH", info: map[string]string{"token": e.token("operator", "preheat")}, newer: true}
+	if status, say := h.poll(t, fmt.Sprint(v.ID)); status != "SUCCESS" {
+		t.Fatalf("%s %s", status, say)
+	}
+	e.want(200, e.do("GET", fmt.Sprintf("/oapi/v1/jobs/%d", v.ID), "", e.session("guest"))).into(t, &v)
+	if got := v.Result.JobStates[0].Results[0].Cluster; int64(got) != k.ID {
+		t.Errorf("cluster %d", got)
 	}
 }
 

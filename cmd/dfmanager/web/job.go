@@ -25,6 +25,7 @@ func (s *Server) jobRoutes() []route {
 type oneJob struct {
 	ID        int64      `json:"id"`
 	Kind      string     `json:"kind"`
+	Cluster   int64      `json:"cluster_id"` // 0: the default one
 	URL       string     `json:"url"`
 	Platforms []string   `json:"platforms"`
 	State     string     `json:"state"`
@@ -46,7 +47,7 @@ func showJob(j store.Job) oneJob {
 		platforms = []string{}
 	}
 	return oneJob{
-		j.ID, j.Kind, j.URL, platforms, string(j.State), j.Error, j.Digest, j.Actor, j.Created, j.Updated,
+		j.ID, j.Kind, j.Cluster, j.URL, platforms, string(j.State), j.Error, j.Digest, j.Actor, j.Created, j.Updated,
 		when(j.Started), when(j.Finished), j.Deadline, j.Tries, j.Cancel,
 	}
 }
