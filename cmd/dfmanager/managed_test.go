@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -162,8 +163,8 @@ func TestManagedCluster(t *testing.T) {
 	})
 }
 
-// An image gets into the cluster that it is asked for, which is not the default
-// one.
+// With dfget an image gets into the cluster that it is asked for, which is not the
+// default one.
 func TestPreheatInAChosenCluster(t *testing.T) {
 	t.Parallel()
 	r := origintest.New(t, origintest.Options{})
@@ -178,13 +179,29 @@ func TestPreheatInAChosenCluster(t *testing.T) {
 	cluster.Scheduler()
 	seed := cluster.Seed(r.Host())
 	heard(t, seed, func(o manage.Orders) bool { return len(o.Schedulers) == 1 })
-	url, layers := image(t, r, "p/app", "v1")
-	status, text := c.do("POST", "/api/v1/jobs", map[string]any{"url": url, "cluster_id": 2})
-	var j struct{ ID int64 }
-	if err := json.Unmarshal(text, &j); status != http.StatusCreated || err != nil {
-		t.Fatalf("%d %s: %v", status, text, err)
+	_, layers := image(t, r, "p/app", "v1")
+	account := filepath.Join(t.TempDir(), "account.json")
+	dfget := func(in string, args ...string) []byte {
+		t.Helper()
+		cmd := exec.Command(clustertest.Program(t, "dfget"), append(args, "--account", account)...)
+		var complaints bytes.Buffer
+		cmd.Stdin, cmd.Stderr = strings.NewReader(in), &complaints
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("dfget %s: %v: %s", args, err, complaints.String())
+		}
+		return out
 	}
-	if got := c.poll(j.ID, true); got.State != "SUCCESS" || got.Result.JobStates[0].Results[0].Cluster != 2 {
+	dfget(rootPassword2+"\n", "login", c.base.Load().(string), "--user", "root", "--password-stdin")
+	text := dfget("", "preheat", r.Host()+"/p/app:v1", "--plain-http", "--cluster", "fra", "--json")
+	var j struct {
+		Job   struct{ ID int64 }
+		Blobs []struct{ State, Host string }
+	}
+	if err := json.Unmarshal(text, &j); err != nil || len(j.Blobs) != 3 || j.Blobs[0].State != "succeeded" || j.Blobs[0].Host == "" {
+		t.Fatalf("%s: %v", text, err)
+	}
+	if got := c.poll(j.Job.ID, true); got.State != "SUCCESS" || got.Result.JobStates[0].Results[0].Cluster != 2 {
 		t.Fatalf("%+v", got)
 	}
 	for _, d := range layers {

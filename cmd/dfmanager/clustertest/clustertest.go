@@ -33,7 +33,7 @@ func build(t testing.TB) string {
 			return
 		}
 		const module = "github.com/dfsnapshotter/dfsnapshotter/cmd/"
-		out, err := exec.Command("go", "build", "-o", built.dir+"/", module+"dfscheduler", module+"dfsnapshotter").CombinedOutput()
+		out, err := exec.Command("go", "build", "-o", built.dir+"/", module+"dfscheduler", module+"dfsnapshotter", module+"dfget").CombinedOutput()
 		if err != nil {
 			built.err = fmt.Errorf("%w: %s", err, out)
 		}
@@ -42,6 +42,12 @@ func build(t testing.TB) string {
 		t.Fatal(built.err)
 	}
 	return built.dir
+}
+
+// Program returns the path of dfscheduler, dfsnapshotter or dfget.
+func Program(t testing.TB, name string) string {
+	t.Helper()
+	return filepath.Join(build(t), name)
 }
 
 // Remove removes the programs, when all tests of a package are over.
@@ -199,7 +205,7 @@ func (p *Process) Start() {
 	}
 	var err error
 	for range 50 { // its port may be in use for a moment
-		if err = p.run(filepath.Join(build(p.t), p.name), config); err == nil {
+		if err = p.run(Program(p.t, p.name), config); err == nil {
 			return
 		}
 		time.Sleep(100 * time.Millisecond)

@@ -31,14 +31,6 @@ func viewJob(j store.Job) jobView {
 	return v
 }
 
-// imageName is the name of the image whose manifest is at a URL.
-func imageName(url string) string {
-	if ref, err := registry.ParseURL(url); err == nil {
-		return ref.String()
-	}
-	return url
-}
-
 func viewJobs(all []store.Job) []jobView {
 	out := make([]jobView, len(all))
 	for i, j := range all {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/auth"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
 )
@@ -39,7 +40,7 @@ var funcs = template.FuncMap{
 	"took":  took,
 	"words": func(s []string) string { return strings.Join(s, ", ") },
 	"short": short,
-	"image": imageName,
+	"image": registry.Name,
 	"dict":  dict,
 	"list":  func(all ...string) []string { return all },
 }

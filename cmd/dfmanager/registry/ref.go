@@ -76,6 +76,15 @@ func (r Ref) check() error {
 	return nil
 }
 
+// Name is the name of the image whose manifest is at a URL, or the URL if it is no
+// manifest's.
+func Name(url string) string {
+	if r, err := ParseURL(url); err == nil {
+		return r.String()
+	}
+	return url
+}
+
 // URL is where the manifest can be read.
 func (r Ref) URL() string {
 	return r.Scheme + "://" + r.Host + "/v2/" + r.Repository + "/manifests/" + r.Reference

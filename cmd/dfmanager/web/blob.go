@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 )
@@ -149,6 +150,7 @@ func (s *Server) blob(c *call) (any, error) {
 }
 
 type oneImage struct {
+	Image  string    `json:"image"` // its name
 	URL    string    `json:"url"`
 	Digest string    `json:"digest"`
 	Job    int64     `json:"job_id"`
@@ -164,6 +166,6 @@ func (s *Server) imagesOf(c *call) (any, error) {
 	}
 	all, err := s.Store.Images(c.Context(), p)
 	return page(p, all, func(i store.Image) int64 { return i.Job }, func(i store.Image) oneImage {
-		return oneImage{i.URL, i.Digest, i.Job, i.At, i.Blobs, i.Size}
+		return oneImage{registry.Name(i.URL), i.URL, i.Digest, i.Job, i.At, i.Blobs, i.Size}
 	}), err
 }
