@@ -110,7 +110,9 @@ func (h *Host) fillOrigin(b *blob) {
 		ours := h.leased(b)
 		h.drainOrigin(b, func(i int) bool { return ours(i) && !b.peersHave(i) }, max(1, h.cfg.OriginRequests*s.width/b.stripes))
 	}
-	h.drainOrigin(b, b.audits.has, h.cfg.OriginRequests)
+	if b.audits.any() {
+		h.drainOrigin(b, b.audits.has, h.cfg.OriginRequests)
+	}
 	if s.owner {
 		h.needOrigin(b, h.cfg.OriginRequests+1)
 		if s.whole {
