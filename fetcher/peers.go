@@ -105,7 +105,7 @@ func (b *peerBody) finish() {
 		s := b.n.shares[b.ref.Digest]
 		for _, t := range parts {
 			from := swarm.Source{Peer: p2p.Host{ID: t.Parent}}
-			as = append(as, h.Served(now, b.ref.Digest, from, t.Bytes, t.First, t.Took, t.Failed)...)
+			as = append(as, h.Served(now, b.ref.Digest, from, t.Bytes, t.First, t.Failed)...)
 			if s != nil && t.Bytes > 0 {
 				s.moved = now
 				s.remember(gift{t.Off, t.Off + t.Bytes, t.Parent})
@@ -200,7 +200,7 @@ func (n *network) blame(c *content, off, length int64) {
 				return false
 			}
 			given = true
-			as = append(as, h.Served(now, c.digest, swarm.Source{Peer: p2p.Host{ID: g.peer}}, 0, 0, 0, p2p.Mismatch)...)
+			as = append(as, h.Served(now, c.digest, swarm.Source{Peer: p2p.Host{ID: g.peer}}, 0, 0, p2p.Mismatch)...)
 			return true
 		})
 		if given {

@@ -254,11 +254,10 @@ func (r *reading) served(f p2p.Failure) {
 	}
 	now := n.now()
 	first := now.Sub(r.began)
-	took := time.Duration(0)
 	if !r.first.IsZero() {
-		first, took = r.first.Sub(r.began), now.Sub(r.first)
+		first = r.first.Sub(r.began)
 	}
-	n.do(n.swarm.Served(now, r.content.blob.Digest, r.sources[0], r.bytes, first, took, f))
+	n.do(n.swarm.Served(now, r.content.blob.Digest, r.sources[0], r.bytes, first, f))
 }
 
 // failed goes on with the next source, and begins anew when there is none.

@@ -29,8 +29,7 @@ type Plan struct {
 	Origin func(ctx context.Context, off, n int64) (io.ReadCloser, error)
 }
 
-// Part is what one source sent of a range. Took is from the first byte to the
-// last.
+// Part is what one source sent of a range. Took is not set.
 type Part struct {
 	p2p.Transfer
 	Off        int64         // of the first byte
@@ -88,11 +87,9 @@ func (s *Stream) Read(p []byte) (int, error) {
 				return 0, err
 			}
 		}
-		began := time.Now()
 		n, err := s.cur.Read(p[:min(int64(len(p)), end-s.pos)])
 		s.pos += int64(n)
 		s.part.Bytes += int64(n)
-		s.part.Took += time.Since(began)
 		if s.pos == end || err != nil {
 			s.finish(err)
 		}

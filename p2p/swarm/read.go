@@ -100,9 +100,10 @@ func (b *blob) wait(p *parent, piece int) int {
 	return w
 }
 
-// Served says how a source did in a planned read: bytes that came, the time to
-// the first of them, and from it to the last.
-func (h *Host) Served(now time.Time, d digest.Digest, s Source, bytes int64, first, took time.Duration, f p2p.Failure) []Action {
+// Served says how a source did in a planned read: whether bytes came, and the time to
+// the first of them. It says nothing of how fast the source is: a read is short, most
+// of it may have waited in a buffer, or for the bytes that the source had to fetch.
+func (h *Host) Served(now time.Time, d digest.Digest, s Source, bytes int64, first time.Duration, f p2p.Failure) []Action {
 	h.begin(now)
 	b := h.find(d)
 	if b == nil {
@@ -111,7 +112,9 @@ func (h *Host) Served(now time.Time, d digest.Digest, s Source, bytes int64, fir
 	if f == p2p.None || bytes > 0 {
 		h.latency.add(first)
 	}
-	b.notes.transfer(s.Peer.ID, bytes, took, f)
+	if f != p2p.None {
+		b.notes.transfer(s.Peer.ID, 0, 0, f)
+	}
 	if p := b.byID[s.Peer.ID]; p != nil {
 		if f != p2p.None {
 			h.blame(p.peer, f)

@@ -24,6 +24,7 @@ type request struct {
 	check       bool // for the scheduler: nothing is kept
 	doubled     bool // it was late, and its pieces were asked elsewhere
 	early       bool // the parent did not say that it has them
+	through     bool // it lacks some, and is to fetch them
 }
 
 func (h *Host) newRequest(b *blob, from *parent, first, last int) *request {
@@ -37,6 +38,7 @@ func (h *Host) newRequest(b *blob, from *parent, first, last int) *request {
 // ask asks a parent for pieces.
 func (h *Host) ask(b *blob, p *parent, first, last int, through bool) {
 	r := h.newRequest(b, p, first, last)
+	r.through = through
 	for i := first; i <= last; i++ {
 		b.asked.add(i)
 		b.requests[i]++
@@ -155,7 +157,9 @@ func (h *Host) Piece(now time.Time, id uint64, piece int, sum p2p.Sum, took time
 	if r.from != nil {
 		r.from.measure(size, took, all)
 		r.from.missing = 0
-		b.notes.transfer(r.from.host.ID, size, max(took, all), p2p.None)
+		if !r.through { // or else it says how fast those are whom the parent asked
+			b.notes.transfer(r.from.host.ID, size, max(took, all), p2p.None)
+		}
 		h.meter.add(now, size)
 	} else {
 		b.source.failures = 0

@@ -141,7 +141,7 @@ func (s *script) run(event string, a []string) {
 		if a[1] == "origin" {
 			src = swarm.Source{}
 		}
-		s.show(h.Served(now, s.blobs[a[0]].Digest, src, 1000, time.Duration(s.int(a[2]))*time.Millisecond, time.Millisecond, failure(a[3])))
+		s.show(h.Served(now, s.blobs[a[0]].Digest, src, 1000, time.Duration(s.int(a[2]))*time.Millisecond, failure(a[3])))
 	default: // SCHEDULER says MESSAGE …
 		s.show(h.FromScheduler(now, event, s.message(a[1], a[2:])))
 	}
