@@ -3,6 +3,7 @@ module github.com/dfsnapshotter/dfsnapshotter
 go 1.26.3
 
 require (
+	github.com/adhocore/gronx v1.20.4
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
 	github.com/containerd/containerd/api v1.11.1

@@ -63,7 +63,7 @@ func TestConsole(t *testing.T) {
 	v.looksAtBlobs()
 	v.makesCluster()
 	works(t, m.db)
-	for _, p := range []string{"/", "/jobs", "/images", "/clusters", "/clusters/1", "/clusters/1/blobs", "/clusters/2", "/clusters/2/settings", "/nodes/1", "/harbor", "/users", "/users/2", "/audit", "/about", "/password", "/nothing"} {
+	for _, p := range []string{"/", "/jobs", "/schedules", "/images", "/clusters", "/clusters/1", "/clusters/1/blobs", "/clusters/2", "/clusters/2/settings", "/nodes/1", "/harbor", "/users", "/users/2", "/audit", "/about", "/password", "/nothing"} {
 		v.open(p)
 		v.look(strings.ReplaceAll(strings.Trim(strings.Replace(p, "/", "overview", 1-min(1, len(p)-1)), "/"), "/", "-"))
 	}
@@ -143,6 +143,11 @@ func (v *visitor) preheats(r *origintest.Registry) {
 	v.look("job-succeeded")
 	v.press("Repeat…")
 	v.at("/jobs/new")
+	v.fill("cron", "30 4 * * 1-5")
+	v.press("Preheat")
+	v.at("/schedules")
+	v.see("30 4 * * 1-5")
+	v.open("/jobs/new?from=1")
 	v.fill("image", u.Host+"/team/none:v1")
 	v.press("Preheat")
 	v.at("/jobs/2")
@@ -251,7 +256,7 @@ func (v *visitor) isGuest() {
 	v.t.Helper()
 	v.signIn("ada", guestPassword)
 	v.first(guestPassword, guestPassword2)
-	for _, path := range []string{"/jobs", "/jobs/1", "/images", "/clusters", "/clusters/1", "/harbor", "/about"} {
+	for _, path := range []string{"/jobs", "/jobs/1", "/schedules", "/images", "/clusters", "/clusters/1", "/harbor", "/about"} {
 		v.open(path)
 		if n := eval[int](v, "document.querySelectorAll('main form, main a[href^=\"/jobs/new\"]').length"); n != 0 {
 			v.t.Errorf("%s offers a guest %d changes", path, n)
@@ -260,7 +265,7 @@ func (v *visitor) isGuest() {
 	v.look("guest-job")
 	for path, form := range map[string]string{
 		"/jobs/new": "image=nginx", "/jobs/1/cancel": "", "/users": "name=eve&password=a+long+password&role=root",
-		"/clusters": "name=evil", "/clusters/2/settings": "name=evil", "/clusters/2/delete": "", "/join-tokens": "role=host&expires_in_minutes=5", "/join-tokens/1/delete": "", "/nodes/1/revoke": "",
+		"/schedules/1/delete": "", "/clusters": "name=evil", "/clusters/2/settings": "name=evil", "/clusters/2/delete": "", "/join-tokens": "role=host&expires_in_minutes=5", "/join-tokens/1/delete": "", "/nodes/1/revoke": "",
 		"/users/2": "role=root", "/users/1/delete": "", "/users/1/tokens/1/revoke": "",
 	} {
 		if got := v.post(path, form); got != 403 {

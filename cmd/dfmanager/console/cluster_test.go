@@ -223,3 +223,25 @@ func TestPreheatInACluster(t *testing.T) {
 	e.shows(e.do("/jobs/1", nil, operator), 200, `<a href="/clusters/2">fra</a>`)
 	e.shows(e.do("/jobs/new?from=1", nil, operator), 200, `<option value="2" selected>fra`)
 }
+
+func TestSchedules(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	operator, guest := e.session("operator"), e.session("guest")
+	e.shows(e.do("/schedules", nil, guest), 200, "again and again")
+	form := func(cron string) url.Values { return url.Values{"image": {"nginx"}, "cron": {cron}} }
+	e.shows(e.do("/jobs/new", form("now and then"), operator), 400, "must be five fields", `value="now and then"`)
+	if r := e.do("/jobs/new", form("30 4 * * 1-5"), operator); r.to() != "/schedules" {
+		t.Fatalf("%d to %q: %s", r.status, r.to(), r.text)
+	}
+	e.shows(e.do("/schedules", nil, operator), 200, "docker.io/library/nginx:latest", "30 4 * * 1-5", "04:30:00", "none yet", "Delete schedule 1")
+	if r := e.do("/schedules", nil, guest); strings.Contains(r.text, "Delete") {
+		t.Error("a guest is offered a change")
+	}
+	if r := e.do("/schedules/1/delete", url.Values{}, operator); r.to() != "/schedules" {
+		t.Errorf("%d to %q", r.status, r.to())
+	}
+	if r := e.do("/schedules/1/delete", url.Values{}, operator); r.status != 404 {
+		t.Errorf("deleted twice: %d", r.status)
+	}
+}

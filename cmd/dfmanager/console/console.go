@@ -74,6 +74,8 @@ func (c *Console) Pages() []web.Page {
 		{Method: "GET", Path: "/jobs/{id}", Role: guest, Do: c.job},
 		{Method: "GET", Path: "/jobs/{id}/events", Role: guest, Live: true, Do: c.jobEvents},
 		{Method: "POST", Path: "/jobs/{id}/cancel", Role: operator, Do: c.cancelJob},
+		{Method: "GET", Path: "/schedules", Role: guest, Do: c.schedules},
+		{Method: "POST", Path: "/schedules/{id}/delete", Role: operator, Do: c.deleteSchedule},
 		{Method: "GET", Path: "/clusters", Role: guest, Do: c.clusters},
 		{Method: "POST", Path: "/clusters", Role: operator, Do: c.createCluster},
 		{Method: "GET", Path: "/clusters/{id}", Role: guest, Do: c.cluster},

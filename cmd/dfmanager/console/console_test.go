@@ -21,7 +21,7 @@ var who = map[string]store.Role{
 	"GET /assets/{name}": "", "GET /sign-in": "", "POST /sign-in": "", "POST /theme": "",
 	"POST /sign-out": "guest", "GET /password": "guest", "POST /password": "guest",
 	"GET /{$}": "guest", "GET /events": "guest", "GET /jobs": "guest", "GET /jobs/events": "guest",
-	"GET /jobs/{id}": "guest", "GET /jobs/{id}/events": "guest", "GET /clusters": "guest", "POST /clusters": "operator",
+	"GET /jobs/{id}": "guest", "GET /jobs/{id}/events": "guest", "GET /schedules": "guest", "POST /schedules/{id}/delete": "operator", "GET /clusters": "guest", "POST /clusters": "operator",
 	"GET /clusters/{id}": "guest", "GET /clusters/{id}/events": "guest", "GET /clusters/{id}/settings": "operator", "POST /clusters/{id}/settings": "operator",
 	"POST /clusters/{id}/delete": "operator", "GET /clusters/{id}/blobs": "guest", "GET /clusters/{id}/blobs/events": "guest",
 	"GET /clusters/{id}/blobs/{digest}": "guest", "GET /clusters/{id}/blobs/{digest}/events": "guest", "GET /nodes/{id}": "guest", "POST /nodes/{id}/revoke": "operator",

@@ -227,6 +227,7 @@ func (c *Console) cancelJob(v *web.Visit) error {
 // jobForm is what is typed to have an image preheated, but for secrets.
 type jobForm struct {
 	Image, Platforms, User string
+	Cron                   string // "": once, now
 	Cluster                int64
 	Clusters               []store.Cluster
 	Plain                  bool
@@ -260,7 +261,7 @@ func (c *Console) showNewJob(v *web.Visit, status int, form jobForm) (err error)
 func (c *Console) createJob(v *web.Visit) error {
 	form := jobForm{
 		Image: strings.TrimSpace(v.PostFormValue("image")), Platforms: v.PostFormValue("platforms"),
-		User: v.PostFormValue("registry_user"), Plain: v.PostFormValue("plain_http") != "",
+		User: v.PostFormValue("registry_user"), Cron: strings.TrimSpace(v.PostFormValue("cron")), Plain: v.PostFormValue("plain_http") != "",
 	}
 	form.Cluster, _ = strconv.ParseInt(v.PostFormValue("cluster_id"), 10, 64) // what is no number is the default one
 	o := job.Order{
@@ -278,6 +279,9 @@ func (c *Console) createJob(v *web.Visit) error {
 		}
 		form.Fields = wrong
 		return c.showNewJob(v, http.StatusBadRequest, form)
+	}
+	if form.Cron != "" {
+		return c.createSchedule(v, form, o)
 	}
 	j, err := c.Jobs.Create(v.Context(), v.By(), q)
 	switch {

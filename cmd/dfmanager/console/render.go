@@ -21,7 +21,7 @@ var files embed.FS
 
 // pages are the templates by the name of their page: the frame, the pieces that
 // pages share, and what the page says itself.
-var pages = parse("sign-in", "password", "overview", "jobs", "new-job", "job", "clusters", "cluster", "settings", "blobs", "blob", "node", "join-tokens", "images", "harbor", "tokens", "users", "user", "audit", "about", "failed")
+var pages = parse("sign-in", "password", "overview", "jobs", "new-job", "job", "schedules", "clusters", "cluster", "settings", "blobs", "blob", "node", "join-tokens", "images", "harbor", "tokens", "users", "user", "audit", "about", "failed")
 
 func parse(names ...string) map[string]*template.Template {
 	common := template.Must(template.New("").Funcs(funcs).ParseFS(files, "templates/frame.html", "templates/pieces.html"))

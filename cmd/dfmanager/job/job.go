@@ -98,6 +98,7 @@ func Open(c Config) (*Runner, error) {
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	r.wg.Go(r.forget)
 	r.wg.Go(r.loop)
+	r.wg.Go(r.fire)
 	return r, nil
 }
 
@@ -118,28 +119,43 @@ type Request struct {
 // Create adds a job. It asks no registry. That there is no such cluster are
 // field.Errors.
 func (r *Runner) Create(ctx context.Context, by store.By, q Request) (store.Job, error) {
-	if q.Cluster != 0 {
-		_, err := r.Store.Cluster(ctx, q.Cluster)
-		if errors.Is(err, store.ErrNotFound) {
-			err = field.Errors{"cluster_id": "there is no such cluster"}
-		}
-		if err != nil {
-			return store.Job{}, err
-		}
+	if err := r.check(ctx, q); err != nil {
+		return store.Job{}, err
 	}
 	j := store.Job{Kind: Image, Cluster: q.Cluster, URL: q.Ref.URL(), Platforms: q.Platforms, Deadline: time.Now().Add(r.Timeout)}
-	if q.Credential != (registry.Credential{}) {
-		text, err := json.Marshal(q.Credential)
-		if err != nil {
-			return store.Job{}, err
-		}
-		j.Secret = r.Key.Seal(text, purpose)
+	var err error
+	if j.Secret, err = r.seal(q.Credential); err != nil {
+		return j, err
 	}
-	j, err := r.Store.CreateJob(ctx, by, j)
+	j, err = r.Store.CreateJob(ctx, by, j)
 	if err == nil {
 		r.look()
 	}
 	return j, err
+}
+
+// check reports that there is no such cluster, as field.Errors.
+func (r *Runner) check(ctx context.Context, q Request) error {
+	if q.Cluster == 0 {
+		return nil
+	}
+	_, err := r.Store.Cluster(ctx, q.Cluster)
+	if errors.Is(err, store.ErrNotFound) {
+		err = field.Errors{"cluster_id": "there is no such cluster"}
+	}
+	return err
+}
+
+// seal returns what is kept of a credential; nil if there is none.
+func (r *Runner) seal(c registry.Credential) ([]byte, error) {
+	if c == (registry.Credential{}) {
+		return nil, nil
+	}
+	text, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	return r.Key.Seal(text, purpose), nil
 }
 
 // look has jobs looked for now.

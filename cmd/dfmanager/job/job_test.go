@@ -363,6 +363,35 @@ func TestInACluster(t *testing.T) {
 	})
 }
 
+// A schedule that came due while no manager ran makes one job, with its credentials.
+func TestSchedule(t *testing.T) {
+	each(t, origintest.Options{Auth: origintest.Bearer, Users: map[string]string{"jane": "secret"}}, func(e *env) {
+		e.image("v1")
+		q := e.request("v1")
+		first := e.runner(newCluster())
+		k, err := first.CreateSchedule(e.t.Context(), by, job.Plan{Order: job.Order{URL: q.Ref.URL(), User: "jane", Password: "secret"}, Cron: "0 0 1 1 *"})
+		if err != nil || k.Due.Before(time.Now()) || k.Due.YearDay() != 1 {
+			e.t.Fatalf("%+v, %v", k, err)
+		}
+		first.Close()
+		if _, err := e.db.CreateSchedule(e.t.Context(), by, store.Schedule{Cron: k.Cron, URL: k.URL, Secret: k.Secret, Due: time.Now().Add(-72 * time.Hour)}); err != nil {
+			e.t.Fatal(err)
+		}
+		c := newCluster()
+		e.runner(c)
+		select {
+		case <-c.begun:
+		case <-time.After(time.Minute):
+			e.t.Fatal("it makes no job")
+		}
+		e.ends(1, store.Succeeded)
+		all, err := e.db.Schedules(e.t.Context(), store.Page{Limit: 9})
+		if err != nil || len(all) != 2 || all[0].Job != 0 || all[1].Job != 1 || !all[1].Due.Equal(k.Due) {
+			e.t.Errorf("%+v, %v", all, err)
+		}
+	})
+}
+
 // Two managers share many jobs, and each ends once.
 func TestManyJobs(t *testing.T) {
 	each(t, origintest.Options{}, func(e *env) {

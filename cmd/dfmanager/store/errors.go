@@ -27,7 +27,7 @@ var (
 	// ErrState: the thing is in a state in which that cannot be done.
 	ErrState = errors.New("not possible in this state")
 	// ErrFull: there are too many already.
-	ErrFull = errors.New("too many jobs wait")
+	ErrFull = errors.New("there are too many already")
 	// ErrUnavailable: the database cannot be reached just now. Trying again helps.
 	ErrUnavailable = errors.New("the database is not available")
 )

@@ -73,13 +73,18 @@ func (db *DB) CreateJob(ctx context.Context, by By, j Job) (Job, error) {
 			return ErrFull
 		}
 		var err error
-		j, err = scanJob(t.QueryRowContext(ctx, `INSERT INTO jobs
-			(kind, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, due, deadline, tries, cancel, owner, lease, run, cluster_id)
-			VALUES ($1, $2, $3, $4, $5, $6, '', '', $7, $7, 0, 0, $7, $8, 0, FALSE, '', 0, 0, $9) RETURNING `+jobColumns,
-			j.Kind, j.URL, strings.Join(j.Platforms, " "), j.Secret, by.Actor, Waiting, millis(time.Now()), millis(j.Deadline), j.Cluster))
+		j, err = insertJob(ctx, t, by.Actor, j)
 		return err
 	})
 	return j, err
+}
+
+// insertJob adds a job that waits.
+func insertJob(ctx context.Context, q querier, actor string, j Job) (Job, error) {
+	return scanJob(q.QueryRowContext(ctx, `INSERT INTO jobs
+		(kind, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, due, deadline, tries, cancel, owner, lease, run, cluster_id)
+		VALUES ($1, $2, $3, $4, $5, $6, '', '', $7, $7, 0, 0, $7, $8, 0, FALSE, '', 0, 0, $9) RETURNING `+jobColumns,
+		j.Kind, j.URL, strings.Join(j.Platforms, " "), j.Secret, actor, Waiting, millis(time.Now()), millis(j.Deadline), j.Cluster))
 }
 
 // Job returns a job.

@@ -73,7 +73,7 @@ func told(err error) *Error {
 	case errors.Is(err, account.ErrCredentials):
 		return &Error{Status: http.StatusUnauthorized, Code: "unauthorized", Message: account.ErrCredentials.Error()}
 	case errors.Is(err, store.ErrFull):
-		return &Error{Status: http.StatusTooManyRequests, Code: "too_many_jobs", Message: err.Error(), RetryAfter: 30 * time.Second}
+		return &Error{Status: http.StatusTooManyRequests, Code: "too_many", Message: err.Error(), RetryAfter: 30 * time.Second}
 	case errors.Is(err, store.ErrNotFound):
 		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such thing"}
 	case errors.Is(err, store.ErrExists):

@@ -71,7 +71,7 @@ func (r *route) parameters() (names []string) {
 // table is all there is.
 func (s *Server) table() []route {
 	var all []route
-	for _, part := range [][]route{s.basicRoutes(), s.sessionRoutes(), s.userRoutes(), s.tokenRoutes(), s.jobRoutes(), s.clusterRoutes(), s.contentRoutes(), s.registryRoutes()} {
+	for _, part := range [][]route{s.basicRoutes(), s.sessionRoutes(), s.userRoutes(), s.tokenRoutes(), s.jobRoutes(), s.scheduleRoutes(), s.clusterRoutes(), s.contentRoutes(), s.registryRoutes()} {
 		all = append(all, part...)
 	}
 	return all
