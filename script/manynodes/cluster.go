@@ -19,6 +19,8 @@ const (
 	ours      = "dfsnapshotter"
 	overlayfs = "overlayfs"
 	stargz    = "stargz"
+
+	minLazy = 4 << 20 // bytes of a layer that is worth mounting lazily
 )
 
 // way is one way in which hosts start the image.
@@ -107,6 +109,7 @@ type image struct {
 	ref    string
 	size   int64           // of its layers
 	layers map[string]bool // their digests
+	lazy   int             // of them, those that are mounted lazily
 }
 
 // openCluster starts as many nodes as all waves have, and what the ways that are wanted
@@ -170,6 +173,9 @@ func (c *cluster) push(ctx context.Context) error {
 		i := image{layers: map[string]bool{}}
 		for _, l := range layers {
 			i.layers[l.Digest.String()] = true
+			if l.Size >= minLazy {
+				i.lazy++
+			}
 		}
 		if i.size, err = img.Size(); err != nil {
 			return err

@@ -78,7 +78,7 @@ func (c *cluster) try(ctx context.Context, rate string, w way, waves int) error 
 	for i := range waves {
 		nodes := c.Nodes[i*count : (i+1)*count]
 		if i > 1 {
-			if err := c.recorded(ctx, c.Nodes[(i-1)*count:i*count]); err != nil {
+			if err := c.recorded(ctx, c.Nodes[(i-1)*count:i*count], c.images[w.form].lazy); err != nil {
 				return err
 			}
 		}
@@ -125,13 +125,14 @@ func (c *cluster) startOn(ctx context.Context, w way, n *lab.Node, what string) 
 	return t, err
 }
 
-// recorded waits until it is known what the containers of nodes have read first.
-func (c *cluster) recorded(ctx context.Context, nodes []*lab.Node) error {
+// recorded waits until it is known what the containers of nodes have read first of
+// each layer.
+func (c *cluster) recorded(ctx context.Context, nodes []*lab.Node, layers int) error {
 	for _, n := range nodes {
 		err := lab.Eventually(ctx, 2*time.Minute, func() error {
 			m, err := n.Daemon.Metrics(ctx)
-			if err == nil && m["dfsnapshotter_profiles_recorded_total"] == 0 {
-				err = fmt.Errorf("%s has recorded no start", n.Name)
+			if got := int(m["dfsnapshotter_profiles_recorded_total"]); err == nil && got < layers {
+				err = fmt.Errorf("%s has recorded starts of %d layers of %d", n.Name, got, layers)
 			}
 			return err
 		})
