@@ -23,8 +23,8 @@
 // the tables lie, and has a digest of its own. Tables are arrays of records of
 // a fixed size (see format.go) and bytes that they refer to.
 //
-// The windows that decompression of a gzip span begins with (32 KiB each) are
-// outside the mapped tables: one zstd frame each, read when a span is decoded
-// and checked against the table of their digests. Because only digests of raw
+// The windows that decompression of a gzip span begins with (32 KiB each, zeros
+// where the span refers to nothing) are outside the mapped tables: one zstd frame
+// each, read when a span is decoded and checked against the table of their digests. Because only digests of raw
 // windows enter the index ID, it does not depend on the version of the encoder.
 package index

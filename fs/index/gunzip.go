@@ -26,6 +26,8 @@ type gunzip struct {
 	fr      flate.Reader
 	spacing int64
 
+	full *spanStart // the present span, as long as its window is as it was
+
 	next  int64 // the first block end at or after this begins a span
 	begun int64 // where the present span begins in the output
 	total int64 // output so far
@@ -83,6 +85,7 @@ func (g *gunzip) atEnd() (bool, error) {
 
 // begin starts a span at the present end of the output.
 func (g *gunzip) begin(s *spanStart) error {
+	g.thin()
 	g.begun = g.total
 	g.next = (g.total/g.spacing + 1) * g.spacing
 	return g.out.begin(s)
@@ -100,6 +103,7 @@ func (g *gunzip) member() error {
 			return e
 		}
 		if errors.Is(err, io.EOF) {
+			g.thin()
 			break
 		}
 		if err != nil {
@@ -134,13 +138,28 @@ func (g *gunzip) resume(bit uint8) error {
 		return fmt.Errorf("byte %d was not kept", s.off)
 	}
 	g.br.Reset(g.src)
+	if err := g.begin(s); err != nil {
+		return err
+	}
 	g.fr.Reset(g.br, bit, s.window)
-	return g.begin(s)
+	g.full = s
+	return nil
+}
+
+// thin leaves of the present span's window what is needed to decode the span, and
+// zeros. That must be known before the span is passed on.
+func (g *gunzip) thin() {
+	if g.full != nil {
+		g.fr.Thin(g.full.window)
+		g.full = nil
+	}
 }
 
 func (g *gunzip) emit(b []byte) error {
 	g.crc = crc32.Update(g.crc, crc32.IEEETable, b)
-	g.total += int64(len(b))
+	if g.total += int64(len(b)); g.total-g.begun >= maxWindow {
+		g.thin()
+	}
 	return g.out.emit(len(b))
 }
 

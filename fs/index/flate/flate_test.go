@@ -133,9 +133,13 @@ func TestResume(t *testing.T) {
 			if bit > 0 {
 				at--
 			}
-			other.Reset(bufio.NewReader(bytes.NewReader(stream[at:])), bit, bytes.Clone(r.Window()))
-			if rest, err := io.ReadAll(&other); err != nil || !bytes.Equal(rest, data[done:]) {
-				t.Fatalf("from bit %d of %d: %d bytes, %v; want %d", bit, at, len(rest), err, len(data)-done)
+			window := bytes.Clone(r.Window())
+			for _, form := range []string{"all of the window", "what is needed of it"} {
+				other.Reset(bufio.NewReader(bytes.NewReader(stream[at:])), bit, window)
+				if rest, err := io.ReadAll(&other); err != nil || !bytes.Equal(rest, data[done:]) {
+					t.Fatalf("%s, from bit %d of %d: %d bytes, %v; want %d", form, bit, at, len(rest), err, len(data)-done)
+				}
+				other.Thin(window)
 			}
 		}
 		if done != len(data) {
@@ -145,6 +149,35 @@ func TestResume(t *testing.T) {
 			t.Error("it was never between two blocks")
 		}
 	})
+}
+
+// TestThin: of a window is kept what matches read, and nothing else.
+func TestThin(t *testing.T) {
+	before := indextest.Random(8, flate.MaxWindow)
+	again := before[20_000:20_300]
+	after := append(append(indextest.Random(9, 5000), again...), indextest.Random(10, 100<<10)...)
+	stream := deflate(t, append(bytes.Clone(before), after...), std.DefaultCompression, len(before))
+	src := bytes.NewReader(stream)
+	br := bufio.NewReader(src)
+	var r flate.Reader
+	r.Reset(br, 0, nil)
+	if _, err := io.ReadFull(&r, make([]byte, len(before))); err != nil {
+		t.Fatal(err)
+	}
+	if bit, ok := r.Between(); !ok || bit != 0 { // what is random is stored
+		t.Fatalf("no block ends with what was flushed, or at bit %d", bit)
+	}
+	window := bytes.Clone(r.Window())
+	r.Reset(br, 0, window)
+	if _, err := io.ReadFull(&r, make([]byte, flate.MaxWindow)); err != nil {
+		t.Fatal(err)
+	}
+	r.Thin(window)
+	want := make([]byte, len(window))
+	copy(want[20_000:], again)
+	if !bytes.Equal(window, want) {
+		t.Errorf("%d bytes are left of the window, want %d", len(window)-bytes.Count(window, []byte{0}), len(again))
+	}
 }
 
 // TestCut reads streams that end too soon, or fail: what was there is read.

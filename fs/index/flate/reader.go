@@ -33,6 +33,8 @@ type Reader struct {
 	}
 
 	out   []byte // window, decoded bytes, and room
+	used  []bool // of the window that r was reset to: which bytes matches have read
+	first int    // where that window ends in out; 0 once matches cannot reach it
 	start int    // where the window begins
 	read  int    // from here on nobody has read
 	end   int    // of what is decoded
@@ -53,11 +55,13 @@ const (
 func (r *Reader) Reset(br *bufio.Reader, bit uint8, window []byte) {
 	if r.out == nil {
 		r.out = make([]byte, MaxWindow+outSize+outRoom)
+		r.used = make([]bool, MaxWindow)
 	}
 	window = window[max(0, len(window)-MaxWindow):]
 	r.last, r.kind = false, between
 	r.start = MaxWindow - copy(r.out[MaxWindow-len(window):], window)
-	r.read, r.end = MaxWindow, MaxWindow
+	r.read, r.end, r.first = MaxWindow, MaxWindow, MaxWindow
+	clear(r.used)
 	r.err = r.in.reset(br, bit)
 }
 
@@ -74,6 +78,26 @@ func (r *Reader) Between() (bit uint8, ok bool) {
 // Window returns what matches can reach that follow what was read. It is valid
 // until the next Read, and at a block's end only.
 func (r *Reader) Window() []byte { return r.out[max(r.start, r.end-MaxWindow):r.end] }
+
+// Thin makes zeros of what nobody needs of window, the one that r was reset to: the
+// bytes that no match in what is decoded has read. Who has read 32 KiB since, or to
+// the end, decodes the same from what is left of it.
+func (r *Reader) Thin(window []byte) {
+	used := r.used[MaxWindow-len(window):]
+	for i := range window {
+		if !used[i] {
+			window[i] = 0
+		}
+	}
+}
+
+// use notes that a match reads n bytes from out[from], which is in the window that r
+// was reset to.
+func (r *Reader) use(from, n int) {
+	for i := from; i < min(from+n, MaxWindow); i++ {
+		r.used[i] = true
+	}
+}
 
 // Read reads what is decoded, of one block at most. It returns io.EOF at the
 // stream's end, and io.ErrUnexpectedEOF if the input ends before. The input is
@@ -99,7 +123,7 @@ func (r *Reader) slide() {
 		return
 	}
 	r.end = copy(r.out, r.out[r.end-MaxWindow:r.end])
-	r.start, r.read = 0, r.end
+	r.start, r.read, r.first = 0, r.end, 0
 }
 
 // decode decodes to the end of a block, or until there is no room.

@@ -27,7 +27,7 @@ func (r *Reader) fast() (ended bool, err error) {
 	buf, at, bb, n := r.in.buf, r.in.at, r.in.bb, r.in.n
 	out, end := r.out, r.end
 	literals, distances := r.literals, r.distances
-	more := len(buf) - least
+	more, first := len(buf)-least, r.first
 loop:
 	for at <= more && end < MaxWindow+outSize {
 		bb |= binary.LittleEndian.Uint64(buf[at:]) << (n & 63)
@@ -104,6 +104,9 @@ loop:
 			err = ErrCorrupt
 			break loop
 		}
+		if end-distance < first {
+			r.use(end-distance, length)
+		}
 		match(out, end, distance, length)
 		end += length
 	}
@@ -144,6 +147,9 @@ func (r *Reader) slow() (ended bool, err error) {
 	distance := e.value() + in.take(e.extra())
 	if distance > r.end-r.start {
 		return false, ErrCorrupt
+	}
+	if r.end-distance < r.first {
+		r.use(r.end-distance, length)
 	}
 	match(r.out, r.end, distance, length)
 	r.end += length
