@@ -30,12 +30,12 @@ type Options struct {
 	Size     int64         // of the blob; 0 or less: unknown
 	DiffID   digest.Digest // "": unknown
 	Sink     Sink          // may be nil
-	Spacing  int64         // bytes of output between checkpoints; 0: 1 MiB
+	Spacing  int64         // bytes of output between checkpoints; 0: 256 KiB
 	Limits   Limits
 	Progress func(read int64) // told now and then how much of the blob was read; may be nil
 }
 
-const defaultSpacing = 1 << 20
+const defaultSpacing = 256 << 10
 
 // maxZstdWindow is what zstd decodes without being asked for more.
 const maxZstdWindow = 128 << 20

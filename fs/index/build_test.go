@@ -302,8 +302,8 @@ func TestExtents(t *testing.T) {
 		l   indextest.Layer
 		max int64
 	}{
-		"tar":          {indextest.Uncompressed(tarball), 256 << 10},
-		"gzip":         {indextest.Gzip(tarball, indextest.GzipOptions{Level: gzip.BestSpeed}), 1 << 20},
+		"tar":          {indextest.Uncompressed(tarball), 64 << 10},
+		"gzip":         {indextest.Gzip(tarball, indextest.GzipOptions{Level: gzip.BestSpeed}), 256 << 10},
 		"gzip members": {indextest.Gzip(tarball, indextest.GzipOptions{Level: gzip.BestSpeed, Member: 10_000}), 128 << 10},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -313,9 +313,39 @@ func TestExtents(t *testing.T) {
 				if i < e.First || i > e.Last || e.Len > c.max || x.Extent(e.First) != e || x.Extent(e.Last) != e {
 					t.Fatalf("chunk %d: %+v", i, e)
 				}
-				if d := x.Chunk(i); d.Len > 256<<10 || d.Off/(256<<10) != (d.Off+d.Len-1)/(256<<10) {
+				if d := x.Chunk(i); d.Len > 16<<10 || d.Off/(16<<10) != (d.Off+d.Len-1)/(16<<10) {
 					t.Fatalf("chunk %d: %+v", i, d)
 				}
+			}
+		})
+	}
+}
+
+// TestThinWindows: an index holds of its windows what is needed, which is nothing
+// where the content repeats nothing.
+func TestThinWindows(t *testing.T) {
+	for name, c := range map[string]struct {
+		content []byte
+		most    int64 // bytes for each window
+	}{
+		"random": {indextest.Random(1, 4<<20), 100},
+		"text":   {indextest.Text(1, 4<<20), 20 << 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := indextest.Gzip(indextest.Tar(indextest.File("a", c.content)), indextest.GzipOptions{Level: gzip.DefaultCompression})
+			x := mustBuild(t, l.Blob, index.Options{})
+			var pack bytes.Buffer
+			size, err := x.Pack(&pack)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, err := index.ParseHead(pack.Bytes(), size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			windows, spans := size-index.PackPrefix-h.Size, int64(x.Info().Spans)
+			if spans < 8 || windows > spans*c.most {
+				t.Errorf("%d bytes of windows for %d spans, want %d for each at most", windows, spans, c.most)
 			}
 		})
 	}

@@ -9,10 +9,23 @@ import (
 	"io"
 )
 
-// maxBuilt is the largest chunk that Build makes: what a page that is read brings
-// with it, against 64 bytes of index (docs/design/profiles.md has figures). Chunks of a file end at its
-// multiples, and where a span ends.
-const maxBuilt = 64 << 10
+// Chunks that Build makes end where their span does, and at multiples, in the file,
+// of what a chunk has at most. That is what a page that is read brings with it,
+// against 64 bytes of index and of memory while it is built (docs/design/profiles.md
+// has figures): little for the first GiB of a layer, more behind that.
+const (
+	minBuilt  = 16 << 10
+	maxBuilt  = 64 << 10
+	manySmall = 1 << 16 // chunks; those that follow have up to maxBuilt
+)
+
+// most is how many bytes the next chunk has at most.
+func (w *writer) most() int64 {
+	if len(w.chunks) < manySmall {
+		return minBuilt
+	}
+	return maxBuilt
+}
 
 // scan parses the tar: its headers make the tree, its content chunks.
 func (b *build) scan(ctx context.Context, free pool) error {
@@ -191,6 +204,7 @@ type chunker struct {
 	buf  []byte // content of cur
 	cur  chunk
 	span *spanStart
+	most int64  // bytes that cur can have, and what it ends at a multiple of
 	raw  uint32 // the present span of an uncompressed blob + 1
 }
 
@@ -209,12 +223,12 @@ func (c *chunker) put(ino uint32, off int64, r run, data []byte) error {
 			n = 0
 		}
 		if n == 0 {
-			c.cur, c.span = chunk{ino: ino, off: off, inner: inner}, r.span
+			c.cur, c.span, c.most = chunk{ino: ino, off: off, inner: inner}, r.span, c.w.most()
 		}
-		take := min(int64(len(data)), maxBuilt-off%maxBuilt)
+		take := min(int64(len(data)), c.most-off%c.most)
 		c.buf = append(c.buf, data[:take]...)
 		data, off, inner = data[take:], off+take, inner+take
-		if off%maxBuilt == 0 {
+		if off%c.most == 0 {
 			if err := c.flush(); err != nil {
 				return err
 			}

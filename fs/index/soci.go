@@ -176,8 +176,8 @@ func (s *soci) content(ino uint32, off, size int64) error {
 		if s.span == len(s.w.spans) {
 			return fmt.Errorf("%w: content at %d of the tar is in no span", ErrCorrupt, at)
 		}
-		in := s.w.spans[s.span]
-		n := min(size-pos, maxBuilt-pos%maxBuilt, in.out+in.outSize-at)
+		in, most := s.w.spans[s.span], s.w.most()
+		n := min(size-pos, most-pos%most, in.out+in.outSize-at)
 		err := s.w.addChunk(chunk{
 			ino: ino, span: uint32(s.span), off: pos, inner: at - in.out, size: uint32(n), digest: s.ztoc.Spans[s.span].Digest,
 		})
