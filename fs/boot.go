@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -171,7 +172,21 @@ func (l *Layer) packBoot(runs []profiles.Run) func(w io.Writer) error {
 	if !info.Hashes() || len(chunks) > index.MaxBoot || float64(covered) > bootCovers*float64(content) || float64(spans) < bootPays*packed || packed < minBoot || packed > profiles.MaxPack {
 		return nil
 	}
-	return func(w io.Writer) error { return l.index.PackBoot(w, chunks, l.readChunk) }
+	return func(w io.Writer) error { return l.index.PackBoot(w, l.inSteps(chunks), l.readChunk) }
+}
+
+// inSteps returns chunks in the order in which they are packed: within preloadStep
+// bytes that of the blob, because what lies together compresses better together.
+func (l *Layer) inSteps(chunks []int) []int {
+	out := slices.Clone(chunks)
+	from, size := 0, int64(0)
+	for i, c := range chunks {
+		if size += l.index.Chunk(c).Len; size >= preloadStep || i == len(chunks)-1 {
+			slices.Sort(out[from : i+1])
+			from, size = i+1, 0
+		}
+	}
+	return out
 }
 
 // readChunk reads a chunk from its file, or from wherever it is.

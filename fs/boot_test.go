@@ -134,3 +134,30 @@ func TestBootBackground(t *testing.T) {
 		t.Errorf("%v after %v", err, time.Since(began))
 	}
 }
+
+// TestBootOrder: what is packed is in the order in which it was read but for the
+// blob's within 4 MiB.
+func TestBootOrder(t *testing.T) {
+	e := newEnv(t, nil)
+	l := e.layer(e.want(scattered()))
+	var read []int
+	for c := l.filled.n - 1; c >= 0; c-- {
+		read = append(read, c)
+	}
+	got := l.inSteps(read)
+	for len(read) > 0 {
+		n, size := 0, int64(0)
+		for ; n < len(read) && size < preloadStep; n++ {
+			size += l.index.Chunk(read[n]).Len
+		}
+		step := slices.Clone(read[:n])
+		slices.Sort(step)
+		if !slices.Equal(got[:n], step) {
+			t.Fatalf("packed are %v, want %v", got[:n], step)
+		}
+		read, got = read[n:], got[n:]
+	}
+	if len(got) > 0 {
+		t.Errorf("packed are %v in addition", got)
+	}
+}

@@ -18,10 +18,10 @@ const MaxBoot = 1 << 15
 const bootWindow = 8 << 20
 
 // PackBoot writes a boot pack: the content of chunks, in that order, as one zstd
-// stream. Where they lie scattered in the blob that is much less than the spans that
+// stream, the calls of machine code made absolute. Where they lie scattered in the blob that is much less than the spans that
 // have to be fetched for them. read fills p with the content of a chunk.
 func (x *Index) PackBoot(w io.Writer, chunks []int, read func(c Chunk, p []byte) error) error {
-	enc, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithWindowSize(bootWindow))
+	enc, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithWindowSize(bootWindow))
 	if err != nil {
 		panic(err) // the options are constants
 	}
@@ -42,6 +42,7 @@ func (x *Index) PackBoot(w io.Writer, chunks []int, read func(c Chunk, p []byte)
 			buf = make([]byte, ch.Len)
 		}
 		if err = read(ch, buf[:ch.Len]); err == nil {
+			absolute(buf[:ch.Len], ch.Off)
 			_, err = enc.Write(buf[:ch.Len])
 		}
 	}
@@ -86,6 +87,7 @@ func (x *Index) UnpackBoot(r io.Reader, begin func(chunks []int), fn func(chunk 
 		if _, err := io.ReadFull(br, data); err != nil {
 			return corrupt(err)
 		}
+		relative(data, ch.off)
 		if sha256.Sum256(data) != ch.digest {
 			return corrupt(fmt.Errorf("chunk %d: digest mismatch", c))
 		}
