@@ -130,7 +130,7 @@ func Open(ctx context.Context, c Config) (f *FS, err error) {
 
 func (f *FS) mount(ctx context.Context, c Config) error {
 	for _, name := range []string{"m", "n"} {
-		o := sessionOptions{Name: name, Dir: filepath.Join(f.root, name), Relay: c.Relay, ACL: name == "m"}
+		o := sessionOptions{Name: name, Dir: filepath.Join(f.root, name), Relay: c.Relay, ReadAhead: kernelAhead, ACL: name == "m"}
 		s, err := openSession(ctx, c.Keeper, o, newRaw(f, name == "m"), f.log)
 		if err != nil {
 			return fmt.Errorf("mount %s: %w", o.Dir, err)

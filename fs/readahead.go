@@ -13,6 +13,12 @@ const (
 	maxWindow   = 32 << 20  // bytes of a file read ahead at most
 	maxStep     = 4 << 20   // bytes that a large window lacks when more is asked for
 	streamSlack = 128 << 10 // the kernel's own read-aheads come out of order
+
+	// kernelAhead is how much the kernel reads around a page that a program touches
+	// in a mapped file, and ahead of one who reads with small buffers. Its default
+	// of 128 KiB makes of the pages that a start needs half as many again
+	// (docs/design/profiles.md); reads ahead that pay are this process's.
+	kernelAhead = 16 << 10
 )
 
 // stream is one sequential reader of a file.

@@ -237,3 +237,13 @@ func TestWarm(t *testing.T) {
 		t.Errorf("open files: %v", e.fs.files.m)
 	}
 }
+
+// TestKernelAhead: the kernel reads little around a page of a mapped file.
+func TestKernelAhead(t *testing.T) {
+	e := newEnv(t, nil)
+	for _, s := range e.fs.sessions {
+		if got := readAheadOf(t, s.Dev()); got != "16\n" {
+			t.Errorf("read_ahead_kb of %s is %q", s.o.Dir, got)
+		}
+	}
+}

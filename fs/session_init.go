@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -135,7 +136,7 @@ func (s *session) newOptions() *fuse.MountOptions {
 		Logger:                   s.logger(),
 		MaxBackground:            maxBackground,
 		MaxWrite:                 readOnlyMax,
-		MaxReadAhead:             max(s.o.ReadAhead, defaultMaxRead),
+		MaxReadAhead:             cmp.Or(s.o.ReadAhead, defaultMaxRead),
 		EnableSymlinkCaching:     true,
 		ExplicitDataCacheControl: true, // images never change
 		IDMappedMount:            true, // where the kernel can
