@@ -88,6 +88,23 @@ func (b *boot) brought(chunk int) bool {
 	return b.got[chunk]
 }
 
+// has reports whether a chunk came from the pack or is to come.
+func (b *boot) has(chunk int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.chunks[chunk] || b.got[chunk]
+}
+
+// packed reports whether the byte of file ino at off is in a boot pack that was used.
+func (l *Layer) packed(ino uint32, off int64) bool {
+	b := l.boot.Load()
+	if b == nil {
+		return false
+	}
+	chunk, _, ok := l.index.Find(ino, off, 1)
+	return ok && b.has(chunk)
+}
+
 // awaitBoot waits for the chunks first to last, as far as a boot pack is about to
 // bring them.
 func (l *Layer) awaitBoot(ctx context.Context, first, last int) {

@@ -161,3 +161,33 @@ func TestBootOrder(t *testing.T) {
 		t.Errorf("packed are %v in addition", got)
 	}
 }
+
+// TestBootStream: the reads of what a boot pack has are no stream, those behind it are.
+func TestBootStream(t *testing.T) {
+	e := newEnv(t, func(c *Config) { c.Quiet = century })
+	w := e.want(indextest.Gzip(indextest.Tar(indextest.File("a", indextest.Random(1, 5<<20))), indextest.GzipOptions{}))
+	if err := e.fs.Remove(t.Context(), e.layer(w).ID()); err != nil {
+		t.Fatal(err)
+	}
+	l := e.layer(w) // lazy, by the index that was made before
+	runs := chunks(t, l, "a")
+	runs[0].Count /= 2
+	b := newBoot(runs)
+	l.boot.Store(b)
+	b.step(func() { b.got[int(runs[0].First)] = true }) // the others are to come
+	node, _, _ := l.at("a")
+	end := l.index.Chunk(int(runs[0].First + runs[0].Count)).Off
+	const n = 128 << 10
+	for off := int64(0); off < end; off += n {
+		l.readAhead(node, off, n)
+	}
+	if len(l.streams) != 0 {
+		t.Errorf("of what is in the pack there are streams: %+v", l.streams)
+	}
+	for off := end; off < node.Size; off += n {
+		l.readAhead(node, off, n)
+	}
+	if len(l.streams) != 1 || l.streams[0].start != end {
+		t.Errorf("streams behind the pack: %+v", l.streams)
+	}
+}

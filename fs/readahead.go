@@ -73,9 +73,10 @@ func (s *streams) front(i int) {
 }
 
 // readAhead notes a read of [off, off+n) and fetches what a sequential reader
-// will want next.
+// will want next. What a boot pack has tells nothing: had its reader gone on,
+// more would be in it.
 func (l *Layer) readAhead(node index.Inode, off, n int64) {
-	if l.complete.Load() || l.filled.full() || node.Size <= n {
+	if l.complete.Load() || l.filled.full() || node.Size <= n || l.packed(node.Ino, off) {
 		return
 	}
 	l.mu.Lock()
