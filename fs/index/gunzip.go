@@ -48,7 +48,7 @@ func (g *gunzip) run() error {
 		if err := skipGzipHeader(g.br); err != nil {
 			return fmt.Errorf("gzip header at %d: %w", start, err)
 		}
-		if first || g.total >= g.next || g.total-g.begun >= g.spacing/8 {
+		if first || g.total >= g.next || g.total-g.begun >= g.step()/8 {
 			if err := g.begin(&spanStart{span: span{codec: codecMember, off: start, out: g.total}}); err != nil {
 				return err
 			}
@@ -83,11 +83,16 @@ func (g *gunzip) atEnd() (bool, error) {
 	}
 }
 
+// step is how far checkpoints are from each other: twice as far behind the first GiB,
+// and four times behind the second, so that the index of a large layer stays small,
+// and the memory of who makes it.
+func (g *gunzip) step() int64 { return g.spacing << min(g.total>>30, 2) }
+
 // begin starts a span at the present end of the output.
 func (g *gunzip) begin(s *spanStart) error {
 	g.thin()
 	g.begun = g.total
-	g.next = (g.total/g.spacing + 1) * g.spacing
+	g.next = (g.total/g.step() + 1) * g.step()
 	return g.out.begin(s)
 }
 

@@ -12,19 +12,17 @@ import (
 // Chunks that Build makes end where their span does, and at multiples, in the file,
 // of what a chunk has at most. That is what a page that is read brings with it,
 // against 64 bytes of index and of memory while it is built (docs/design/profiles.md
-// has figures): little for the first GiB of a layer, more behind that.
+// has figures): little where a layer begins, and twice as much behind every manySmall
+// chunks.
 const (
 	minBuilt  = 16 << 10
-	maxBuilt  = 64 << 10
-	manySmall = 1 << 16 // chunks; those that follow have up to maxBuilt
+	maxBuilt  = 256 << 10
+	manySmall = 1 << 15
 )
 
 // most is how many bytes the next chunk has at most.
 func (w *writer) most() int64 {
-	if len(w.chunks) < manySmall {
-		return minBuilt
-	}
-	return maxBuilt
+	return min(int64(minBuilt)<<min(len(w.chunks)/manySmall, 8), maxBuilt)
 }
 
 // scan parses the tar: its headers make the tree, its content chunks.
@@ -261,11 +259,14 @@ func (c *chunker) flush() error {
 	return nil
 }
 
-// rawSpan puts the chunk into a span of an uncompressed blob: neighbours share
-// one of up to maxBuilt bytes.
+// maxRaw is how many bytes of neighbours share a span of an uncompressed blob.
+const maxRaw = 64 << 10
+
+// rawSpan puts the chunk into a span of an uncompressed blob: its neighbour's, or its
+// own.
 func (c *chunker) rawSpan() {
 	at, end := c.cur.inner, c.cur.inner+int64(c.cur.size)
-	if c.raw == 0 || end-c.w.spans[c.raw-1].off > maxBuilt {
+	if c.raw == 0 || end-c.w.spans[c.raw-1].off > maxRaw {
 		c.raw = c.w.addSpan(span{codec: codecRaw, off: at, out: at}) + 1
 	}
 	s := &c.w.spans[c.raw-1]

@@ -15,7 +15,8 @@ func TestMost(t *testing.T) {
 	}{
 		{0, []uint32{6 << 10, 16 << 10, 16 << 10, 16 << 10, 16 << 10, 10 << 10}},
 		{manySmall - 2, []uint32{6 << 10, 16 << 10, 32 << 10, 26 << 10}},
-		{manySmall, []uint32{54 << 10, 26 << 10}},
+		{2 * manySmall, []uint32{54 << 10, 26 << 10}},
+		{100 * manySmall, []uint32{80 << 10}},
 	} {
 		w, err := newWriter(filepath.Join(t.TempDir(), "index"), Limits{}.withDefaults())
 		if err != nil {
@@ -41,5 +42,14 @@ func TestMost(t *testing.T) {
 			t.Errorf("after %d chunks come some of %d bytes, want %d", c.have, got, c.want)
 		}
 		w.abort()
+	}
+}
+
+// TestStep: checkpoints of a large layer lie farther from each other.
+func TestStep(t *testing.T) {
+	for total, want := range map[int64]int64{0: 100, 1<<30 - 1: 100, 1 << 30: 200, 2 << 30: 400, 1 << 40: 400} {
+		if got := (&gunzip{spacing: 100, total: total}).step(); got != want {
+			t.Errorf("after %d bytes the next checkpoint is %d behind, want %d", total, got, want)
+		}
 	}
 }
