@@ -8,8 +8,10 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Version is the format this package writes and the only one it reads.
-const Version = 1
+// Version is the format this package writes and the only one it reads. All that Build
+// decides belongs to it, such as where chunks end: hosts compare what they make of the
+// same layer.
+const Version = 2
 
 const magic = "DFSINDEX"
 

@@ -2,6 +2,7 @@ package indexes
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -38,7 +39,7 @@ type beside struct {
 func newBeside(t *testing.T, o origintest.Options) *beside {
 	t.Helper()
 	b := &beside{T: t, reg: origintest.New(t, o), dir: t.TempDir()}
-	b.layer = indextest.Gzip(indextest.Tar(append(indextest.Nasty(), indextest.File("text", indextest.Text(1, 5<<20)))...), indextest.GzipOptions{})
+	b.layer = indextest.Gzip(indextest.Tar(append(indextest.Nasty(), indextest.File("text", indextest.Text(1, 5<<20)))...), indextest.GzipOptions{Level: gzip.BestSpeed})
 	b.reg.AddManifest(team, ocispec.MediaTypeImageManifest, []byte(manifestText))
 	path := filepath.Join(b.dir, "made")
 	if _, err := index.Build(t.Context(), path, bytes.NewReader(b.layer.Blob), index.Options{}); err != nil {
