@@ -27,6 +27,7 @@ var priorities = []string{p2p.OnDemand: "on_demand", p2p.Prefetch: "prefetch", p
 var (
 	errHeader = errors.New("header not understood")
 	errCircle = errors.New("request went in a circle")
+	errAsk    = errors.New("the peer does not understand what it is asked")
 )
 
 // Ask says how a range is wanted.

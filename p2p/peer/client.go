@@ -100,6 +100,9 @@ func (c *Client) get(ctx context.Context, stop context.CancelCauseFunc, peer p2p
 		h.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
 		ask.header(h)
 	})
+	if ask.Wait && errors.Is(err, errAsk) {
+		return nil, &Error{Peer: peer.ID, Failure: p2p.Missing, Err: err} // an older build, which cannot wait
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -181,6 +184,8 @@ func (c *Client) check(resp *http.Response, peer p2p.Host) error {
 		if s, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16); err == nil {
 			e.RetryAfter = min(time.Duration(s)*time.Second, maxRetry)
 		}
+	case http.StatusBadRequest:
+		e.Failure, e.Err = p2p.Unreachable, errAsk
 	case http.StatusBadGateway, http.StatusLoopDetected:
 		e.Failure = p2p.Missing // it lacks the bytes and could not get them either
 	default:

@@ -376,6 +376,43 @@ func TestWaitInVain(t *testing.T) {
 	}
 }
 
+// TestWaitOld asks a host of an older build, which knows nothing of requests that
+// wait, for what it will have: it has nothing, and is neither out of order nor slow.
+func TestWaitOld(t *testing.T) {
+	t.Parallel()
+	s := newShelf()
+	it := s.put(1000)
+	asked := 0
+	old := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		if f := r.Header.Get("Df-Fetch"); f != "" && f != "through" || r.Header.Get("Df-Priority") == "" {
+			http.Error(w, "header not understood", http.StatusBadRequest)
+			return
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(it.data))
+	}))
+	t.Cleanup(old.Close)
+	h := p2p.Host{ID: "old", Addr: old.Listener.Addr().String()}
+	c := client(t, peer.ClientConfig{})
+	var e *peer.Error
+	if _, err := c.Get(t.Context(), h, it.blob, 0, 1000, peer.Ask{Wait: true}); !errors.As(err, &e) || e.Failure != p2p.Missing {
+		t.Errorf("a request that waits: %v", err)
+	}
+	if asked != 1 {
+		t.Errorf("it took %d requests to find out", asked)
+	}
+	b, err := c.Get(t.Context(), h, it.blob, 0, 1000, peer.Ask{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := io.ReadAll(b); err != nil || !bytes.Equal(data, it.data) {
+		t.Errorf("another one: %d bytes, %v", len(data), err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestSourceBreaks sends less than was promised.
 func TestSourceBreaks(t *testing.T) {
 	t.Parallel()
