@@ -291,14 +291,15 @@ func (n *network) subscribe(a swarm.Subscribe) {
 	n.watches[key] = cancel
 	n.f.start(func() {
 		err := n.client.Watch(ctx, a.Peer, a.Blob, func(c peer.Change) {
-			if c.Added == nil {
-				return
-			}
 			n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
-				if ctx.Err() != nil {
+				switch {
+				case ctx.Err() != nil:
 					return nil
+				case c.Added != nil:
+					return h.PeerHave(now, key.peer, key.digest, c.Added)
+				default:
+					return h.PeerLost(now, key.peer, key.digest, c.Removed)
 				}
-				return h.PeerHave(now, key.peer, key.digest, c.Added)
 			})
 		})
 		n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
@@ -307,7 +308,7 @@ func (n *network) subscribe(a swarm.Subscribe) {
 			}
 			n.log.Debug("peer tells no more what it has", "blob", key.digest, "peer", key.peer, "err", err)
 			n.unsubscribe(key)
-			return h.PeerGone(now, key.peer, key.digest)
+			return h.PeerGone(now, key.peer, key.digest, failure(err))
 		})
 	})
 }

@@ -172,9 +172,19 @@ func (n *node) store(a swarm.Store) {
 func (n *node) drop(a swarm.Drop) {
 	c := n.content[a.Digest]
 	delete(c.arrived, a.Piece)
-	if c.state[a.Piece] != absent {
-		c.state[a.Piece] = absent
-		c.whole--
+	if c.state[a.Piece] == absent {
+		return
+	}
+	c.state[a.Piece] = absent
+	c.whole--
+	gone := p2p.NewHave(len(c.state))
+	gone.Add(a.Piece)
+	for _, child := range c.subs {
+		n.sim.packet(n, child, func() {
+			if !child.dead && c.state[a.Piece] == absent {
+				child.do(child.swarm.PeerLost(child.now(), n.host.ID, a.Digest, gone))
+			}
+		}, nil)
 	}
 }
 
@@ -277,7 +287,7 @@ func (n *node) lost(c *content, child *node) {
 
 func (n *node) gone(parent *node, d digest.Digest) {
 	if !n.dead {
-		n.do(n.swarm.PeerGone(n.now(), parent.host.ID, d))
+		n.do(n.swarm.PeerGone(n.now(), parent.host.ID, d, p2p.Unreachable))
 	}
 }
 

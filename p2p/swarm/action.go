@@ -38,7 +38,7 @@ type (
 	// Cancel ends a request that is no longer of use. It gets no answer.
 	Cancel struct{ ID uint64 }
 	// Subscribe asks a peer to push what it has of a blob: all at first, then
-	// what is new. Answer with PeerHave, or PeerGone when it ends.
+	// what is new. Answer with PeerHave and PeerLost, and PeerGone when it ends.
 	Subscribe struct {
 		Peer p2p.Host
 		Blob p2p.Blob

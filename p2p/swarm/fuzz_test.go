@@ -131,18 +131,22 @@ func (w *world) step() {
 			p2p.Content{Digest: d, Data: make([]byte, b.Size%64)},
 		}[w.byte()%7]))
 	case 10, 11:
-		p := w.peer()
+		p, lost := w.peer(), w.byte()%4 == 0
 		have := p2p.NewHave(b.Pieces())
 		for i := range b.Pieces() {
 			if w.byte()%2 == 0 {
 				have.Add(i)
 			}
 		}
+		if lost {
+			w.do(h.PeerLost(w.now, p.ID, d, have))
+			return
+		}
 		w.do(h.PeerHave(w.now, p.ID, d, have))
 	case 12:
 		p := w.peer()
 		delete(w.sub, string(p.ID)+string(d))
-		w.do(h.PeerGone(w.now, p.ID, d))
+		w.do(h.PeerGone(w.now, p.ID, d, [...]p2p.Failure{p2p.Unreachable, p2p.Missing}[w.byte()%2]))
 	case 13, 14, 15:
 		w.piece()
 	case 16:

@@ -14,6 +14,7 @@ const (
 	busyPause        = 40 * time.Millisecond
 	unreachablePause = 500 * time.Millisecond
 	stallPause       = 2 * time.Second
+	againAfter       = 200 * time.Millisecond // that a parent which lacked a blob is asked whether it has it
 	longestPause     = 30 * time.Second
 	banFor           = 10 * time.Minute
 	maxMissing       = 3  // pieces that a parent said it has and does not
@@ -46,10 +47,11 @@ type parent struct {
 	subscribed bool
 	requests   int
 	missing    int
-	liar       bool // served a wrong piece of this blob
-	slow       bool // much slower than the others, when last looked at
-	lost       bool // its news broke off, and none came since
-	early      bool // it was asked before it had said anything
+	liar       bool      // served a wrong piece of this blob
+	slow       bool      // much slower than the others, when last looked at
+	lost       bool      // its news broke off, and none came since
+	again      time.Time // not subscribed to before
+	early      bool      // it was asked before it had said anything
 }
 
 // usable reports whether p may be asked for anything now.
@@ -132,7 +134,7 @@ func (h *Host) newParent(b *blob, host p2p.Host) *parent {
 }
 
 func (h *Host) subscribe(b *blob, p *parent) {
-	if p.subscribed || b.Scope() != p2p.Normal || h.now.Before(p.blocked) {
+	if p.subscribed || b.Scope() != p2p.Normal || h.now.Before(p.blocked) || h.now.Before(p.again) {
 		return
 	}
 	p.subscribed = true
@@ -191,16 +193,42 @@ func (h *Host) PeerHave(now time.Time, id p2p.HostID, d digest.Digest, more *p2p
 	return h.end()
 }
 
-// PeerGone says that what a peer has of a blob is no longer pushed: its
-// connection broke.
-func (h *Host) PeerGone(now time.Time, id p2p.HostID, d digest.Digest) []Action {
+// PeerLost says that a peer does not have these pieces any more. What it was asked for
+// before that is known to be in vain, and not its fault.
+func (h *Host) PeerLost(now time.Time, id p2p.HostID, d digest.Digest, gone *p2p.Have) []Action {
+	h.begin(now)
+	b := h.find(d)
+	if b == nil || gone.Len() != b.n {
+		return h.end()
+	}
+	p := b.byID[id]
+	if p == nil || !p.subscribed {
+		return h.end()
+	}
+	for i := range gone.All() {
+		b.lacked(p, i, i)
+	}
+	for _, r := range b.under {
+		r.vain = r.vain || r.from == p && !r.check && gone.Has(r.next)
+	}
+	return h.end()
+}
+
+// PeerGone says that what a peer has of a blob is no longer pushed, and why: its
+// connection broke, or it lacks the blob, which says nothing of others.
+func (h *Host) PeerGone(now time.Time, id p2p.HostID, d digest.Digest, f p2p.Failure) []Action {
 	h.begin(now)
 	if b := h.find(d); b != nil {
 		if p := b.byID[id]; p != nil && p.subscribed {
 			p.subscribed, p.lost = false, true
 			h.clear(b, p)
-			h.blame(p.peer, p2p.Unreachable)
+			if f == p2p.Missing {
+				p.again = now.Add(againAfter)
+			} else {
+				h.blame(p.peer, f)
+			}
 			h.fill(b)
+			h.wake(now.Add(beat))
 		}
 	}
 	return h.end()

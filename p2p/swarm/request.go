@@ -25,6 +25,7 @@ type request struct {
 	doubled     bool // it was late, and its pieces were asked elsewhere
 	early       bool // the parent did not say that it has them
 	through     bool // it lacks some, and is to fetch them
+	vain        bool // and has said meanwhile that it has them no more
 }
 
 func (h *Host) newRequest(b *blob, from *parent, first, last int) *request {
@@ -198,6 +199,8 @@ func (h *Host) Failed(now time.Time, id uint64, f p2p.Failure) []Action {
 		h.originFailed(b, f)
 	case r.early && (f == p2p.Missing || f == p2p.Stalled):
 		// It never said that it has it.
+	case r.vain && f == p2p.Missing:
+		// It has said so.
 	case f == p2p.Missing && b.old[next].at.Add(outdatedFor).After(r.began):
 		b.lacked(r.from, next, r.last) // it has dropped it, too
 	default:

@@ -114,8 +114,14 @@ func (s *script) run(event string, a []string) {
 		s.show(h.SetSchedulers(now, a))
 	case "have": // PEER BLOB PIECES
 		s.show(h.PeerHave(now, p2p.HostID(a[0]), s.blobs[a[1]].Digest, s.have(a[1], a[2])))
-	case "gone": // PEER BLOB
-		s.show(h.PeerGone(now, p2p.HostID(a[0]), s.blobs[a[1]].Digest))
+	case "lost": // PEER BLOB PIECES
+		s.show(h.PeerLost(now, p2p.HostID(a[0]), s.blobs[a[1]].Digest, s.have(a[1], a[2])))
+	case "gone": // PEER BLOB [FAILURE]
+		f := p2p.Unreachable
+		if arg(2) != "" {
+			f = failure(a[2])
+		}
+		s.show(h.PeerGone(now, p2p.HostID(a[0]), s.blobs[a[1]].Digest, f))
 	case "piece": // ID PIECES [bad|worse] [MILLISECONDS]
 		for _, i := range s.pieces(a[1]) {
 			s.show(h.Piece(now, uint64(s.int(a[0])), i, sum(i, arg(2)), 10*time.Millisecond))
