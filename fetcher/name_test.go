@@ -6,7 +6,6 @@ import (
 	"errors"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
@@ -28,13 +27,13 @@ func TestNetworkNamed(t *testing.T) {
 		most float64
 	}{
 		"with a seed":    {true, 12*mib + 1234, 1},
-		"without a seed": {false, 12*mib + 1234, 1.1},
+		"without a seed": {false, 12*mib + 1234, 1.05},
 		"a small one":    {true, 100, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			data := content(c.size, 21)
 			r := named(data)
-			server := newFake(always(fault{delay: 2 * time.Millisecond}))
+			server := newFake(nil)
 			server.blobs[r.Digest] = data
 			hosts := clusterOf(t, 4, c.seed, server)
 			var wg sync.WaitGroup

@@ -28,25 +28,28 @@ func (p *peer) leases() (bits uint8) {
 
 // renew tells a peer what is leased to it: what it holds, and as much as it may
 // hold of what its stripes lack, nobody else holds and none of its parents has.
-// Who reads lazily is told everything: it holds nothing until it reads.
+// Who reads lazily holds nothing: the first thing it would do as soon as it wants all
+// is to take that from the origin, whoever has it by then.
 func (s *State) renew(p *peer) {
 	w := p.swarm
 	m := p2p.Lease{Digest: w.blob.Digest}
-	room := maxLease
-	if !p.lazy {
-		w.open()
-		p.pace(s.now)
-		room = p.batch - p.holds
-	}
 	p.more = false
+	if p.lazy {
+		p.leasedAt = s.now
+		s.send(p.host.ID, m)
+		return
+	}
+	w.open()
+	p.pace(s.now)
+	room := p.batch - p.holds
 	known := p.known()
 	var taken []*peer
 	var late []*peer // who hold pieces of other peers' stripes for long, and begin with the first
 	for i := range p.have.Len() {
-		held := w.book != nil && w.book[i] != nil
+		held := w.book[i] != nil
 		if held && s.late(w.book[i], i) {
 			if slices.Contains(late, w.book[i]) {
-				held = p.lazy || p.lease&(1<<(i%w.stripes)) == 0 || room <= 0
+				held = p.lease&(1<<(i%w.stripes)) == 0 || room <= 0
 			} else {
 				late = append(late, w.book[i])
 			}
@@ -55,9 +58,9 @@ func (s *State) renew(p *peer) {
 		case held && w.book[i] == p && !p.have.Has(i):
 			m.Pieces = append(m.Pieces, i)
 			continue
-		case p.lease&(1<<(i%w.stripes)) == 0, p.have.Has(i):
+		case held, p.lease&(1<<(i%w.stripes)) == 0, p.have.Has(i):
 			continue
-		case !p.lazy && (held || slices.ContainsFunc(known, func(q *peer) bool { return q.have.Has(i) })):
+		case slices.ContainsFunc(known, func(q *peer) bool { return q.have.Has(i) }):
 			continue
 		case room <= 0:
 			p.more = true
@@ -65,14 +68,12 @@ func (s *State) renew(p *peer) {
 		}
 		room--
 		m.Pieces = append(m.Pieces, i)
-		if !p.lazy {
-			if q := w.book[i]; q != nil {
-				q.holds--
-				taken = append(taken, q)
-			}
-			w.book[i] = p
-			p.holds++
+		if q := w.book[i]; q != nil {
+			q.holds--
+			taken = append(taken, q)
 		}
+		w.book[i] = p
+		p.holds++
 	}
 	if len(m.Pieces) > 0 {
 		m.For = s.cfg.LeaseFor

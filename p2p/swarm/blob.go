@@ -103,8 +103,11 @@ func (h *Host) Want(now time.Time, pb p2p.Blob, o p2p.Origin, lazy bool, p p2p.P
 	filling := b.filling()
 	b.wanted, b.lazy, b.origin, b.priority = true, lazy, o, p
 	h.enlist(b)
-	if filling && !b.filling() {
+	switch {
+	case filling && !b.filling():
 		h.lessen(b)
+	case !filling && b.filling() && b.link != nil:
+		b.unlease() // others may have got, or got to fetch, what it lists: the scheduler says it anew
 	}
 	if b.source.since.IsZero() || !filling && b.filling() {
 		b.source.since = now // nobody has waited for all of it before

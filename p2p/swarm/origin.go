@@ -61,8 +61,7 @@ func (h *Host) fetch(m p2p.Fetch) {
 // leaseOf replaces the host's lease of a blob. What it lists although the
 // scheduler knows that it is here is to be taken again.
 func (h *Host) leaseOf(b *blob, m p2p.Lease) {
-	clear(b.lease)
-	b.source.leased = 0
+	b.unlease()
 	for _, i := range m.Pieces {
 		if i < 0 || i >= b.n || b.lease.has(i) {
 			continue
@@ -86,6 +85,12 @@ func (h *Host) leaseOf(b *blob, m p2p.Lease) {
 	h.yield(b)
 	h.fill(b)
 	h.wake(h.now.Add(beat))
+}
+
+// unlease forgets what is this host's to take from the origin.
+func (b *blob) unlease() {
+	clear(b.lease)
+	b.source.leased = 0
 }
 
 // again makes a piece one to be taken from the origin, unless it was; then its
