@@ -62,15 +62,22 @@ func TestLiarsComeFirst(t *testing.T) {
 }
 
 // Hosts that know nothing of audits, as older ones, get the right bytes together with
-// those who do; and so does everybody where nobody knows.
+// those who do, soon and from few who go to the origin; and so does everybody where
+// nobody knows.
 func TestDeafHosts(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct{ deaf, blobs float64 }{{0.5, 6}, {1, 30}} {
+	const ahead = 10 * time.Second
+	for _, c := range []struct {
+		deaf, blobs float64
+		takes       time.Duration
+	}{{0.5, 3, 8 * time.Second}, {0.8, 6, 20 * time.Second}, {1, 30, time.Minute}} {
 		r := run(t, p2ptest.New(p2ptest.Config{
-			Seed: 1, Hosts: 30, Size: 16 << 20, Join: 300 * time.Millisecond, Lying: 0.1, Colluding: true, Ahead: 10 * time.Second, Deaf: c.deaf,
+			Seed: 1, Hosts: 30, Size: 16 << 20, Join: 300 * time.Millisecond, Lying: 0.1, Colluding: true, Ahead: ahead, Deaf: c.deaf,
 		}))
-		if r.Blobs() > c.blobs {
-			t.Errorf("%v deaf: %.3f blobs left the origin, want at most %v", c.deaf, r.Blobs(), c.blobs)
+		took := r.Makespan - ahead
+		t.Logf("%v deaf: %v", c.deaf, took)
+		if r.Blobs() > c.blobs || took > c.takes {
+			t.Errorf("%v deaf: %.3f blobs left the origin, and it took %v, want at most %v and %v", c.deaf, r.Blobs(), took, c.blobs, c.takes)
 		}
 	}
 }

@@ -81,7 +81,7 @@ const (
 	maxTransfers = 256  // transfers in one Progress
 	maxSums      = 4096 // sums in one Digests
 	maxOrigins   = 8    // places known where one blob may be fetched
-	maxSources   = 8    // hosts of one swarm that may go to the origin by themselves
+	maxSources   = 8    // hosts of one swarm that may go to the origin by themselves, or audit it
 	maxWitnesses = 16   // distinct hosts remembered that had trouble with one
 	maxChecks    = 3    // witnesses asked in one trial
 	balanced     = 1024 // peers looked at per balance, of all swarms

@@ -93,7 +93,9 @@
 // blob, or fetches it: one host, as good as chosen at random, takes all of these
 // pieces from the origin. If it is honest all of them are right from then on, however
 // many liars agree on others: its word counts more than that of those who were sent
-// there before. If it does not answer, or lies, the next one goes. What hosts say of
+// there before. If it lies, the next one goes. As long as nobody says a word, as many
+// more go every few seconds as went before, up to a few: among hosts that know nothing of audits,
+// or do not reach the origin, one that can answer is found soon. What hosts say of
 // the whole blob counts for the sums they were told, so that a sum that is taken back
 // is told to everybody but seeds, and clears that.
 //

@@ -75,7 +75,7 @@ func (s *State) transfer(p *peer, t p2p.Transfer) {
 	}
 	switch t.Failed {
 	case p2p.Missing:
-		if u := &p.swarm.sums; s.now.Before(u.oldAt.Add(soon)) || u.audit != nil && u.audit.by == q {
+		if u := &p.swarm.sums; s.now.Before(u.oldAt.Add(soon)) || u.audit.asked(q) {
 			return // it may have dropped what was taken back, or is to ask the origin for
 		}
 		fallthrough

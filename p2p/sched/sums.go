@@ -128,8 +128,8 @@ func (p *peer) weight(i int) uint8 {
 	switch {
 	case p.host.Seed:
 		return trusted
-	case w.sums.audit.asks(p, i):
-		return uint8(min(auditor+2*w.sums.audits, latest))
+	case w.sums.audit.doubts(i) && w.sums.audit.asked(p):
+		return w.sums.audit.weight(p)
 	case p.lease&(1<<(i%w.stripes)) != 0, w.book != nil && w.book[i] == p:
 		return lessee
 	case p.have.Has(i) || p.alone:
