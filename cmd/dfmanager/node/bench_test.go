@@ -103,3 +103,37 @@ func used(b *testing.B) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// BenchmarkReport shows what it costs, on both ends together, that a node says how
+// busy it is. Ten thousand busy nodes do so a thousand times a second.
+func BenchmarkReport(b *testing.B) {
+	e := &env{t: b, db: storetest.Open(b, storetest.SQLite(b))}
+	var err error
+	if e.key, err = seal.New(strings.Repeat("k", 32)); err != nil {
+		b.Fatal(err)
+	}
+	e.cluster(cluster.Standard, store.Scope{})
+	m := e.manager("m-1", "127.0.0.1:0")
+	h := e.join(m.addr, e.token(store.JoinToken{Role: "host"}), "", host, manage.Place{})
+	h.until(b, "at first", any)
+	h.Close() // it says the same below
+	ctx, cancel := context.WithCancel(b.Context())
+	defer cancel()
+	b.ReportAllocs()
+	var before, after time.Duration
+	err = manage.Link(ctx, m.addr, manage.Files(h.dir), manage.Hello{Address: "192.0.2.1:65002"}, func(manage.Orders) {}, func(ctx context.Context, say func(manage.Load) error) {
+		defer cancel()
+		before = used(b)
+		for b.Loop() {
+			if err := say(manage.Load{Span: 10 * time.Second, Moved: manage.Traffic{Peers: 1 << 20}, Kept: 1 << 30}); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+		after = used(b)
+	})
+	if ctx.Err() == nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64((after-before).Microseconds())/float64(b.N), "cpu-µs/op")
+}

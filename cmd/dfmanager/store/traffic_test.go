@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store/storetest"
 )
 
 func TestTraffic(t *testing.T) {
@@ -76,4 +78,37 @@ func TestLoads(t *testing.T) {
 			}
 		}
 	})
+}
+
+// BenchmarkAddTraffic shows what it costs to write down the loads of five thousand
+// busy nodes, which is every five seconds where there are ten thousand.
+func BenchmarkAddTraffic(b *testing.B) {
+	db := storetest.Open(b, storetest.SQLite(b))
+	ctx := b.Context()
+	c, err := db.CreateCluster(ctx, by, store.Cluster{Name: "a", CA: []byte{1}, Key: []byte{2}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	k, err := db.CreateJoinToken(ctx, by, store.JoinToken{Role: "host", Hash: "h", Expires: time.Now().Add(time.Hour)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	loads := make([]store.Load, 5000)
+	for i := range loads {
+		n, err := db.Join(ctx, by, k, node(c, fmt.Sprint("n", i), "key"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		loads[i] = store.Load{Node: n.ID, Kept: 1 << 30}
+	}
+	moved := map[store.Mover]store.Traffic{{Cluster: c.ID, Role: "host"}: {Peers: 1}}
+	for b.Loop() {
+		now := time.Now()
+		for i := range loads {
+			loads[i].At, loads[i].Peers = now, now.Unix()
+		}
+		if err := db.AddTraffic(ctx, now, moved, loads); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
