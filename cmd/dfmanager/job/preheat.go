@@ -25,12 +25,8 @@ func (r *Runner) preheat(ctx context.Context, j store.Job) error {
 	if err != nil {
 		return err
 	}
-	platforms := j.Platforms
-	if len(platforms) == 0 {
-		platforms = r.Platforms
-	}
 	repo := r.Registry.Repo(ref, cred)
-	image, err := repo.Resolve(ctx, platforms)
+	image, err := repo.Resolve(ctx, r.platforms(j.Platforms))
 	if err != nil {
 		return err
 	}

@@ -50,6 +50,7 @@ var who = map[string]string{
 	"GET /api/v1/clusters/{id}/traffic":        "guest operator root read preheat admin",
 	"GET /api/v1/clusters/{id}/blobs":          "guest operator root read preheat admin",
 	"GET /api/v1/clusters/{id}/blobs/{digest}": "guest operator root read preheat admin",
+	"POST /api/v1/find":                        "operator root preheat admin",
 	"GET /api/v1/images":                       "guest operator root read preheat admin",
 	"GET /api/v1/nodes/{id}":                   "guest operator root read preheat admin",
 	"POST /api/v1/nodes/{id}/revoke":           "operator root admin",

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
@@ -20,6 +21,7 @@ func (s *Server) contentRoutes() []route {
 		{method: "GET", path: "/api/v1/clusters/{id}/traffic", access: look, summary: "What the nodes of a cluster have moved in each of the last hours (24, or as many as asked for), the current one last", out: list[trafficHour]{}, query: []string{"hours"}, do: s.traffic},
 		{method: "GET", path: "/api/v1/clusters/{id}/blobs", access: look, summary: "Blobs that hosts of a cluster have or want, those most want first: 200 at most, of which the digest begins so", out: blobs{}, query: []string{"digest"}, do: s.blobs},
 		{method: "GET", path: "/api/v1/clusters/{id}/blobs/{digest}", access: look, summary: "A blob, and which pieces of it who has", out: oneBlob{}, do: s.blob},
+		{method: "POST", path: "/api/v1/find", access: order, summary: "Which hosts have an image: the registry is asked what it is, and the schedulers of a cluster who has that", in: job.Order{}, out: found{}, do: s.findImage},
 		{method: "GET", path: "/api/v1/images", access: look, summary: "Images that were preheated, the latest first", out: list[oneImage]{}, page: true, do: s.imagesOf},
 	}
 }
@@ -76,13 +78,23 @@ func showSwarm(w sight.Swarm) swarm {
 	return swarm{w.Blob.Digest, w.Blob.Size, w.State, w.Owner, w.Peers, w.Wanting, w.Complete, w.Verified}
 }
 
-// schedulers are those of a cluster that may be asked what they see.
+// schedulers are those of a cluster that may be asked what they see; of the
+// standard one, if id is 0.
 func (s *Server) schedulers(ctx context.Context, id int64) ([]string, error) {
-	k, err := s.Store.Cluster(ctx, id)
-	if err != nil || k.Standard && len(s.Schedulers) > 0 {
-		return s.Schedulers, err
+	all, err := s.Store.AllClusters(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return s.Store.Schedulers(ctx, id, time.Now())
+	for _, k := range all {
+		switch {
+		case k.ID != id && (id != 0 || !k.Standard):
+		case k.Standard && len(s.Schedulers) > 0:
+			return s.Schedulers, nil
+		default:
+			return s.Store.Schedulers(ctx, k.ID, time.Now())
+		}
+	}
+	return nil, store.ErrNotFound
 }
 
 func (s *Server) blobs(c *call) (any, error) {

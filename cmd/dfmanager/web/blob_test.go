@@ -1,12 +1,16 @@
 package web_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/cluster"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin/origintest"
 )
 
 // scheduler is one of the first cluster that is alive, and shows what e.seen says.
@@ -91,5 +95,58 @@ func TestTrafficByREST(t *testing.T) {
 		if r := e.want(200, e.do("GET", path, "", guest)); !strings.Contains(r.text, `"peers":6`) || !strings.Contains(r.text, `"kept":7`) || !strings.Contains(r.text, `"waiting_reads":8`) {
 			t.Errorf("%s: %s", path, r.text)
 		}
+	}
+}
+
+func TestFind(t *testing.T) {
+	t.Parallel()
+	r := origintest.New(t, origintest.Options{})
+	push(t, r, "v1")
+	config, layer := digest.FromString("config"), digest.FromString("layer of v1")
+	find := func(e *env, order string) reply {
+		return e.do("POST", "/api/v1/find", order, e.session("operator"))
+	}
+	order := fmt.Sprintf(`{"image":%q,"plain_http":true}`, r.Host()+"/p/app:v1")
+	cluster := func(of map[digest.Digest]string) *env {
+		e := newEnv(t)
+		e.withCluster()
+		e.scheduler()
+		for d, text := range of {
+			e.seen["/debug/blobs/"+string(d)] = text
+		}
+		return e
+	}
+	if rep := find(cluster(nil), order); !strings.Contains(rep.text, `"hosts":[],"unseen":false`) || strings.Count(rep.text, `"copies":0`) != 2 {
+		t.Errorf("nobody has it: %s", rep.text)
+	}
+	held := map[digest.Digest]string{
+		config: `{"Pieces":1,"Hosts":[{"ID":"h","Have":1},{"ID":"s","Seed":true,"Have":1}]}`,
+		layer:  `{"Pieces":1,"Hosts":[{"ID":"h","Have":0,"Wants":true},{"ID":"s","Seed":true,"Have":1,"Addr":"192.0.2.1:65002"},{"ID":"x","Have":0}]}`,
+	}
+	var v struct {
+		Blobs []struct {
+			Digest string
+			Copies int
+		}
+		Hosts []struct {
+			Host  string
+			Bytes int64
+			Whole int `json:"whole_blobs"`
+		}
+	}
+	e := cluster(held)
+	e.want(200, find(e, order)).into(t, &v)
+	if got, want := fmt.Sprint(v), fmt.Sprintf("{[{%s 2} {%s 1}] [{s 17 2} {h 6 1}]}", config, layer); got != want {
+		t.Errorf("%s, not %s", got, want)
+	}
+	for body, status := range map[string]int{
+		`{"image":"A B"}`: 400, fmt.Sprintf(`{"image":%q,"plain_http":true}`, r.Host()+"/p/app:none"): 404, `{"image":"127.0.0.1:1/a:b","plain_http":true}`: 502,
+		`{"image":"a","cluster_id":9}`: 404,
+	} {
+		e.want(status, find(e, body))
+	}
+	held[layer] = "no JSON"
+	if rep := find(cluster(held), order); !strings.Contains(rep.text, `"unseen":true`) {
+		t.Errorf("a scheduler that cannot be asked: %s", rep.text)
 	}
 }
