@@ -82,6 +82,7 @@ func (s *State) flush(w *swarm) {
 // toWanting tells all who want the blob; once sums were taken back also those who may
 // have all of it, with a piece that is wrong.
 func (s *State) toWanting(w *swarm, m p2p.Message) {
+	s.out = slices.Grow(s.out, w.wanting)
 	for _, p := range w.peers {
 		if p.wants || len(w.sums.old) > 0 && !p.host.Seed && p.word != matched {
 			s.send(p.host.ID, m)
