@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/index/indextest"
@@ -108,11 +109,35 @@ func TestLyingIndex(t *testing.T) {
 				t.Fatal(err)
 			}
 			e.serve(l)
+			backwards(t, filepath.Join(e.root, "m", l.name(), "data/text"))
 			same(t, tree, filepath.Join(e.root, "m", l.name()), impliedPaths(l))
 			if s := l.status(); s.State != Filled || !s.Proven {
 				t.Errorf("it is %s, proven: %v: nobody has noticed the lie", s.State, s.Proven)
 			}
 		})
+	}
+}
+
+// backwards reads a file from its end, so that each span of it is begun at its
+// own checkpoint. Who reads forwards passes many spans from the first of them.
+func backwards(t *testing.T, name string) {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM); err != nil {
+		t.Fatal(err)
+	}
+	for off := s.Size() - 4096; off >= 0; off -= 16 << 10 {
+		if _, err := f.ReadAt(make([]byte, 4096), off); err != nil {
+			t.Fatalf("at %d: %v", off, err)
+		}
 	}
 }
 

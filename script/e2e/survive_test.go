@@ -2,13 +2,16 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -69,9 +72,9 @@ func TestUpgrade(t *testing.T) {
 // that the layer is filled in the end.
 func survive(t *testing.T, flags []string, times int, harm func(n *node, i int) error) {
 	n := start(t, options{link: "200mbit", flags: flags})
-	tars := [][]byte{program(t), data(t, 1, "data", 64, 96<<20)}
-	ref := n.push(image(t, "/data", tars, imagetest.EStargz), "survive")
-	tree := extract(t, tars[1])
+	img, tar := slow(t)
+	ref := n.push(img, "survive")
+	tree := extract(t, tar)
 	want := goprogOutput(t, tree+"/data")
 	n.must(n.reg.SetRate("20mbit"))
 	n.must(n.c.Pull(n.ctx, ns, ours, ref))
@@ -123,6 +126,23 @@ func survive(t *testing.T, flags []string, times int, harm func(n *node, i int) 
 	n.runs(ref, "after", want)
 }
 
+// slow returns an image that takes a while to arrive, made once since that takes
+// a minute as well, and the tar of its data.
+func slow(t *testing.T) (*imagetest.Image, []byte) {
+	t.Helper()
+	slowImage.Do(func() {
+		slowImage.tar = data(t, 1, "data", 64, 96<<20)
+		slowImage.image = image(t, "/data", [][]byte{program(t), slowImage.tar}, imagetest.EStargz)
+	})
+	return slowImage.image, slowImage.tar
+}
+
+var slowImage struct {
+	sync.Once
+	image *imagetest.Image
+	tar   []byte
+}
+
 // read is what the process of readers does: eight of them compare the trees named
 // by pair until the process is told to end.
 func read(pair string) error {
@@ -143,15 +163,10 @@ type filled struct {
 }
 
 // filled says how much of the image's large layer is there.
-func (n *node) filled() (f filled) {
+func (n *node) filled() filled {
 	n.Helper()
-	for _, l := range must(n.d.Layers(n.ctx))(n.T) {
-		if l.State == "complete" && l.Chunks > 64 || l.State == "filled" {
-			f.complete = true
-		}
-		f.chunks += l.Filled
-	}
-	return f
+	large := slices.MaxFunc(must(n.d.Layers(n.ctx))(n.T), func(a, b lab.Layer) int { return cmp.Compare(a.Size, b.Size) })
+	return filled{chunks: large.Filled, complete: large.State == "complete" || large.State == "filled"}
 }
 
 // TestRestartContainerd restarts containerd under a running container.

@@ -240,6 +240,7 @@ func (d *Daemon) wipe(keep ...string) error {
 type Layer struct {
 	ID     uint32
 	Blob   string
+	Size   int64 // of the blob, bytes
 	Kind   string
 	State  string
 	Chunks int
