@@ -57,7 +57,8 @@ type WebConfig struct {
 
 // AuthConfig says how users sign in.
 type AuthConfig struct {
-	Session Duration `toml:"session" comment:"How long a sign-in lasts."`
+	Session Duration   `toml:"session" comment:"How long a sign-in lasts."`
+	OIDC    OIDCConfig `toml:"oidc"`
 }
 
 // DebugConfig is the operator's address.
@@ -96,7 +97,7 @@ func DefaultConfig() Config {
 		Database: "sqlite:///var/lib/dfmanager/manager.db",
 		Web:      WebConfig{Proxies: []string{}, Rate: 100},
 		KeyFile:  "/var/lib/dfmanager/secret.key",
-		Auth:     AuthConfig{Session: Duration{12 * time.Hour}},
+		Auth:     AuthConfig{Session: Duration{12 * time.Hour}, OIDC: defaultOIDC()},
 		Cluster:  ClusterConfig{Schedulers: []string{}, DebugPort: 65005},
 		Jobs: JobsConfig{
 			Concurrent: 4, Timeout: Duration{25 * time.Minute}, Keep: Duration{30 * 24 * time.Hour}, Platforms: []string{},
@@ -139,6 +140,7 @@ func (c Config) Validate() error {
 	if c.Auth.Session.Duration < time.Minute || c.Auth.Session.Duration > 90*24*time.Hour {
 		bad("auth.session", "%v is not from 1m to 2160h", c.Auth.Session.Duration)
 	}
+	c.Auth.OIDC.validate(bad)
 	c.validateJobs(bad)
 	return errors.Join(append(errs, c.TLS.Validate())...)
 }

@@ -78,6 +78,7 @@ func TestLoadErrors(t *testing.T) {
 		"time":        {"[auth]\nsession = '1 day'\n", []string{`"1 day" is not a time`}},
 		"all at once": {"listen = '8080'\ndatabase = 'mysql://x'\n[web]\ncert = '/x'\nproxies = ['ten']\nrate = 0\n[auth]\nsession = '1s'\n[cluster]\nschedulers = ['x']\n[jobs]\nconcurrent = 0\ntimeout = '0s'\nplatforms = ['linux']\n[registries]\nopen_to = ['all']\n[debug]\nlisten = 'x'\n",
 			[]string{"listen:", "database: it must begin", "web: cert and key", "web.proxies:", "web.rate:", "cluster.schedulers:", "jobs.concurrent:", "jobs:", "jobs.platforms:", "registries.open_to:", "auth.session:", "debug.listen:"}},
+		"oidc":          {"[auth.oidc]\nissuer = 'id.example'\nurl = 'https://manager.example/console'\n", []string{"auth.oidc.issuer:", "auth.oidc.url:", "client_id", "nobody could sign in"}},
 		"tls and plain": {"[web]\ncert = '/a'\nkey = '/b'\ninsecure = true\n", []string{"web.insecure: true contradicts"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -93,6 +94,12 @@ func TestLoadErrors(t *testing.T) {
 				}
 			}
 		})
+	}
+	for _, text := range []string{"ca = '/none.pem'", "client_secret_file = '/none'"} {
+		text = "[auth.oidc]\nissuer = 'https://id.example'\nurl = 'https://manager.example'\nclient_id = 'x'\nguest = ['*']\n" + text
+		if _, err := command("config", "check", write(t, text)); err == nil || !strings.Contains(err.Error(), "auth.oidc.c") {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 	if _, err := command("config", "check", write(t, "[web]\ncert = '/none.pem'\nkey = '/none.key'\n")); err == nil || !strings.Contains(err.Error(), "web.cert") {
 		t.Errorf("a certificate that is not there: %v", err)

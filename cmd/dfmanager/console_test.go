@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,6 +16,8 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/cluster"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/clustertest"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/openid"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/openid/openidtest"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store/storetest"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin/origintest"
@@ -75,6 +80,50 @@ func TestConsole(t *testing.T) {
 	v.at("/sign-in")
 
 	v.isGuest()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, p := range v.problems {
+		t.Errorf("the browser complains: %s", p)
+	}
+}
+
+// A browser that comes back from the provider, which is another site, is signed in.
+func TestConsoleSignInElsewhere(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // the provider and the manager have to know each other's address
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := "http://" + ln.Addr().String()
+	at := openidtest.New(t, base+openid.CallbackPath, map[string]openidtest.User{"1": {Name: "anna", Groups: []string{"ops"}}})
+	cfg := testConfig(storetest.SQLite(t))
+	cfg.Web.Rate, cfg.Auth.OIDC.Issuer, cfg.Auth.OIDC.URL, cfg.Auth.OIDC.ClientID, cfg.Auth.OIDC.Operator = 10_000, at.Issuer, base, openidtest.ClientID, []string{"ops"}
+	cfg.Auth.OIDC.Name, cfg.Auth.OIDC.SecretFile = "Example ID", filepath.Join(t.TempDir(), "secret")
+	if err := errors.Join(os.WriteFile(cfg.Auth.OIDC.SecretFile, []byte(openidtest.Secret+"\n"), 0o600), ln.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Listen = ln.Addr().String()
+	start(t, cfg, rootPassword)
+	v := visit(t, base)
+	v.open("/clusters")
+	v.at("/sign-in")
+	v.look("sign-in-elsewhere")
+	v.press("Sign in with Example ID")
+	v.at("/login/username")
+	v.fill("username", "anna")
+	v.fill("password", openidtest.Password)
+	v.press("Log in")
+	v.at("/clusters")
+	v.see("anna")
+	v.open("/password")
+	v.see("OpenID Connect")
+	v.press("Sign out")
+	v.at("/sign-in")
+	v.signIn("root", rootPassword)
+	v.first(rootPassword, rootPassword2)
+	v.open("/users/2")
+	v.see(at.Issuer)
+	v.look("user-elsewhere")
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, p := range v.problems {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -42,6 +43,7 @@ func (c Config) facts() []console.Fact {
 		{Name: "TLS to browsers and registries", Value: tls, Key: "web.cert"},
 		{Name: "Requests per second and address", Value: fmt.Sprint(c.Web.Rate), Key: "web.rate"},
 		{Name: "A sign-in lasts", Value: span(c.Auth.Session), Key: "auth.session"},
+		{Name: "OpenID Connect provider", Value: cmp.Or(c.Auth.OIDC.Issuer, "none"), Key: "auth.oidc.issuer"},
 		{Name: "Jobs at a time", Value: fmt.Sprint(c.Jobs.Concurrent), Key: "jobs.concurrent"},
 		{Name: "A job is tried for", Value: span(c.Jobs.Timeout), Key: "jobs.timeout"},
 		{Name: "Jobs are kept for", Value: span(c.Jobs.Keep), Key: "jobs.keep"},

@@ -26,11 +26,11 @@ import (
 
 // openJobs opens what jobs need, and runs them.
 func (s *server) openJobs(c Config, reg prometheus.Registerer, log *slog.Logger) error {
-	roots, err := c.Registries.roots()
+	cas, err := roots("registries.ca", c.Registries.CA)
 	if err != nil {
 		return err
 	}
-	s.images = registry.New(registry.Config{Roots: roots, Proxy: http.ProxyFromEnvironment})
+	s.images = registry.New(registry.Config{Roots: cas, Proxy: http.ProxyFromEnvironment})
 	config := warm.Config{Schedulers: c.Cluster.Schedulers, Name: p2p.HostID(s.name), Log: log}
 	id := s.nodes.Own()
 	if len(c.Cluster.Schedulers) > 0 {
@@ -109,21 +109,21 @@ func (c Config) key(secret string) (*seal.Key, error) {
 	return k, nil
 }
 
-// roots are the CAs of registries; nil: the system's.
-func (c RegistriesConfig) roots() (*x509.CertPool, error) {
-	if c.CA == "" {
+// roots are the CAs that the file of a key adds to the system's; nil: there is none.
+func roots(key, file string) (*x509.CertPool, error) {
+	if file == "" {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(c.CA)
+	pem, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("registries.ca: %w", err)
+		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool() // there are none
 	}
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, errors.New("registries.ca: no certificate in " + c.CA)
+		return nil, fmt.Errorf("%s: no certificate in %s", key, file)
 	}
 	return pool, nil
 }

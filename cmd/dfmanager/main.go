@@ -47,7 +47,10 @@ func probe(c Config, log *slog.Logger) error {
 	if _, err := c.TLS.Identity(wire.RoleHost, log); err != nil {
 		return err
 	}
-	if _, err := c.Registries.roots(); err != nil {
+	if _, err := roots("registries.ca", c.Registries.CA); err != nil {
+		return err
+	}
+	if _, err := c.Auth.OIDC.provider(nil); err != nil {
 		return err
 	}
 	if c.Web.Cert == "" {

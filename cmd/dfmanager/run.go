@@ -21,6 +21,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/console"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/node"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/openid"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
@@ -59,6 +60,7 @@ type server struct {
 	name   string // of this manager, another one each time it starts
 	nodes  *node.Server
 	images *registry.Client
+	openid *openid.Provider // nil: none
 	warm   *warm.Pool
 	jobs   *job.Runner
 	debug  *daemon.Debug
@@ -125,11 +127,14 @@ func (c Config) api(s *server, hasher *auth.Hasher, reg prometheus.Registerer, l
 	if err != nil {
 		return nil, fmt.Errorf("registries.open_to: %w", err)
 	}
+	if s.openid, err = c.Auth.OIDC.provider(s.key); err != nil {
+		return nil, err
+	}
 	accounts := account.New(account.Config{Store: s.db, Hasher: hasher, Session: c.Auth.Session.Duration, Log: log})
 	clusters := &cluster.Clusters{Store: s.db, Key: s.key, Changed: s.nodes.Changed}
 	seen := sight.New(c.Cluster.DebugPort)
 	pages := console.Config{
-		Store: s.db, Accounts: accounts, Jobs: s.jobs, Clusters: clusters, Schedulers: s.warm.Schedulers, Sight: seen,
+		Store: s.db, Accounts: accounts, Jobs: s.jobs, Clusters: clusters, Schedulers: s.warm.Schedulers, Sight: seen, Provider: s.openid,
 		NodesPort: port(s.grpcAddr), Facts: c.facts(), Version: version, Log: log,
 	}
 	return web.New(web.Config{
@@ -226,6 +231,9 @@ func (s *server) close() error {
 	}
 	if s.debug != nil {
 		errs = append(errs, s.debug.Close())
+	}
+	if s.openid != nil {
+		s.openid.Close()
 	}
 	errs = append(errs, s.closeJobs())
 	if s.db != nil {

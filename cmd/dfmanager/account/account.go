@@ -19,6 +19,12 @@ import (
 // ErrCredentials says that nobody signs in with these.
 var ErrCredentials = errors.New("these credentials are not good, or not any more")
 
+// ErrDisabled says that this user may not sign in.
+var ErrDisabled = errors.New("this user is disabled")
+
+// elsewhere is why something of a user cannot be changed here.
+const elsewhere = "is the OpenID Connect provider's business: the user signs in there"
+
 // WaitError says that too many sign-ins have failed.
 type WaitError struct{ For time.Duration }
 
@@ -99,19 +105,41 @@ func (a *Accounts) SignIn(ctx context.Context, by store.By, old, name, password 
 	if u, err = a.Check(ctx, by.Remote, name, password); err != nil {
 		return u, "", err
 	}
+	session, err = a.begin(ctx, by, old, u)
+	return u, session, err
+}
+
+// SignInAs begins a session of who has signed in elsewhere: Subject, Name and Role of
+// u count. ErrDisabled says that this manager does not let them in,
+// store.ErrExists that the name is another user's.
+func (a *Accounts) SignInAs(ctx context.Context, by store.By, old string, u store.User) (session string, err error) {
+	if u, err = a.Store.SubjectUser(ctx, store.By{Actor: u.Name, Remote: by.Remote}, u); err != nil {
+		return "", err
+	}
+	if u.Disabled {
+		return "", ErrDisabled
+	}
+	return a.begin(ctx, by, old, u)
+}
+
+// begin begins a session; the one with the hash old ends.
+func (a *Accounts) begin(ctx context.Context, by store.By, old string, u store.User) (string, error) {
 	if old != "" {
 		if err := a.Store.DeleteSession(ctx, by, old); err != nil {
-			return u, "", err
+			return "", err
 		}
 	}
-	session, hash := auth.NewSession()
 	by.Actor = u.Name
-	return u, session, a.Store.CreateSession(ctx, by, u.ID, hash, time.Now().Add(a.Session))
+	session, hash := auth.NewSession()
+	return session, a.Store.CreateSession(ctx, by, u.ID, hash, time.Now().Add(a.Session))
 }
 
 // ChangePassword changes the password of who asks for it. The user's sessions
 // end, but for the one with the hash keep.
 func (a *Accounts) ChangePassword(ctx context.Context, by store.By, u store.User, keep, old, fresh string) error {
+	if u.Subject != "" {
+		return field.Errors{"old": elsewhere}
+	}
 	if _, err := a.Check(ctx, by.Remote, u.Name, old); err != nil {
 		return err
 	}

@@ -51,9 +51,15 @@ func (a *Accounts) ChangeUser(ctx context.Context, by store.By, id int64, p User
 		role := store.Role(*p.Role)
 		change.Role = &role
 		wrong.Check("role", auth.CheckRole(role))
+		if u.Subject != "" {
+			wrong["role"] = elsewhere
+		}
 	}
 	if p.Password != nil {
 		wrong.Check("password", auth.CheckPassword(u.Name, *p.Password))
+		if u.Subject != "" {
+			wrong["password"] = elsewhere
+		}
 	}
 	if err := wrong.Err(); err != nil {
 		return u, err

@@ -14,6 +14,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/cluster"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/openid"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
@@ -28,8 +29,9 @@ type Config struct {
 	Clusters   *cluster.Clusters
 	Schedulers func() []warm.Scheduler // of the standard cluster, as of now
 	Sight      *sight.Sight
-	NodesPort  string // where nodes connect
-	Facts      []Fact // how the manager is configured
+	Provider   *openid.Provider // where people may sign in, too; nil: nowhere
+	NodesPort  string           // where nodes connect
+	Facts      []Fact           // how the manager is configured
 	Version    string
 	Tick       time.Duration // how often live pages look for news; 0: each second
 	Log        *slog.Logger
@@ -61,6 +63,8 @@ func (c *Console) Pages() []web.Page {
 		{Method: "GET", Path: "/assets/{name}", Do: asset},
 		{Method: "GET", Path: "/sign-in", Do: c.signInPage},
 		{Method: "POST", Path: "/sign-in", Do: c.signIn},
+		{Method: "GET", Path: "/sign-in/oidc", Do: c.signInElsewhere},
+		{Method: "GET", Path: openid.CallbackPath, Do: c.cameBack},
 		{Method: "POST", Path: "/sign-out", Role: guest, First: true, Do: c.signOut},
 		{Method: "POST", Path: "/theme", Do: c.setTheme},
 		{Method: "GET", Path: "/password", Role: guest, First: true, Do: c.passwordPage},

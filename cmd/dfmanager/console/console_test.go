@@ -18,7 +18,7 @@ import (
 
 // who may see a page or send its form: at least this role; "" is anybody.
 var who = map[string]store.Role{
-	"GET /assets/{name}": "", "GET /sign-in": "", "POST /sign-in": "", "POST /theme": "",
+	"GET /assets/{name}": "", "GET /sign-in": "", "POST /sign-in": "", "GET /sign-in/oidc": "", "GET /sign-in/oidc/callback": "", "POST /theme": "",
 	"POST /sign-out": "guest", "GET /password": "guest", "POST /password": "guest",
 	"GET /{$}": "guest", "GET /events": "guest", "GET /jobs": "guest", "GET /jobs/events": "guest",
 	"GET /jobs/{id}": "guest", "GET /jobs/{id}/events": "guest", "GET /schedules": "guest", "POST /schedules/{id}/delete": "operator", "GET /clusters": "guest", "POST /clusters": "operator",

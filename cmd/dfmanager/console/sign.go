@@ -15,6 +15,7 @@ import (
 type signForm struct {
 	Name, Next string
 	Problem    string
+	Provider   string // where else people may sign in; "": nowhere
 }
 
 func (c *Console) signInPage(v *web.Visit) error {
@@ -26,6 +27,9 @@ func (c *Console) signInPage(v *web.Visit) error {
 }
 
 func (c *Console) showSignIn(v *web.Visit, status int, form signForm) error {
+	if c.Provider != nil {
+		form.Provider = c.Provider.Host()
+	}
 	return c.show(v, status, frame{Title: "Sign in", Page: "sign-in", Alone: true, Body: form})
 }
 

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"time"
 )
 
@@ -22,17 +23,18 @@ type User struct {
 	Name       string // lower case
 	Role       Role
 	Password   string // hash; "": signs in elsewhere only
+	Subject    string // issuer and subject of an OpenID Connect provider; "": signs in here
 	MustChange bool   // the password, before anything else
 	Disabled   bool
 	Created    time.Time
 	Updated    time.Time
 }
 
-const userColumns = "users.id, users.name, users.role, users.password, users.must_change, users.disabled, users.created, users.updated"
+const userColumns = "users.id, users.name, users.role, users.password, COALESCE(users.subject, ''), users.must_change, users.disabled, users.created, users.updated"
 
 func scanUser(s scanner) (u User, err error) {
 	var created, updated int64
-	err = s.Scan(&u.ID, &u.Name, &u.Role, &u.Password, &u.MustChange, &u.Disabled, &created, &updated)
+	err = s.Scan(&u.ID, &u.Name, &u.Role, &u.Password, &u.Subject, &u.MustChange, &u.Disabled, &created, &updated)
 	u.Created, u.Updated = fromMillis(created), fromMillis(updated)
 	return u, err
 }
@@ -67,8 +69,8 @@ func (db *DB) CreateUser(ctx context.Context, by By, u User) (User, error) {
 
 func insertUser(ctx context.Context, q querier, u User) (User, error) {
 	now := millis(time.Now())
-	return scanUser(q.QueryRowContext(ctx, `INSERT INTO users (name, role, password, must_change, disabled, created, updated)
-		VALUES ($1, $2, $3, $4, $5, $6, $6) RETURNING `+userColumns, u.Name, string(u.Role), u.Password, u.MustChange, u.Disabled, now))
+	return scanUser(q.QueryRowContext(ctx, `INSERT INTO users (name, role, password, must_change, disabled, created, updated, subject)
+		VALUES ($1, $2, $3, $4, $5, $6, $6, NULLIF($7, '')) RETURNING `+userColumns, u.Name, string(u.Role), u.Password, u.MustChange, u.Disabled, now, u.Subject))
 }
 
 // User returns a user.
@@ -84,6 +86,36 @@ func (db *DB) UserByName(ctx context.Context, name string) (User, error) {
 // Users returns a page of all users, in the order in which they were created.
 func (db *DB) Users(ctx context.Context, p Page) ([]User, error) {
 	return list(ctx, db, scanUser, "SELECT "+userColumns+" FROM users WHERE id > $1 ORDER BY id LIMIT $2", p.After, p.Limit)
+}
+
+// SubjectUser returns the user with u's Subject, whose role is u's from now on; the
+// first time it is created, with u's name. ErrExists says that the name is
+// another user's.
+func (db *DB) SubjectUser(ctx context.Context, by By, u User) (known User, err error) {
+	err = db.tx(ctx, func(t *sql.Tx) error {
+		if err := lock(ctx, t, "users"); err != nil {
+			return err
+		}
+		known, err = scanUser(t.QueryRowContext(ctx, "SELECT "+userColumns+" FROM users WHERE subject = $1", u.Subject))
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			if known, err = insertUser(ctx, t, u); err != nil {
+				return err
+			}
+			return note(ctx, t, by, "user.create", u.Name, "role "+string(u.Role)+", signs in as "+u.Subject)
+		case err != nil || known.Disabled || known.Role == u.Role:
+			return err
+		}
+		known, err = scanUser(t.QueryRowContext(ctx, "UPDATE users SET role = $2, updated = $3 WHERE id = $1 RETURNING "+userColumns, known.ID, string(u.Role), millis(time.Now())))
+		if err != nil {
+			return err
+		}
+		if err := someRoot(ctx, t); err != nil {
+			return err
+		}
+		return note(ctx, t, by, "user.change", known.Name, "role "+string(u.Role)+", as the provider says")
+	})
+	return known, err
 }
 
 // UserChange is what of a user is to become something else; nil: nothing.

@@ -57,6 +57,45 @@ func TestUsers(t *testing.T) {
 	})
 }
 
+func TestSubjectUser(t *testing.T) {
+	each(t, func(t *testing.T, db *store.DB) {
+		ctx := t.Context()
+		local := mustUser(t, db, "root", store.Root)
+		anna := store.User{Name: "anna", Role: store.Operator, Subject: "https://id.example 1"}
+		first, err := db.SubjectUser(ctx, by, anna)
+		if diff := cmp.Diff(anna, first, cmpopts.IgnoreFields(store.User{}, "ID", "Created", "Updated")); err != nil || diff != "" {
+			t.Fatalf("the first time: %v %s", err, diff)
+		}
+		anna.Name, anna.Role = "renamed", store.Root
+		again, err := db.SubjectUser(ctx, by, anna)
+		if err != nil || again.ID != first.ID || again.Name != "anna" || again.Role != store.Root {
+			t.Errorf("with another role and name: %+v %v", again, err)
+		}
+		for _, u := range []store.User{{Name: "root", Role: store.Guest, Subject: "https://id.example 2"}, {Name: "anna", Role: store.Guest, Subject: "https://other.example 1"}} {
+			if _, err := db.SubjectUser(ctx, by, u); !errors.Is(err, store.ErrExists) {
+				t.Errorf("%s with another subject: %v", u.Name, err)
+			}
+		}
+		if _, err := db.ChangeUser(ctx, by, local.ID, store.UserChange{Role: p(store.Guest)}); err != nil {
+			t.Fatal(err)
+		}
+		anna.Role = store.Guest
+		if _, err := db.SubjectUser(ctx, by, anna); !errors.Is(err, store.ErrLastRoot) {
+			t.Errorf("the last root: %v", err)
+		}
+		if _, err := db.ChangeUser(ctx, by, local.ID, store.UserChange{Role: p(store.Root)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := db.ChangeUser(ctx, by, first.ID, store.UserChange{Disabled: p(true)}); err != nil {
+			t.Fatal(err)
+		}
+		if u, err := db.SubjectUser(ctx, by, anna); err != nil || !u.Disabled || u.Role != store.Root {
+			t.Errorf("when disabled: %+v %v", u, err)
+		}
+		mustUser(t, db, "another without a subject", store.Guest)
+	})
+}
+
 func TestSomebodyStaysRoot(t *testing.T) {
 	each(t, func(t *testing.T, db *store.DB) {
 		ctx := t.Context()

@@ -26,12 +26,13 @@ type user struct {
 	Role       string    `json:"role"`
 	Disabled   bool      `json:"disabled"`
 	MustChange bool      `json:"must_change_password"`
+	Elsewhere  bool      `json:"signs_in_elsewhere"` // with OpenID Connect
 	Created    time.Time `json:"created_at"`
 	Updated    time.Time `json:"updated_at"`
 }
 
 func showUser(u store.User) user {
-	return user{u.ID, u.Name, string(u.Role), u.Disabled, u.MustChange, u.Created, u.Updated}
+	return user{u.ID, u.Name, string(u.Role), u.Disabled, u.MustChange, u.Subject != "", u.Created, u.Updated}
 }
 
 func (s *Server) users(c *call) (any, error) {
