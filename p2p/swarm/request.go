@@ -22,7 +22,6 @@ type request struct {
 	began       time.Time
 	heard       time.Time
 	check       bool // for the scheduler: nothing is kept
-	doubled     bool // it was late, and its pieces were asked elsewhere
 	early       bool // the parent did not say that it has them
 	through     bool // it lacks some, and is to fetch them
 	vain        bool // and has said meanwhile that it has them no more
@@ -238,7 +237,7 @@ func (b *blob) lacked(p *parent, first, last int) {
 // piece wins.
 func (h *Host) late(b *blob) {
 	for _, r := range slices.Clone(b.under) {
-		if r.from == nil || r.check || r.doubled || h.now.Sub(r.heard) < h.lateness(b, r) {
+		if r.from == nil || r.check || h.now.Sub(r.heard) < h.lateness(b, r) {
 			continue
 		}
 		for i := r.next; i <= r.last; i++ {
@@ -247,7 +246,6 @@ func (h *Host) late(b *blob) {
 			}
 			if p := h.other(b, r.from, i); p != nil {
 				h.ask(b, p, i, i, false)
-				r.doubled = true
 			}
 		}
 	}
