@@ -49,7 +49,7 @@ type Config struct {
 	Deaf               float64       // share of the hosts that know nothing of audits, as before there were any
 	SlowBy             float64       // 20
 	Colluding          bool          // liars all report the same false sums
-	Ahead              time.Duration // by so much they come before all others
+	Ahead              time.Duration // by so much those and slow hosts come before all others
 
 	Schedulers int // 1; with -1 there is none
 	Sched      sched.Config
@@ -140,7 +140,7 @@ func New(cfg Config) *Sim {
 			s.left++
 		}
 		at := time.Duration(s.rand.Float64() * float64(cfg.Join))
-		if !h.nature.lies() {
+		if !h.nature.lies() && h.nature != slow {
 			at += cfg.Ahead
 		}
 		s.clock.after(at, h.join)

@@ -127,7 +127,7 @@ func (s *State) lend(p *peer) {
 			continue
 		}
 		for at := backups; at > backups-most; at-- {
-			if q := l.parents[at]; q != nil && q.role == full {
+			if q := l.parents[at]; q != nil && (q.role == full || q.role == source && w.wanting <= chained) {
 				continue
 			}
 			if q := f.idle(st); q != nil {

@@ -77,7 +77,8 @@
 // becomes its child.
 //
 // A peer that is slow, as its children measured it against the mean of the swarm,
-// may have fewer of them.
+// may have fewer of them. In a small swarm, where all parents of a peer may be slow,
+// one that has no seed among them gets one as the last of those at home.
 //
 // # Sums
 //

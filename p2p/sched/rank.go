@@ -393,4 +393,27 @@ func (s *State) back(p *peer, st int) {
 			add(q)
 		}
 	}
+	if st == max(0, int(p.home)) && p.swarm.wanting <= chained {
+		s.offerSeed(p, st)
+	}
+}
+
+// offerSeed makes a seed the last of p's parents in a stripe, if none is among its
+// parents: p may find that it is much faster than all of them.
+func (s *State) offerSeed(p *peer, st int) {
+	for i := range p.links {
+		for _, q := range p.links[i].parents {
+			if q != nil && q.role == source {
+				return
+			}
+		}
+	}
+	f := search{s: s, p: p, st: st}
+	for _, q := range p.swarm.sources {
+		if f.allowed(q) {
+			s.unlink(p, st, backups)
+			s.attach(p, q, st, backups)
+			return
+		}
+	}
 }

@@ -38,6 +38,7 @@ type blob struct {
 	requests []uint8 // under way, by piece
 	rarity   []uint16
 	flight   int64
+	fed      time.Time  // a piece came last, without those of seeds that were asked for want of others
 	under    []*request // by age
 
 	sums      []p2p.Sum // nil while none is known

@@ -32,6 +32,7 @@ type peer struct {
 	blocked  time.Time     // not asked before
 	failures int           // in a row
 	shunned  time.Time     // it served wrong bytes: not asked before
+	tried    time.Time     // whether it is much faster than others
 }
 
 // A parent is a peer in one swarm.

@@ -150,6 +150,7 @@ func (h *Host) fillRare(b *blob) {
 		h.fillSmall(b)
 		return
 	}
+	h.fillOutrun(b)
 	if h.full(b) {
 		return
 	}
@@ -303,9 +304,12 @@ func (h *Host) fillSmall(b *blob) {
 func (b *blob) ending() bool { return (b.n-b.count)*endingBelow <= b.n }
 
 // starving reports whether so little has been on its way to this host for so long
-// that any source will do.
+// that any source will do. What seeds send on that account does not end it.
 func (h *Host) starving(b *blob, wait time.Duration) bool {
-	last := b.lastMoved()
+	last := b.source.since
+	if b.fed.After(last) {
+		last = b.fed
+	}
 	wait = max(wait, h.pieces(b, fewPieces))
 	if h.meter.rate(h.now) == 0 {
 		wait = max(wait, starveFor) // who knows what the line is worth

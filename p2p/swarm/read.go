@@ -134,7 +134,7 @@ func (h *Host) Filled(now time.Time, d digest.Digest, piece int, sum p2p.Sum, or
 	if b == nil || piece < 0 || piece >= b.n || b.here(piece) {
 		return h.end()
 	}
-	b.source.moved = now
+	b.source.moved, b.fed = now, now
 	switch {
 	case origin:
 		h.fromOrigin(b, piece, sum)

@@ -24,6 +24,9 @@ type accusation struct {
 func (h *Host) arrive(r *request, i int, sum p2p.Sum) {
 	b, from := r.blob, r.from
 	b.source.moved, h.moved = h.now, h.now
+	if from == nil || !from.host.Seed || from.first&(1<<b.Stripe(i)) != 0 {
+		b.fed = h.now
+	}
 	switch {
 	case b.have.has(i), from != nil && (b.held.has(i) || b.audits.has(i)):
 		h.do(Ignore{r.id, i})
