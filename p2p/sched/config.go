@@ -67,6 +67,9 @@ const tick = 5 * time.Millisecond
 // staysLazy is how long one may read lazily and still be about to want all.
 const staysLazy = 2 * time.Second
 
+// renewsIn is how long a host may take to get a new token.
+const renewsIn = 5 * time.Second
+
 const (
 	backups      = 2    // parents of a stripe besides the first
 	chained      = 16   // hosts in a row

@@ -11,7 +11,8 @@ import (
 type place struct {
 	p2p.Origin
 	from    p2p.HostID
-	refused bool // the token does not count, wait for another
+	refused bool      // the token does not count, wait for another
+	asked   time.Time // for that one
 }
 
 // place remembers where a blob can be fetched.
@@ -139,7 +140,8 @@ func (s *State) fromOrigin(p *peer, t p2p.Transfer) {
 }
 
 // refused goes on to the next place where the blob can be fetched, and asks for a
-// new token for this one.
+// new token for this one. Requests that were under way with the old one are refused,
+// too, and say nothing new.
 func (s *State) refused(w *swarm, renew bool) {
 	left := false
 	for i := range w.places {
@@ -150,6 +152,7 @@ func (s *State) refused(w *swarm, renew bool) {
 		if !left {
 			left, p.refused = true, true
 			if renew {
+				p.asked = s.now
 				s.renewToken(w, p.from)
 			}
 			continue
@@ -157,7 +160,7 @@ func (s *State) refused(w *swarm, renew bool) {
 		s.fetch(w)
 		return
 	}
-	if !left || !renew {
+	if !renew || !left && !slices.ContainsFunc(w.places, func(p place) bool { return s.now.Sub(p.asked) < renewsIn }) {
 		s.resign(w)
 	}
 }
