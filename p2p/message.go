@@ -9,7 +9,7 @@ import (
 
 // A Message travels on the one stream between a host and a scheduler, in
 // either direction. Messages are values; who gets one must not change what it
-// points to. The types of this file, of index.go and of
+// points to. The types of this file, of index.go, command.go and
 // profile.go are all there are.
 type Message interface{ message() }
 

@@ -165,7 +165,7 @@ func TestPreheat(t *testing.T) {
 	r := origintest.New(t, origintest.Options{Auth: origintest.Bearer, Users: map[string]string{"robot": "secret"}})
 	s := cluster.Scheduler()
 	cluster.Seed(r.Host(), s.Addr)
-	f := cluster.Files("manager", wire.RoleHost)
+	f := cluster.Files("manager", wire.RoleManager)
 	cfg := testConfig(storetest.SQLite(t))
 	cfg.Cluster.Schedulers = []string{s.Addr}
 	cfg.TLS.CA, cfg.TLS.Cert, cfg.TLS.Key = f.CA, f.Cert, f.Key

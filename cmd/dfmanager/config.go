@@ -29,7 +29,6 @@ type Config struct {
 // ClusterConfig names a cluster that has not joined this manager.
 type ClusterConfig struct {
 	Schedulers []string `toml:"schedulers" comment:"Images are preheated by the schedulers that have joined a cluster. If the default one knows nothing of this\nmanager: its schedulers, such as [\"sched-0.example:8002\"], with its certificates in [tls]."`
-	DebugPort  int      `toml:"debug_port" comment:"Of the schedulers' debug.listen, where the console reads hosts, swarms and bans."`
 }
 
 // JobsConfig bounds preheat jobs.
@@ -98,7 +97,7 @@ func DefaultConfig() Config {
 		Web:      WebConfig{Proxies: []string{}, Rate: 100},
 		KeyFile:  "/var/lib/dfmanager/secret.key",
 		Auth:     AuthConfig{Session: Duration{12 * time.Hour}, OIDC: defaultOIDC()},
-		Cluster:  ClusterConfig{Schedulers: []string{}, DebugPort: 65005},
+		Cluster:  ClusterConfig{Schedulers: []string{}},
 		Jobs: JobsConfig{
 			Concurrent: 4, Timeout: Duration{25 * time.Minute}, Keep: Duration{30 * 24 * time.Hour}, Platforms: []string{},
 		},
@@ -150,9 +149,6 @@ func (c Config) validateJobs(bad func(key, format string, args ...any)) {
 		if !daemon.IsDialable(s) {
 			bad("cluster.schedulers", "%q is not host:port, such as scheduler-0:8002", s)
 		}
-	}
-	if c.Cluster.DebugPort < 1 || c.Cluster.DebugPort > 65535 {
-		bad("cluster.debug_port", "%d is not a port", c.Cluster.DebugPort)
 	}
 	if c.Jobs.Concurrent < 1 || c.Jobs.Concurrent > 1000 {
 		bad("jobs.concurrent", "%d is not from 1 to 1000", c.Jobs.Concurrent)

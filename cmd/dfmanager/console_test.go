@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -33,14 +32,7 @@ func TestConsole(t *testing.T) {
 	members.Seed(r.Host(), s.Addr)
 	cfg := testConfig(storetest.SQLite(t))
 	cfg.Cluster.Schedulers, cfg.Web.Rate = []string{s.Addr}, 10_000
-	_, port, err := net.SplitHostPort(s.Debug)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cfg.Cluster.DebugPort, err = strconv.Atoi(port); err != nil {
-		t.Fatal(err)
-	}
-	f := members.Files("manager", wire.RoleHost)
+	f := members.Files("manager", wire.RoleManager)
 	cfg.TLS.CA, cfg.TLS.Cert, cfg.TLS.Key = f.CA, f.Cert, f.Key
 	m, _ := start(t, cfg, rootPassword)
 	v := visit(t, "http://"+m.ln.Addr().String())

@@ -34,7 +34,7 @@ func (s *server) openJobs(c Config, reg prometheus.Registerer, log *slog.Logger)
 	config := warm.Config{Schedulers: c.Cluster.Schedulers, Name: p2p.HostID(s.name), Log: log}
 	id := s.nodes.Own()
 	if len(c.Cluster.Schedulers) > 0 {
-		if id, err = c.TLS.Identity(wire.RoleHost, log); err != nil {
+		if id, err = c.TLS.Identity(wire.RoleManager, log); err != nil {
 			return err
 		}
 		config.Identity = id

@@ -44,7 +44,7 @@ printed, and has to be changed at the first sign-in.`,
 
 // probe reads the certificates.
 func probe(c Config, log *slog.Logger) error {
-	if _, err := c.TLS.Identity(wire.RoleHost, log); err != nil {
+	if _, err := c.TLS.Identity(wire.RoleManager, log); err != nil {
 		return err
 	}
 	if _, err := roots("registries.ca", c.Registries.CA); err != nil {

@@ -132,7 +132,7 @@ func (c Config) api(s *server, hasher *auth.Hasher, reg prometheus.Registerer, l
 	}
 	accounts := account.New(account.Config{Store: s.db, Hasher: hasher, Session: c.Auth.Session.Duration, Log: log})
 	clusters := &cluster.Clusters{Store: s.db, Key: s.key, Changed: s.nodes.Changed}
-	seen := sight.New(c.Cluster.DebugPort)
+	seen := sight.New(s.warm)
 	pages := console.Config{
 		Store: s.db, Accounts: accounts, Jobs: s.jobs, Clusters: clusters, Schedulers: s.warm.Schedulers, Sight: seen, Provider: s.openid,
 		NodesPort: port(s.grpcAddr), Facts: c.facts(), Version: version, Log: log,

@@ -34,6 +34,7 @@ type hub struct {
 	indexes  *sched.Indexes
 	profiles *sched.Profiles
 	sessions map[p2p.HostID]*session
+	commands uint64 // counts them
 	streams  map[netip.Addr]int
 	members  map[p2p.HostID]*member   // who has, or had lately, a stream
 	swept    time.Time                // when members was cleared of those who had
@@ -129,7 +130,7 @@ func (h *hub) says(s *session, m p2p.Message) error {
 	if h.sessions[s.host] != s {
 		return context.Cause(s.ctx) // another one took its place
 	}
-	if h.ofIndexes(s, m) || h.ofProfiles(s, m) {
+	if h.ofIndexes(s, m) || h.ofProfiles(s, m) || h.ofCommands(s, m) {
 		return nil
 	}
 	return h.handle(s.host, m)
@@ -153,6 +154,7 @@ func (h *hub) handle(id p2p.HostID, m p2p.Message) error {
 func (h *hub) gone(s *session) p2p.HostID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.deserted(s)
 	if s.host != "" && h.sessions[s.host] == s {
 		delete(h.sessions, s.host)
 		h.deliver(h.state.Disconnect(time.Now(), s.host))

@@ -69,6 +69,8 @@ func sizeOf(m p2p.Message) int {
 		if m.Profile != nil {
 			n += 8 * len(m.Profile.Runs)
 		}
+	case p2p.Command:
+		n += len(m.Origin.Repository)
 	case p2p.Fetch:
 		n += len(m.Origin.Token)
 	}

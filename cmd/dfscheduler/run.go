@@ -79,6 +79,7 @@ func open(c Config, log *slog.Logger) (*server, error) {
 		s.gate.speaks(stream.Caller())
 		return s.hub.serve(stream)
 	})
+	wire.RegisterOverseer(s.grpc, s.hub, s.gate.speaks)
 	go func() {
 		err := s.grpc.Serve(s.gate)
 		if errors.Is(err, grpc.ErrServerStopped) { // before it had begun

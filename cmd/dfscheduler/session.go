@@ -27,14 +27,15 @@ const (
 
 // session is one host's stream.
 type session struct {
-	hub    *hub
-	stream *wire.HostStream
-	out    *outbox
-	ctx    context.Context // of the session; its cause is how the stream ends
-	end    context.CancelCauseFunc
-	host   p2p.HostID // once it has announced itself; guarded by hub.mu
-	seed   bool       // likewise
-	heard  chan error // how receive has ended
+	hub      *hub
+	stream   *wire.HostStream
+	out      *outbox
+	ctx      context.Context // of the session; its cause is how the stream ends
+	end      context.CancelCauseFunc
+	host     p2p.HostID                    // once it has announced itself; guarded by hub.mu
+	seed     bool                          // likewise
+	commands map[uint64]chan<- wire.Obeyed // that it was given and has not answered; guarded by hub.mu
+	heard    chan error                    // how receive has ended
 
 	// for the receiver only
 	member     *member // what counts against its limits
@@ -50,7 +51,7 @@ func (h *hub) serve(stream *wire.HostStream) error {
 		return err
 	}
 	defer h.leave(addr)
-	s := &session{hub: h, stream: stream, out: newOutbox(), heard: make(chan error, 1)}
+	s := &session{hub: h, stream: stream, out: newOutbox(), heard: make(chan error, 1), commands: map[uint64]chan<- wire.Obeyed{}}
 	s.ctx, s.end = context.WithCancelCause(stream.Context())
 	stopped := context.AfterFunc(h.ctx, func() { s.end(errStopping) })
 	defer stopped()

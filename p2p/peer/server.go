@@ -63,7 +63,7 @@ type Server struct {
 }
 
 // Serve answers on ln, which it takes over, until Close. With an Identity only
-// hosts and seeds of the cluster are let in.
+// hosts and seeds of the cluster are let in, and its manager, which looks at what they have.
 func Serve(ln net.Listener, c ServerConfig) (*Server, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -90,7 +90,7 @@ func Serve(ln net.Listener, c ServerConfig) (*Server, error) {
 		return nil, errors.Join(err, ln.Close())
 	}
 	if c.Identity != nil {
-		ln = tls.NewListener(ln, c.Identity.Server(wire.RoleHost, wire.RoleSeed))
+		ln = tls.NewListener(ln, c.Identity.Server(wire.RoleHost, wire.RoleSeed, wire.RoleManager))
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.http = s.newHTTP()

@@ -69,13 +69,13 @@ func (c *Conn) connect(ctx context.Context) {
 // Close ends the connection and all that runs over it.
 func (c *Conn) Close() error { return c.cc.Close() }
 
-// NewServer makes a gRPC server for [Register] with the limits of this protocol:
-// one stream to a connection, small buffers, and hosts that no longer answer
+// NewServer makes a gRPC server for [Register] and [RegisterOverseer] with the limits of this protocol:
+// few streams to a connection, small buffers, and hosts that no longer answer
 // are gone within ten seconds. With id nil it is plain text.
 func NewServer(id *Identity) *grpc.Server {
 	var config *tls.Config
 	if id != nil {
-		config = id.Server(RoleHost, RoleSeed)
+		config = id.Server(RoleHost, RoleSeed, RoleManager)
 	}
 	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),

@@ -58,6 +58,8 @@ func (r *reader) hostMessage(m *pb.ToScheduler) p2p.Message {
 		return p2p.Learn{Profile: r.profile(m.Learn.GetProfile()), Again: m.Learn.GetAgain()}
 	case *pb.ToScheduler_Recall:
 		return p2p.Recall{Layer: r.digest(m.Recall.GetLayer()), Image: r.digest(m.Recall.GetImage())}
+	case *pb.ToScheduler_Done:
+		return p2p.Done{ID: m.Done.GetId(), Failed: r.text(m.Done.GetFailed(), maxReason)}
 	}
 	return nil
 }
@@ -138,6 +140,8 @@ func (r *reader) schedulerMessage(m *pb.ToHost) p2p.Message {
 		return p2p.Check{Digest: r.digest(c.GetDigest()), Piece: r.piece(c.GetPiece()), Parent: r.host(c.GetParent())}
 	case *pb.ToHost_Audit:
 		return p2p.Audit{Digest: r.digest(m.Audit.GetDigest()), Pieces: r.pieces(m.Audit.GetPieces()), Reason: r.text(m.Audit.GetReason(), maxReason)}
+	case *pb.ToHost_Command:
+		return r.command(m.Command)
 	case *pb.ToHost_Gone:
 		return p2p.Gone{Host: r.hostID(m.Gone.GetHost()), Reason: r.text(m.Gone.GetReason(), maxReason)}
 	case *pb.ToHost_Digests:
@@ -150,6 +154,10 @@ func (r *reader) schedulerMessage(m *pb.ToHost) p2p.Message {
 		return r.recalled(m.Recalled)
 	}
 	return nil
+}
+
+func (r *reader) command(c *pb.Command) p2p.Command {
+	return p2p.Command{ID: c.GetId(), Blob: r.blob(c.GetBlob()), Origin: r.origin(c.GetOrigin()), Remove: c.GetRemove()}
 }
 
 func (r *reader) parents(p *pb.Parents) p2p.Parents {

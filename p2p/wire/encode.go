@@ -68,10 +68,16 @@ func (w writer) hostMessage(m p2p.Message) *pb.ToScheduler {
 		out.Message = &pb.ToScheduler_Learn{Learn: &pb.Learn{Profile: profile(m.Profile), Again: m.Again}}
 	case p2p.Recall:
 		out.Message = &pb.ToScheduler_Recall{Recall: &pb.Recall{Layer: m.Layer.String(), Image: m.Image.String()}}
+	case p2p.Done:
+		out.Message = &pb.ToScheduler_Done{Done: &pb.Done{Id: m.ID, Failed: plain(m.Failed)}}
 	default:
 		panic(fmt.Sprintf("wire: a host does not say %T", m))
 	}
 	return out
+}
+
+func (w writer) command(c p2p.Command) *pb.Command {
+	return &pb.Command{Id: c.ID, Blob: blob(c.Blob), Origin: w.origin(c.Origin), Remove: c.Remove}
 }
 
 // toHost writes what a scheduler says, in one part or more.
@@ -107,6 +113,8 @@ func (w writer) schedulerMessage(m p2p.Message) *pb.ToHost {
 		out.Message = &pb.ToHost_Check{Check: &pb.Check{Digest: m.Digest.String(), Piece: uint32(m.Piece), Parent: host(m.Parent)}}
 	case p2p.Audit:
 		out.Message = &pb.ToHost_Audit{Audit: &pb.Audit{Digest: m.Digest.String(), Pieces: pieces(m.Pieces), Reason: m.Reason}}
+	case p2p.Command:
+		out.Message = &pb.ToHost_Command{Command: w.command(m)}
 	case p2p.Gone:
 		out.Message = &pb.ToHost_Gone{Gone: &pb.Gone{Host: string(m.Host), Reason: m.Reason}}
 	case p2p.Indexes:

@@ -18,7 +18,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/internal/pb"
 )
 
-// Caller is who is at the other end of a host's stream.
+// Caller is who is at the other end of a connection.
 type Caller struct {
 	Addr netip.Addr // as this side sees it; invalid if it is none
 	Port uint16     // of the connection
@@ -45,22 +45,29 @@ func Register(s grpc.ServiceRegistrar, serve func(*HostStream) error) {
 }
 
 func (s *service) Link(stream grpc.BidiStreamingServer[pb.ToScheduler, pb.ToHost]) error {
-	p, ok := grpcpeer.FromContext(stream.Context())
-	if !ok {
-		return status.Error(codes.Internal, "no peer")
+	c, secure, err := callerOf(stream.Context())
+	if err != nil {
+		return err
 	}
-	var c Caller
+	return s.serve(&HostStream{stream: stream, caller: c, w: writer{secure}})
+}
+
+// callerOf is who makes a call, and whether by TLS.
+func callerOf(ctx context.Context) (c Caller, secure bool, err error) {
+	p, ok := grpcpeer.FromContext(ctx)
+	if !ok {
+		return c, false, status.Error(codes.Internal, "no peer")
+	}
 	if tcp, ok := p.Addr.(*net.TCPAddr); ok {
 		c.Addr, c.Port = tcp.AddrPort().Addr().Unmap().WithZone(""), tcp.AddrPort().Port()
 	}
 	info, secure := p.AuthInfo.(credentials.TLSInfo)
 	if secure {
-		var err error
 		if c.Name, err = Who(&info.State); err != nil {
-			return status.Error(codes.Unauthenticated, err.Error())
+			return c, true, status.Error(codes.Unauthenticated, err.Error())
 		}
 	}
-	return s.serve(&HostStream{stream: stream, caller: c, w: writer{secure}})
+	return c, secure, nil
 }
 
 // Context ends with the stream.

@@ -23,6 +23,7 @@ const (
 	RoleHost      Role = "host"
 	RoleSeed      Role = "seed"
 	RoleScheduler Role = "scheduler"
+	RoleManager   Role = "manager"
 )
 
 // Name is who a certificate names.
@@ -52,8 +53,8 @@ func NameOf(c *x509.Certificate) (Name, error) {
 	if units := c.Subject.OrganizationalUnit; len(units) == 1 {
 		n.Role = Role(units[0])
 	}
-	if !slices.Contains([]Role{RoleHost, RoleSeed, RoleScheduler}, n.Role) {
-		return Name{}, fmt.Errorf("%w: organizational unit of %s is %.100q, not host, seed or scheduler", ErrCertificate, n.ID, c.Subject.OrganizationalUnit)
+	if !slices.Contains([]Role{RoleHost, RoleSeed, RoleScheduler, RoleManager}, n.Role) {
+		return Name{}, fmt.Errorf("%w: organizational unit of %s is %.100q, not host, seed, scheduler or manager", ErrCertificate, n.ID, c.Subject.OrganizationalUnit)
 	}
 	return n, nil
 }

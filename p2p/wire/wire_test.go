@@ -71,6 +71,7 @@ var fromHost = []p2p.Message{
 	p2p.Learn{Profile: layerProfile},
 	p2p.Learn{Profile: p2p.Profile{Layer: blob.Digest, Index: layerIndex.ID}, Again: true},
 	p2p.Recall{Layer: blob.Digest, Image: layerProfile.Image},
+	p2p.Done{ID: 7, Failed: "no room"},
 }
 
 var layerProfile = p2p.Profile{
@@ -95,6 +96,7 @@ var fromScheduler = []p2p.Message{
 	p2p.Ask{Digest: blob.Digest},
 	p2p.Check{Digest: blob.Digest, Piece: 3, Parent: host("c")},
 	p2p.Audit{Digest: blob.Digest, Pieces: []int{7, 39}, Reason: "in doubt"},
+	p2p.Command{ID: 7, Blob: blob, Origin: origin, Remove: true},
 	p2p.Gone{Host: "c", Reason: "served wrong bytes"},
 	p2p.Indexes{Layers: []digest.Digest{blob.Digest, layerIndex.ID}, Found: []p2p.Index{layerIndex}},
 	p2p.Distrust{Layer: blob.Digest, ID: layerIndex.ID, Reason: "another tree"},

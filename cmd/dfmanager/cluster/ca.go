@@ -110,10 +110,7 @@ func (a *CA) Issue(key any, id p2p.HostID, role wire.Role) (cert []byte, until t
 
 func (a *CA) issue(key any, id p2p.HostID, role wire.Role) (der []byte, until time.Time, err error) {
 	now := time.Now()
-	usage := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	if role == wire.RoleHost || role == wire.RoleSeed || role == wire.RoleScheduler {
-		usage = append(usage, x509.ExtKeyUsageClientAuth) // to renew it, a scheduler is a client of the manager
-	}
+	usage := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} // to renew it, a scheduler is a client, too
 	until = now.Add(CertificateLife).Truncate(time.Second)
 	der, err = x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: string(id), OrganizationalUnit: []string{string(role)}},

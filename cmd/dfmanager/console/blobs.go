@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
@@ -119,7 +121,7 @@ func (c *Console) blobFrame(ctx context.Context, v *web.Visit) (f frame, err err
 	for _, s := range m.Schedulers {
 		names = append(names, s.Name)
 	}
-	if d.Blob, d.Found, err = c.Sight.Blob(ctx, names, d.Digest); errors.Is(err, sight.ErrUnseen) {
+	if d.Blob, d.Found, err = c.Sight.Blob(ctx, k.ID, names, digest.Digest(d.Digest)); errors.Is(err, sight.ErrUnseen) {
 		d.Unseen, err = err.Error(), nil
 	}
 	if err != nil {

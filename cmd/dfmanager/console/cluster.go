@@ -15,10 +15,9 @@ import (
 
 // schedulerView is a scheduler, and what it sees if that could be read.
 type schedulerView struct {
-	Name  string
-	Up    bool // it can be reached
-	Seen  *sight.Scheduler
-	Where string // it would show what it sees
+	Name string
+	Up   bool // it can be reached
+	Seen *sight.Scheduler
 }
 
 // membersView is the schedulers of a cluster, and what they see together.
@@ -48,9 +47,9 @@ func (c *Console) members(ctx context.Context, k store.Cluster) (v membersView, 
 	for _, s := range v.Schedulers {
 		names = append(names, s.Name)
 	}
-	v.Sees = c.Sight.Gather(ctx, names)
+	v.Sees = c.Sight.Gather(ctx, k.ID, names)
 	for i := range v.Schedulers {
-		v.Schedulers[i].Seen, v.Schedulers[i].Where = v.Sees.Schedulers[v.Schedulers[i].Name], c.Sight.URL(v.Schedulers[i].Name)
+		v.Schedulers[i].Seen = v.Sees.Schedulers[v.Schedulers[i].Name]
 	}
 	return v, nil
 }

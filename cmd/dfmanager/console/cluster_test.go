@@ -60,10 +60,11 @@ func TestClusterThatHasNotJoined(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	guest := e.session("guest")
-	e.shows(e.do("/clusters/1", nil, guest), 200, "cannot be read from here", "no such nodes")
-	e.shows(e.do("/clusters/1/blobs", nil, guest), 200, "cannot be read from here")
+	e.seen.Away(scheduler)
+	e.shows(e.do("/clusters/1", nil, guest), 200, "cannot be asked what it sees (connection refused)", "no such nodes")
+	e.shows(e.do("/clusters/1/blobs", nil, guest), 200, "cannot be asked what it sees")
 	e = newEnv(t)
-	e.seen = sees
+	e.seen.Set("", sees)
 	guest = e.session("guest")
 	e.shows(e.do("/clusters/1", nil, guest), 200, "node-1", "seed-0", "have not joined", "served &lt;wrong&gt; bytes", "2030-01-02 03:04:05", "1 of 1")
 	if r := e.do("/clusters/99", nil, guest); r.status != 404 {
@@ -74,7 +75,7 @@ func TestClusterThatHasNotJoined(t *testing.T) {
 func TestNodes(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	e.seen = sees
+	e.seen.Set("", sees)
 	n, other := e.joins("node-1", "host", "192.0.2.1:65002"), e.joins("seed-7", "seed", "192.0.2.7:65002")
 	ctx, now := t.Context(), time.Now()
 	loads := []store.Load{{Node: n.ID, At: now, Peers: 3 << 20, Origin: 5 << 20, Sent: 7 << 20, Kept: 11 << 30, Uploads: 13, Waiting: 17}, {Node: other.ID, At: now.Add(-time.Hour), Sent: 19 << 20, Kept: 23 << 30}}
@@ -179,9 +180,9 @@ func TestJoinTokens(t *testing.T) {
 func TestBlobsAndImages(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	e.seen = sees
-	e.blob = `{"Blob":{"Digest":"sha256:layer","Size":1048576},"State":"held","Owner":"seed-0","Complete":1,"Pieces":4,"Hosts":[
-		{"ID":"node-1","Wants":true,"Have":3,"Runs":[[0,1],[3,3]],"Parents":["","seed-0"]},{"ID":"seed-0","Seed":true,"Have":4,"Runs":[[0,3]],"Children":2}]}`
+	e.seen.Set("", sees)
+	e.seen.Set("sha256:layer", `{"Blob":{"Digest":"sha256:layer","Size":1048576},"State":"held","Owner":"seed-0","Complete":1,"Pieces":4,"Hosts":[
+		{"ID":"node-1","Wants":true,"Have":3,"Runs":[[0,1],[3,3]],"Parents":["","seed-0"]},{"ID":"seed-0","Seed":true,"Have":4,"Runs":[[0,3]],"Children":2}]}`)
 	guest := e.session("guest")
 	e.shows(e.do("/images", nil, guest), 200, "No image has been preheated")
 	j := e.job("team/app")

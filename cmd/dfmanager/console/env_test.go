@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -14,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/account"
@@ -24,6 +24,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight/sighttest"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store/storetest"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
@@ -32,7 +33,10 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
 
-const password = "correct horse"
+const (
+	password  = "correct horse"
+	scheduler = "192.0.2.7:8002" // of the first cluster
+)
 
 var hash = sync.OnceValue(func() string {
 	h, err := auth.NewHasher().Hash(context.Background(), password)
@@ -58,33 +62,19 @@ type env struct {
 	url     string
 	pages   *console.Console
 	users   map[string]store.User
-	debug   *httptest.Server // of the scheduler
-	seen    string           // what that shows at /debug.json
-	blob    string           // and of the blob sha256:layer
+	seen    *sighttest.Schedulers
 	handler *web.Server
 }
 
 func newEnv(t *testing.T) *env {
 	t.Helper()
-	e := &env{t: t, db: storetest.Open(t, storetest.SQLite(t)), users: map[string]store.User{}}
-	e.debug = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.URL.Path == "/debug.json":
-			_, _ = io.WriteString(w, e.seen)
-		case r.URL.Path == "/debug/blobs/sha256:layer" && e.blob != "":
-			_, _ = io.WriteString(w, e.blob)
-		default:
-			http.NotFound(w, r)
-		}
-	}))
-	t.Cleanup(e.debug.Close)
-	at := e.debug.Listener.Addr().String()
+	e := &env{t: t, db: storetest.Open(t, storetest.SQLite(t)), users: map[string]store.User{}, seen: sighttest.New(map[digest.Digest]string{"": "{}"})}
 	log := slog.New(slog.DiscardHandler)
 	accounts := account.New(account.Config{Store: e.db, Hasher: auth.NewHasher(), Session: time.Hour, Log: log})
 	clusters := &cluster.Clusters{Store: e.db, Key: key(t)}
-	seen := sight.New(e.debug.Listener.Addr().(*net.TCPAddr).Port)
+	seen := sight.New(e.seen)
 	e.pages = console.New(console.Config{
-		Store: e.db, Accounts: accounts, Jobs: e.runner(), Clusters: clusters, Schedulers: func() []warm.Scheduler { return []warm.Scheduler{{Name: at, Up: true}} },
+		Store: e.db, Accounts: accounts, Jobs: e.runner(), Clusters: clusters, Schedulers: func() []warm.Scheduler { return []warm.Scheduler{{Name: scheduler, Up: true}} },
 		Sight: seen, NodesPort: "65003", Tick: 10 * time.Millisecond, Version: "test", Log: log,
 	})
 	first, err := cluster.New(cluster.Standard, clusters.Key)

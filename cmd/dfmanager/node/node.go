@@ -298,7 +298,7 @@ func (s *Server) read(ctx context.Context, id int64) error {
 		g = &group{id: id, hash: manage.CAOf(c.CA), ca: ca, changed: make(chan struct{})}
 	}
 	if g.cert == nil || time.Since(g.cert.Leaf.NotBefore) > reissue {
-		if g.cert, err = g.ca.Own(p2p.HostID(s.Name), manage.RoleManager); err != nil {
+		if g.cert, err = g.ca.Own(p2p.HostID(s.Name), wire.RoleManager); err != nil {
 			return err
 		}
 	}
@@ -327,12 +327,12 @@ func (s *Server) Own() *wire.Identity {
 
 // belong makes this manager a host of a cluster.
 func (s *Server) belong(g *group, o manage.Orders) error {
-	cert, err := g.ca.Own(p2p.HostID(s.Name), wire.RoleHost)
+	cert, err := g.ca.Own(p2p.HostID(s.Name), wire.RoleManager)
 	if err != nil {
 		return err
 	}
 	if g.own == nil {
-		g.own = wire.Held(wire.Name{ID: p2p.HostID(s.Name), Role: wire.RoleHost}, s.Log)
+		g.own = wire.Held(wire.Name{ID: p2p.HostID(s.Name), Role: wire.RoleManager}, s.Log)
 	}
 	g.own.Set(cert, g.ca.Pool())
 	g.own.Block(o.Blocked)

@@ -311,7 +311,7 @@ func TestJoinIsRefused(t *testing.T) {
 			{many, host, "has a node with the name h-1"},
 			{many, wire.Name{ID: "h-2", Role: wire.RoleScheduler}, "is for a host"},
 			{many, wire.Name{ID: "h 2", Role: wire.RoleHost}, "name"},
-			{many, wire.Name{ID: "h-2", Role: manage.RoleManager}, "not host, seed or scheduler"},
+			{many, wire.Name{ID: "h-2", Role: wire.RoleManager}, "not host, seed or scheduler"},
 			{e.token(store.JoinToken{Role: "host", Expires: time.Now().Add(-time.Second)}), host, "has expired"},
 			{made, host, "is not known"},
 			{foreign, host, "another manager"},

@@ -30,13 +30,13 @@ type Found struct {
 const atOnce = 8
 
 // Find returns which hosts have blobs, as the schedulers of a cluster see them.
-func (s *Sight) Find(ctx context.Context, schedulers []string, blobs []p2p.Blob) (f Found, err error) {
+func (s *Sight) Find(ctx context.Context, cluster int64, schedulers []string, blobs []p2p.Blob) (f Found, err error) {
 	seen, unseen := make([]Blob, len(blobs)), make([]bool, len(blobs))
 	var g errgroup.Group
 	g.SetLimit(atOnce)
 	for i, b := range blobs {
 		g.Go(func() (err error) {
-			seen[i], _, err = s.Blob(ctx, schedulers, string(b.Digest))
+			seen[i], _, err = s.Blob(ctx, cluster, schedulers, b.Digest)
 			if unseen[i] = errors.Is(err, ErrUnseen); unseen[i] {
 				return nil
 			}

@@ -8,16 +8,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"net/url"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
 
 // Scheduler is what one sees.
@@ -88,20 +86,31 @@ type Holder struct {
 }
 
 const (
-	askWait  = time.Second
+	askWait  = 2 * time.Second
 	askEvery = 2 * time.Second
-	maxSeen  = 64 << 20
 )
+
+// Source asks a scheduler of a cluster what it sees: JSON of a swarm or, where d is
+// "", of all, or wire.ErrNoSwarm. warm.Pool is one.
+type Source interface {
+	See(ctx context.Context, cluster int64, scheduler string, d digest.Digest) ([]byte, error)
+}
 
 // Sight asks schedulers what they see, and remembers it for a moment: all who look
 // share that. It may be used concurrently.
 type Sight struct {
-	client *http.Client
-	port   string
+	source Source
 
 	mu     sync.Mutex // guards what follows
-	all    map[string]*answer
+	all    map[question]*answer
 	pruned time.Time
+}
+
+// question is what is asked of which scheduler.
+type question struct {
+	cluster   int64
+	scheduler string
+	digest    digest.Digest
 }
 
 // answer is what a scheduler said last.
@@ -113,63 +122,35 @@ type answer struct {
 }
 
 // ErrUnseen reports that a scheduler cannot be asked what it sees.
-var ErrUnseen = errors.New("what the scheduler sees cannot be read from here")
+var ErrUnseen = errors.New("the scheduler cannot be asked what it sees")
 
-// New makes a Sight of schedulers that show what they see at port.
-func New(port int) *Sight {
-	return &Sight{
-		client: &http.Client{Timeout: askWait, Transport: &http.Transport{DisableKeepAlives: true}}, // no proxy: they are members
-		port:   strconv.Itoa(port), all: map[string]*answer{},
-	}
-}
-
-// URL is where a scheduler shows what it sees.
-func (s *Sight) URL(scheduler string) string { return s.url(scheduler, "/debug.json") }
-
-func (s *Sight) url(scheduler, path string) string {
-	host, _, err := net.SplitHostPort(scheduler)
-	if err != nil {
-		host = scheduler
-	}
-	return "http://" + net.JoinHostPort(host, s.port) + path
-}
-
-// Look returns what a scheduler sees, nil if it cannot be read.
-func (s *Sight) Look(ctx context.Context, scheduler string) *Scheduler {
-	got, err := read[Scheduler](ctx, s, s.URL(scheduler))
-	if err != nil {
-		return nil
-	}
-	return got
-}
+// New makes a Sight.
+func New(s Source) *Sight { return &Sight{source: s, all: map[question]*answer{}} }
 
 // Blob returns the swarm of a blob, of whichever of the schedulers has it; false
 // if there is none. ErrUnseen reports that some could not be asked, and the others
 // have none.
-func (s *Sight) Blob(ctx context.Context, schedulers []string, digest string) (b Blob, found bool, err error) {
-	for _, name := range p2p.Rendezvous(digest, schedulers) {
-		got, e := read[Blob](ctx, s, s.url(name, "/debug/blobs/"+url.PathEscape(digest)))
+func (s *Sight) Blob(ctx context.Context, cluster int64, schedulers []string, d digest.Digest) (b Blob, found bool, err error) {
+	for _, name := range p2p.Rendezvous(string(d), schedulers) {
+		got, e := read[Blob](ctx, s, question{cluster, name, d})
 		switch {
 		case e == nil:
 			return *got, true, nil
-		case !errors.Is(e, errNone):
-			err = fmt.Errorf("%w: %s", ErrUnseen, name)
+		case !errors.Is(e, wire.ErrNoSwarm):
+			err = fmt.Errorf("%w: %s: %w", ErrUnseen, name, e)
 		}
 	}
 	return b, false, err
 }
 
-// errNone is a 404.
-var errNone = errors.New("there is no such thing")
-
 // read reads JSON, of now or of a moment ago.
-func read[T any](ctx context.Context, s *Sight, url string) (*T, error) {
-	v := s.answer(url)
+func read[T any](ctx context.Context, s *Sight, q question) (*T, error) {
+	v := s.answer(q)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if time.Since(v.at) >= askEvery {
 		got := new(T)
-		err := s.ask(ctx, url, got)
+		err := s.ask(ctx, q, got)
 		if err != nil && ctx.Err() != nil {
 			return nil, ctx.Err() // who asked has left; the next one asks again
 		}
@@ -183,64 +164,63 @@ func read[T any](ctx context.Context, s *Sight, url string) (*T, error) {
 
 const forget = time.Minute
 
-func (s *Sight) answer(url string) *answer {
+func (s *Sight) answer(q question) *answer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now := time.Now(); now.Sub(s.pruned) > forget {
-		s.all, s.pruned = map[string]*answer{}, now
+		s.all, s.pruned = map[question]*answer{}, now
 	}
-	v := s.all[url]
+	v := s.all[q]
 	if v == nil {
 		v = &answer{}
-		s.all[url] = v
+		s.all[q] = v
 	}
 	return v
 }
 
-func (s *Sight) ask(ctx context.Context, url string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+func (s *Sight) ask(ctx context.Context, q question, into any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, askWait, errSilent)
+	defer cancel()
+	text, err := s.source.See(ctx, q.cluster, q.scheduler, q.digest)
 	if err != nil {
+		if errors.Is(context.Cause(ctx), errSilent) {
+			err = errSilent
+		}
 		return err
 	}
-	resp, err := s.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	switch {
-	case resp.StatusCode == http.StatusNotFound:
-		return errNone
-	case resp.StatusCode != http.StatusOK:
-		return errors.New(resp.Status)
-	}
-	return json.NewDecoder(io.LimitReader(resp.Body, maxSeen)).Decode(into)
+	return json.Unmarshal(text, into)
 }
+
+var errSilent = errors.New("it does not answer")
 
 // Cluster is what the schedulers of a cluster see together.
 type Cluster struct {
 	Schedulers map[string]*Scheduler // nil: it could not be read
-	Blind      []string              // where schedulers would show what they see
-	Hosts      []Host                // seeds first, then who serves most
-	Swarms     []Swarm               // stuck ones first, then those most want
+	Blind      []Blind
+	Hosts      []Host  // seeds first, then who serves most
+	Swarms     []Swarm // stuck ones first, then those most want
 	Bans       []Ban
 	Seeds      int
 }
 
+// Blind is a scheduler that could not be asked, and why.
+type Blind struct{ Scheduler, Why string }
+
 // Gather returns what all schedulers see: a host is connected to each of them, and
 // a blob has one.
-func (s *Sight) Gather(ctx context.Context, schedulers []string) Cluster {
+func (s *Sight) Gather(ctx context.Context, cluster int64, schedulers []string) Cluster {
 	c := Cluster{Schedulers: map[string]*Scheduler{}}
-	seen := make([]*Scheduler, len(schedulers))
+	seen, why := make([]*Scheduler, len(schedulers)), make([]error, len(schedulers))
 	var wg sync.WaitGroup
 	for i, name := range schedulers {
-		wg.Go(func() { seen[i] = s.Look(ctx, name) })
+		wg.Go(func() { seen[i], why[i] = read[Scheduler](ctx, s, question{cluster, name, ""}) })
 	}
 	wg.Wait()
 	hosts := map[string]Host{}
 	for i, name := range schedulers {
 		c.Schedulers[name] = seen[i]
 		if seen[i] == nil {
-			c.Blind = append(c.Blind, s.URL(name))
+			c.Blind = append(c.Blind, Blind{name, why[i].Error()})
 			continue
 		}
 		for _, h := range seen[i].Hosts {

@@ -3,47 +3,29 @@ package sight_test
 import (
 	"encoding/json"
 	"errors"
-	"io"
-	"net"
-	"net/http"
-	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight/sighttest"
 )
 
-// scheduler shows what it is told to, by path.
-func scheduler(t *testing.T, shows map[string]string) (name string, port int, asked *atomic.Int64) {
-	t.Helper()
-	asked = &atomic.Int64{}
-	ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked.Add(1)
-		text, ok := shows[r.URL.Path]
-		if !ok {
-			http.NotFound(w, r)
-			return
-		}
-		_, _ = io.WriteString(w, text)
-	}))
-	t.Cleanup(ts.Close)
-	return ts.Listener.Addr().String(), ts.Listener.Addr().(*net.TCPAddr).Port, asked
-}
+const one, two = "192.0.2.1:8002", "192.0.2.2:8002"
 
 func TestGather(t *testing.T) {
 	t.Parallel()
-	name, port, asked := scheduler(t, map[string]string{"/debug.json": `{"Counts":{"Hosts":3},
+	all := sighttest.New(map[digest.Digest]string{"": `{"Counts":{"Hosts":3},
 		"Hosts":[{"ID":"a","Children":1},{"ID":"b","Children":5},{"ID":"s","Seed":true}],
 		"Swarms":[{"Blob":{"Digest":"x","Size":1},"State":"held","Wanting":9},{"Blob":{"Digest":"y"},"State":"stuck"}],
 		"Bans":[{"Host":"b","Reason":"wrong"}]}`})
-	s := sight.New(port)
-	blind := "127.0.0.2:8002"
+	all.Away(two)
+	s := sight.New(all)
 	var c sight.Cluster
 	for range 3 {
-		c = s.Gather(t.Context(), []string{name, blind})
+		c = s.Gather(t.Context(), 1, []string{one, two})
 	}
 	var order []string
 	for _, h := range c.Hosts {
@@ -55,11 +37,17 @@ func TestGather(t *testing.T) {
 	if diff := cmp.Diff("s b a y x", strings.Join(order, " ")); diff != "" {
 		t.Error(diff)
 	}
-	if c.Seeds != 1 || len(c.Bans) != 1 || len(c.Blind) != 1 || c.Blind[0] != s.URL(blind) || c.Schedulers[blind] != nil || c.Schedulers[name].Counts.Hosts != 3 {
+	if c.Seeds != 1 || len(c.Bans) != 1 || c.Schedulers[two] != nil || c.Schedulers[one].Counts.Hosts != 3 {
 		t.Errorf("%+v", c)
 	}
-	if n := asked.Load(); n != 1 {
-		t.Errorf("who looks thrice asks %d times", n)
+	if diff := cmp.Diff([]sight.Blind{{Scheduler: two, Why: "connection refused"}}, c.Blind); diff != "" {
+		t.Error(diff)
+	}
+	if n := all.Asked(); n != 2 {
+		t.Errorf("who looks thrice asks two schedulers %d times", n)
+	}
+	if s.Gather(t.Context(), 2, []string{one}); all.Asked() != 3 {
+		t.Errorf("another cluster's scheduler with that address was not asked")
 	}
 }
 
@@ -70,18 +58,19 @@ func TestBlob(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	name, port, _ := scheduler(t, map[string]string{"/debug/blobs/sha256:x": string(text), "/debug/blobs/sha256:broken": "{"})
-	s := sight.New(port)
-	got, found, err := s.Blob(t.Context(), []string{name, "127.0.0.2:1"}, "sha256:x")
+	all := sighttest.New(map[digest.Digest]string{"sha256:x": string(text), "sha256:broken": "{"})
+	all.Away(two)
+	s := sight.New(all)
+	got, found, err := s.Blob(t.Context(), 1, []string{one, two}, "sha256:x")
 	if diff := cmp.Diff(want, got); diff != "" || !found || err != nil {
 		t.Errorf("%v, %v %s", found, err, diff)
 	}
-	if _, found, err := s.Blob(t.Context(), []string{name}, "sha256:none"); found || err != nil {
+	if _, found, err := s.Blob(t.Context(), 1, []string{one}, "sha256:none"); found || err != nil {
 		t.Errorf("a blob that nobody has: %v, %v", found, err)
 	}
-	for digest, names := range map[string][]string{"sha256:none": {name, "127.0.0.2:1"}, "sha256:broken": {name}} {
-		if _, found, err := s.Blob(t.Context(), names, digest); found || !errors.Is(err, sight.ErrUnseen) {
-			t.Errorf("%s of %v: %v, %v", digest, names, found, err)
+	for d, names := range map[digest.Digest][]string{"sha256:none": {one, two}, "sha256:broken": {one}} {
+		if _, found, err := s.Blob(t.Context(), 1, names, d); found || !errors.Is(err, sight.ErrUnseen) {
+			t.Errorf("%s of %v: %v, %v", d, names, found, err)
 		}
 	}
 }

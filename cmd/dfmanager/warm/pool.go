@@ -32,13 +32,20 @@ type Pool struct {
 	members  map[int64]Member
 	standard int64
 	clients  map[int64]*Client
+	conns    map[place]*wire.Conn // over which schedulers are asked what they see
 	closed   bool
+}
+
+// place is a scheduler of a cluster.
+type place struct {
+	cluster   int64
+	scheduler string
 }
 
 // OpenPool makes a Pool. If c names schedulers, they are those of the standard
 // cluster, whoever is a member of it.
 func OpenPool(c Config) (*Pool, error) {
-	p := &Pool{config: c, members: map[int64]Member{}, clients: map[int64]*Client{}}
+	p := &Pool{config: c, members: map[int64]Member{}, clients: map[int64]*Client{}, conns: map[place]*wire.Conn{}}
 	if len(c.Schedulers) == 0 {
 		return p, nil
 	}
@@ -53,8 +60,8 @@ func (p *Pool) Close() error {
 	p.closed = true
 	all := p.clients
 	p.clients = map[int64]*Client{}
+	errs := p.part(func(place) bool { return false })
 	p.mu.Unlock()
-	var errs []error
 	if p.fixed != nil {
 		errs = append(errs, p.fixed.Close())
 	}
@@ -87,6 +94,7 @@ func (p *Pool) Set(all []Member) error {
 			errs = append(errs, c.Close())
 		}
 	}
+	errs = append(errs, p.part(p.known)...)
 	if p.standard != 0 && p.fixed == nil && !p.closed { // its schedulers are looked at before anything is warmed
 		_, err := p.client(p.standard)
 		errs = append(errs, err)

@@ -3,7 +3,10 @@ package warm_test
 import (
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/clustertest"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
@@ -25,7 +28,7 @@ func TestPool(t *testing.T) {
 		c := clustertest.New(t, true)
 		s := c.Scheduler()
 		c.Seed(r.Host(), s.Addr)
-		identity, err := c.Files("manager", wire.RoleHost).Load(slog.New(slog.DiscardHandler))
+		identity, err := c.Files("manager", wire.RoleManager).Load(slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,6 +56,23 @@ func TestPool(t *testing.T) {
 	}
 	if err := errors.Join(warms(0), warms(1), warms(2), warms(2)); err != nil {
 		t.Error(err)
+	}
+	for id, m := range map[int64]warm.Member{0: members[0], 1: members[0], 2: members[1]} {
+		text, err := p.See(ctx(t), id, m.Schedulers[0], o.Blob.Digest)
+		if err != nil || !strings.Contains(string(text), `"Owner":"seed-`) {
+			t.Errorf("what the scheduler of %d sees of the blob: %v %s", id, err, text)
+		}
+		if text, err := p.See(ctx(t), id, m.Schedulers[0], ""); err != nil || !strings.Contains(string(text), string(o.Blob.Digest)) {
+			t.Errorf("what the scheduler of %d sees: %v %s", id, err, text)
+		}
+	}
+	for _, d := range []digest.Digest{digest.FromString("unheard of"), "no digest"} {
+		if _, err := p.See(ctx(t), 1, members[0].Schedulers[0], d); !errors.Is(err, wire.ErrNoSwarm) {
+			t.Errorf("%s: %v", d, err)
+		}
+	}
+	if _, err := p.See(ctx(t), 1, members[1].Schedulers[0], ""); err == nil {
+		t.Error("another cluster's scheduler was asked")
 	}
 	if n := r.Sent(o.Blob.Digest); n != 2*o.Blob.Size {
 		t.Errorf("for two clusters %d of %d bytes left the registry", n, o.Blob.Size)

@@ -44,7 +44,7 @@ type Patience struct {
 // Config says how a Client takes part in the piece network.
 type Config struct {
 	Schedulers []string       // "host:port", written as hosts write them
-	Identity   *wire.Identity // of role host; nil: plain text
+	Identity   *wire.Identity // of role manager; nil: plain text
 	Name       p2p.HostID     // without a certificate
 	Patience   Patience       // zero values: the usual
 	Log        *slog.Logger

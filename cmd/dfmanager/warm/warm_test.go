@@ -72,7 +72,7 @@ var names atomic.Int64
 func open(t *testing.T, c *clustertest.Cluster, p warm.Patience, schedulers ...string) *warm.Client {
 	t.Helper()
 	name := p2p.HostID(fmt.Sprint("manager-", names.Add(1)))
-	id, err := c.Files(name, wire.RoleHost).Load(slog.New(slog.DiscardHandler))
+	id, err := c.Files(name, wire.RoleManager).Load(slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
@@ -106,7 +108,7 @@ func (s *Server) blobs(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	seen := s.Sight.Gather(c.Context(), names)
+	seen := s.Sight.Gather(c.Context(), id, names)
 	out := blobs{Items: []swarm{}, Unseen: []string{}}
 	for _, name := range names {
 		if seen.Schedulers[name] == nil {
@@ -147,7 +149,7 @@ func (s *Server) blob(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, found, err := s.Sight.Blob(c.Context(), names, c.PathValue("digest"))
+	b, found, err := s.Sight.Blob(c.Context(), id, names, digest.Digest(c.PathValue("digest")))
 	switch {
 	case errors.Is(err, sight.ErrUnseen):
 		return nil, &Error{Status: http.StatusServiceUnavailable, Code: "unseen", Message: err.Error()}

@@ -44,8 +44,8 @@ func TestBlobsByREST(t *testing.T) {
 		t.Errorf("without schedulers: %s", r.text)
 	}
 	e.scheduler()
-	e.seen["/debug.json"] = `{"Swarms":[{"Blob":{"Digest":"sha256:a","Size":9},"State":"held","Complete":2},{"Blob":{"Digest":"sha256:b"},"State":"stuck"}]}`
-	e.seen["/debug/blobs/sha256:a"] = `{"Blob":{"Digest":"sha256:a","Size":9},"Pieces":3,"Hosts":[{"ID":"h","Addr":"192.0.2.1:65002","Have":2,"Runs":[[0,1]],"Parents":[""]},{"ID":"s","Seed":true}]}`
+	e.seen.Set("", `{"Swarms":[{"Blob":{"Digest":"sha256:a","Size":9},"State":"held","Complete":2},{"Blob":{"Digest":"sha256:b"},"State":"stuck"}]}`)
+	e.seen.Set("sha256:a", `{"Blob":{"Digest":"sha256:a","Size":9},"Pieces":3,"Hosts":[{"ID":"h","Addr":"192.0.2.1:65002","Have":2,"Runs":[[0,1]],"Parents":[""]},{"ID":"s","Seed":true}]}`)
 	if r := e.want(200, e.do("GET", path, "", guest)); strings.Index(r.text, "sha256:b") > strings.Index(r.text, "sha256:a") {
 		t.Errorf("what is stuck is not first: %s", r.text)
 	}
@@ -61,7 +61,7 @@ func TestBlobsByREST(t *testing.T) {
 	e.want(404, e.do("GET", path+"/sha256:b", "", guest))
 	e.want(404, e.do("GET", "/api/v1/clusters/9/blobs", "", guest))
 	e.want(404, e.do("GET", "/api/v1/clusters/9/blobs/sha256:a", "", guest))
-	e.seen["/debug/blobs/sha256:c"] = "no JSON"
+	e.seen.Set("sha256:c", "no JSON")
 	if r := e.do("GET", path+"/sha256:c", "", guest); r.status != 503 || r.code() != "unseen" {
 		t.Errorf("%d %s", r.status, r.text)
 	}
@@ -112,7 +112,7 @@ func TestFind(t *testing.T) {
 		e.withCluster()
 		e.scheduler()
 		for d, text := range of {
-			e.seen["/debug/blobs/"+string(d)] = text
+			e.seen.Set(d, text)
 		}
 		return e
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -24,6 +23,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight/sighttest"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store/storetest"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
@@ -43,7 +43,7 @@ type env struct {
 	users map[string]store.User
 	runs  *warmer
 	key   *seal.Key
-	seen  map[string]string // what a scheduler at this machine shows, by path
+	seen  *sighttest.Schedulers
 }
 
 // warmer is a cluster that has at once what it is told to have.
@@ -89,22 +89,6 @@ func (e *env) runner() *job.Runner {
 	return r
 }
 
-// sees starts a scheduler, of which only what it shows is there, and returns the
-// port of that.
-func (e *env) sees(t *testing.T) int {
-	e.seen = map[string]string{}
-	ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		text, ok := e.seen[r.URL.Path]
-		if !ok {
-			http.NotFound(w, r)
-			return
-		}
-		_, _ = io.WriteString(w, text)
-	}))
-	t.Cleanup(ts.Close)
-	return ts.Listener.Addr().(*net.TCPAddr).Port
-}
-
 // buffer is a log that can be read.
 type buffer struct {
 	mu   sync.Mutex
@@ -134,7 +118,7 @@ var hash = sync.OnceValue(func() string {
 
 func newEnv(t *testing.T, change ...func(*web.Config)) *env {
 	t.Helper()
-	e := &env{t: t, db: storetest.Open(t, storetest.SQLite(t)), log: &buffer{}, users: map[string]store.User{}, runs: &warmer{}}
+	e := &env{t: t, db: storetest.Open(t, storetest.SQLite(t)), log: &buffer{}, users: map[string]store.User{}, runs: &warmer{}, seen: sighttest.New(nil)}
 	c := web.Config{
 		Store: e.db, Rate: 10_000, Version: "test",
 		Log: slog.New(slog.NewTextHandler(e.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Registerer: prometheus.NewRegistry(),
@@ -144,7 +128,7 @@ func newEnv(t *testing.T, change ...func(*web.Config)) *env {
 	if e.key, err = seal.New(strings.Repeat("k", 32)); err != nil {
 		t.Fatal(err)
 	}
-	c.Clusters, c.Sight, c.Jobs = &cluster.Clusters{Store: e.db, Key: e.key}, sight.New(e.sees(t)), e.runner()
+	c.Clusters, c.Sight, c.Jobs = &cluster.Clusters{Store: e.db, Key: e.key}, sight.New(e.seen), e.runner()
 	for _, f := range change {
 		f(&c)
 	}

@@ -74,7 +74,7 @@ func (s *Server) where(ctx context.Context, q job.Request) (registry.Image, sigh
 	for i, b := range image.Blobs {
 		blobs[i] = b.Blob
 	}
-	at, err := s.Sight.Find(ctx, names, blobs)
+	at, err := s.Sight.Find(ctx, q.Cluster, names, blobs)
 	return image, at, err
 }
 

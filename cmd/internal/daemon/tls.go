@@ -15,7 +15,7 @@ import (
 // connects to others.
 type TLS struct {
 	Insecure bool   `toml:"insecure" comment:"Plain text on any address: whoever reaches it may read, and pretend to be any host."`
-	CA       string `toml:"ca" comment:"The cluster's CA, this daemon's certificate and its key, as PEM files; all three or none. They are read again\nwhen they change. In the certificate, CN is a name of its own, and OU says what it is: host, seed or scheduler."`
+	CA       string `toml:"ca" comment:"The cluster's CA, this daemon's certificate and its key, as PEM files; all three or none. They are read again\nwhen they change. In the certificate, CN is a name of its own, and OU says what it is: host, seed, scheduler or manager."`
 	Cert     string `toml:"cert"`
 	Key      string `toml:"key"`
 }

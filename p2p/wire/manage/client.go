@@ -155,7 +155,7 @@ func verifyByDigest(s *tls.ConnectionState, ca CA) error {
 	if _, err := c.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
 		return fmt.Errorf("this is another manager, or it has the cluster no more: %w", err)
 	}
-	if u := c.Subject.OrganizationalUnit; len(u) != 1 || u[0] != RoleManager {
+	if u := c.Subject.OrganizationalUnit; len(u) != 1 || u[0] != string(wire.RoleManager) {
 		return fmt.Errorf("who answers is no manager but a %.100q", u)
 	}
 	return nil

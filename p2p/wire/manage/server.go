@@ -22,9 +22,6 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire/manage/internal/pb"
 )
 
-// RoleManager stands in the certificate of a manager, and in no other.
-const RoleManager = "manager"
-
 const (
 	maxCSR, maxMessage = 16 << 10, 16 << 20
 	// aliveEvery is how long a connection may be silent before either side asks

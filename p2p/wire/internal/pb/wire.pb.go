@@ -137,6 +137,198 @@ func (Failure) EnumDescriptor() ([]byte, []int) {
 	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{1}
 }
 
+type Look struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Look) Reset() {
+	*x = Look{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Look) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Look) ProtoMessage() {}
+
+func (x *Look) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Look.ProtoReflect.Descriptor instead.
+func (*Look) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Look) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+type Seen struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Part          []byte                 `protobuf:"bytes,1,opt,name=part,proto3" json:"part,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Seen) Reset() {
+	*x = Seen{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Seen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Seen) ProtoMessage() {}
+
+func (x *Seen) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Seen.ProtoReflect.Descriptor instead.
+func (*Seen) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Seen) GetPart() []byte {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+type Orders struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"` // its id does not count
+	Hosts         []string               `protobuf:"bytes,2,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orders) Reset() {
+	*x = Orders{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orders) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orders) ProtoMessage() {}
+
+func (x *Orders) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orders.ProtoReflect.Descriptor instead.
+func (*Orders) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Orders) GetCommand() *Command {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *Orders) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+type Obeyed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Failed        string                 `protobuf:"bytes,2,opt,name=failed,proto3" json:"failed,omitempty"` // empty: it did what it was told
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Obeyed) Reset() {
+	*x = Obeyed{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Obeyed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Obeyed) ProtoMessage() {}
+
+func (x *Obeyed) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Obeyed.ProtoReflect.Descriptor instead.
+func (*Obeyed) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Obeyed) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Obeyed) GetFailed() string {
+	if x != nil {
+		return x.Failed
+	}
+	return ""
+}
+
 type ToScheduler struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -157,6 +349,7 @@ type ToScheduler struct {
 	//	*ToScheduler_Distrust
 	//	*ToScheduler_Learn
 	//	*ToScheduler_Recall
+	//	*ToScheduler_Done
 	Message       isToScheduler_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -164,7 +357,7 @@ type ToScheduler struct {
 
 func (x *ToScheduler) Reset() {
 	*x = ToScheduler{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[0]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -176,7 +369,7 @@ func (x *ToScheduler) String() string {
 func (*ToScheduler) ProtoMessage() {}
 
 func (x *ToScheduler) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[0]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -189,7 +382,7 @@ func (x *ToScheduler) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToScheduler.ProtoReflect.Descriptor instead.
 func (*ToScheduler) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{0}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ToScheduler) GetMessage() isToScheduler_Message {
@@ -343,6 +536,15 @@ func (x *ToScheduler) GetRecall() *Recall {
 	return nil
 }
 
+func (x *ToScheduler) GetDone() *Done {
+	if x != nil {
+		if x, ok := x.Message.(*ToScheduler_Done); ok {
+			return x.Done
+		}
+	}
+	return nil
+}
+
 type isToScheduler_Message interface {
 	isToScheduler_Message()
 }
@@ -411,6 +613,10 @@ type ToScheduler_Recall struct {
 	Recall *Recall `protobuf:"bytes,16,opt,name=recall,proto3,oneof"`
 }
 
+type ToScheduler_Done struct {
+	Done *Done `protobuf:"bytes,17,opt,name=done,proto3,oneof"`
+}
+
 func (*ToScheduler_Announce) isToScheduler_Message() {}
 
 func (*ToScheduler_Inventory) isToScheduler_Message() {}
@@ -443,6 +649,8 @@ func (*ToScheduler_Learn) isToScheduler_Message() {}
 
 func (*ToScheduler_Recall) isToScheduler_Message() {}
 
+func (*ToScheduler_Done) isToScheduler_Message() {}
+
 type ToHost struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -461,6 +669,7 @@ type ToHost struct {
 	//	*ToHost_Distrust
 	//	*ToHost_Recalled
 	//	*ToHost_Audit
+	//	*ToHost_Command
 	Message       isToHost_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -468,7 +677,7 @@ type ToHost struct {
 
 func (x *ToHost) Reset() {
 	*x = ToHost{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[1]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -480,7 +689,7 @@ func (x *ToHost) String() string {
 func (*ToHost) ProtoMessage() {}
 
 func (x *ToHost) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[1]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -493,7 +702,7 @@ func (x *ToHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToHost.ProtoReflect.Descriptor instead.
 func (*ToHost) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{1}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ToHost) GetMessage() isToHost_Message {
@@ -629,6 +838,15 @@ func (x *ToHost) GetAudit() *Audit {
 	return nil
 }
 
+func (x *ToHost) GetCommand() *Command {
+	if x != nil {
+		if x, ok := x.Message.(*ToHost_Command); ok {
+			return x.Command
+		}
+	}
+	return nil
+}
+
 type isToHost_Message interface {
 	isToHost_Message()
 }
@@ -689,6 +907,10 @@ type ToHost_Audit struct {
 	Audit *Audit `protobuf:"bytes,14,opt,name=audit,proto3,oneof"`
 }
 
+type ToHost_Command struct {
+	Command *Command `protobuf:"bytes,15,opt,name=command,proto3,oneof"`
+}
+
 func (*ToHost_Parents) isToHost_Message() {}
 
 func (*ToHost_Fetch) isToHost_Message() {}
@@ -717,6 +939,8 @@ func (*ToHost_Recalled) isToHost_Message() {}
 
 func (*ToHost_Audit) isToHost_Message() {}
 
+func (*ToHost_Command) isToHost_Message() {}
+
 type Blob struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
@@ -727,7 +951,7 @@ type Blob struct {
 
 func (x *Blob) Reset() {
 	*x = Blob{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[2]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +963,7 @@ func (x *Blob) String() string {
 func (*Blob) ProtoMessage() {}
 
 func (x *Blob) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[2]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +976,7 @@ func (x *Blob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blob.ProtoReflect.Descriptor instead.
 func (*Blob) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{2}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Blob) GetDigest() string {
@@ -784,7 +1008,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[3]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +1020,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[3]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +1033,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{3}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Host) GetId() string {
@@ -872,7 +1096,7 @@ type Origin struct {
 
 func (x *Origin) Reset() {
 	*x = Origin{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[4]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +1108,7 @@ func (x *Origin) String() string {
 func (*Origin) ProtoMessage() {}
 
 func (x *Origin) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[4]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +1121,7 @@ func (x *Origin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Origin.ProtoReflect.Descriptor instead.
 func (*Origin) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{4}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Origin) GetRegistry() string {
@@ -933,7 +1157,7 @@ type Transfer struct {
 
 func (x *Transfer) Reset() {
 	*x = Transfer{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[5]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1169,7 @@ func (x *Transfer) String() string {
 func (*Transfer) ProtoMessage() {}
 
 func (x *Transfer) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[5]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1182,7 @@ func (x *Transfer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transfer.ProtoReflect.Descriptor instead.
 func (*Transfer) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{5}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Transfer) GetParent() string {
@@ -1000,7 +1224,7 @@ type Announce struct {
 
 func (x *Announce) Reset() {
 	*x = Announce{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[6]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1236,7 @@ func (x *Announce) String() string {
 func (*Announce) ProtoMessage() {}
 
 func (x *Announce) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[6]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1249,7 @@ func (x *Announce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Announce.ProtoReflect.Descriptor instead.
 func (*Announce) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{6}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Announce) GetHost() *Host {
@@ -1060,7 +1284,7 @@ type Inventory struct {
 
 func (x *Inventory) Reset() {
 	*x = Inventory{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[7]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1296,7 @@ func (x *Inventory) String() string {
 func (*Inventory) ProtoMessage() {}
 
 func (x *Inventory) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[7]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1309,7 @@ func (x *Inventory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inventory.ProtoReflect.Descriptor instead.
 func (*Inventory) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{7}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Inventory) GetBlob() *Blob {
@@ -1121,7 +1345,7 @@ type Want struct {
 
 func (x *Want) Reset() {
 	*x = Want{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[8]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1357,7 @@ func (x *Want) String() string {
 func (*Want) ProtoMessage() {}
 
 func (x *Want) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[8]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1370,7 @@ func (x *Want) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Want.ProtoReflect.Descriptor instead.
 func (*Want) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{8}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Want) GetBlob() *Blob {
@@ -1186,7 +1410,7 @@ type Unwant struct {
 
 func (x *Unwant) Reset() {
 	*x = Unwant{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[9]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1422,7 @@ func (x *Unwant) String() string {
 func (*Unwant) ProtoMessage() {}
 
 func (x *Unwant) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[9]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1435,7 @@ func (x *Unwant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unwant.ProtoReflect.Descriptor instead.
 func (*Unwant) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{9}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Unwant) GetDigest() string {
@@ -1232,7 +1456,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[10]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1244,7 +1468,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[10]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1257,7 +1481,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{10}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Progress) GetDigest() string {
@@ -1293,7 +1517,7 @@ type Wrong struct {
 
 func (x *Wrong) Reset() {
 	*x = Wrong{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[11]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1529,7 @@ func (x *Wrong) String() string {
 func (*Wrong) ProtoMessage() {}
 
 func (x *Wrong) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[11]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1542,7 @@ func (x *Wrong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wrong.ProtoReflect.Descriptor instead.
 func (*Wrong) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{11}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Wrong) GetDigest() string {
@@ -1358,7 +1582,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[12]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1594,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[12]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1607,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{12}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Verified) GetDigest() string {
@@ -1402,7 +1626,7 @@ type Spoiled struct {
 
 func (x *Spoiled) Reset() {
 	*x = Spoiled{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[13]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1638,7 @@ func (x *Spoiled) String() string {
 func (*Spoiled) ProtoMessage() {}
 
 func (x *Spoiled) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[13]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1651,7 @@ func (x *Spoiled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Spoiled.ProtoReflect.Descriptor instead.
 func (*Spoiled) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{13}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Spoiled) GetDigest() string {
@@ -1449,7 +1673,7 @@ type Checked struct {
 
 func (x *Checked) Reset() {
 	*x = Checked{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[14]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1685,7 @@ func (x *Checked) String() string {
 func (*Checked) ProtoMessage() {}
 
 func (x *Checked) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[14]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1698,7 @@ func (x *Checked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checked.ProtoReflect.Descriptor instead.
 func (*Checked) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{14}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Checked) GetDigest() string {
@@ -1517,7 +1741,7 @@ type Digests struct {
 
 func (x *Digests) Reset() {
 	*x = Digests{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[15]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1753,7 @@ func (x *Digests) String() string {
 func (*Digests) ProtoMessage() {}
 
 func (x *Digests) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[15]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1766,7 @@ func (x *Digests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digests.ProtoReflect.Descriptor instead.
 func (*Digests) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{15}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Digests) GetDigest() string {
@@ -1583,7 +1807,7 @@ type Content struct {
 
 func (x *Content) Reset() {
 	*x = Content{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[16]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1819,7 @@ func (x *Content) String() string {
 func (*Content) ProtoMessage() {}
 
 func (x *Content) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[16]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1832,7 @@ func (x *Content) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Content.ProtoReflect.Descriptor instead.
 func (*Content) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{16}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Content) GetDigest() string {
@@ -1636,7 +1860,7 @@ type Parents struct {
 
 func (x *Parents) Reset() {
 	*x = Parents{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[17]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1872,7 @@ func (x *Parents) String() string {
 func (*Parents) ProtoMessage() {}
 
 func (x *Parents) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[17]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1885,7 @@ func (x *Parents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parents.ProtoReflect.Descriptor instead.
 func (*Parents) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{17}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Parents) GetDigest() string {
@@ -1696,7 +1920,7 @@ type Fetch struct {
 
 func (x *Fetch) Reset() {
 	*x = Fetch{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[18]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1932,7 @@ func (x *Fetch) String() string {
 func (*Fetch) ProtoMessage() {}
 
 func (x *Fetch) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[18]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1945,7 @@ func (x *Fetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetch.ProtoReflect.Descriptor instead.
 func (*Fetch) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{18}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Fetch) GetBlob() *Blob {
@@ -1756,7 +1980,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[19]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +1992,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[19]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +2005,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{19}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Lease) GetDigest() string {
@@ -1815,7 +2039,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[20]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1827,7 +2051,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[20]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1840,7 +2064,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{20}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Source) GetDigest() string {
@@ -1866,7 +2090,7 @@ type Renew struct {
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[21]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +2102,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[21]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +2115,7 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{21}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Renew) GetDigest() string {
@@ -1910,7 +2134,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[22]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1922,7 +2146,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[22]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1935,7 +2159,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{22}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Ask) GetDigest() string {
@@ -1956,7 +2180,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[23]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1968,7 +2192,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[23]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1981,7 +2205,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{23}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Check) GetDigest() string {
@@ -2016,7 +2240,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[24]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2252,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[24]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2265,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{24}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Audit) GetDigest() string {
@@ -2065,6 +2289,126 @@ func (x *Audit) GetReason() string {
 	return ""
 }
 
+type Command struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Blob          *Blob                  `protobuf:"bytes,2,opt,name=blob,proto3" json:"blob,omitempty"`
+	Origin        *Origin                `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"`
+	Remove        bool                   `protobuf:"varint,4,opt,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Command) Reset() {
+	*x = Command{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Command) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Command) ProtoMessage() {}
+
+func (x *Command) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Command.ProtoReflect.Descriptor instead.
+func (*Command) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Command) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Command) GetBlob() *Blob {
+	if x != nil {
+		return x.Blob
+	}
+	return nil
+}
+
+func (x *Command) GetOrigin() *Origin {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+func (x *Command) GetRemove() bool {
+	if x != nil {
+		return x.Remove
+	}
+	return false
+}
+
+type Done struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Failed        string                 `protobuf:"bytes,2,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Done) Reset() {
+	*x = Done{}
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Done) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Done) ProtoMessage() {}
+
+func (x *Done) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Done.ProtoReflect.Descriptor instead.
+func (*Done) Descriptor() ([]byte, []int) {
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Done) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Done) GetFailed() string {
+	if x != nil {
+		return x.Failed
+	}
+	return ""
+}
+
 type Gone struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -2075,7 +2419,7 @@ type Gone struct {
 
 func (x *Gone) Reset() {
 	*x = Gone{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[25]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2087,7 +2431,7 @@ func (x *Gone) String() string {
 func (*Gone) ProtoMessage() {}
 
 func (x *Gone) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[25]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2100,7 +2444,7 @@ func (x *Gone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gone.ProtoReflect.Descriptor instead.
 func (*Gone) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{25}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Gone) GetHost() string {
@@ -2133,7 +2477,7 @@ type Index struct {
 
 func (x *Index) Reset() {
 	*x = Index{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[26]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2489,7 @@ func (x *Index) String() string {
 func (*Index) ProtoMessage() {}
 
 func (x *Index) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[26]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2502,7 @@ func (x *Index) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Index.ProtoReflect.Descriptor instead.
 func (*Index) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{26}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Index) GetLayer() string {
@@ -2226,7 +2570,7 @@ type Publish struct {
 
 func (x *Publish) Reset() {
 	*x = Publish{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[27]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2238,7 +2582,7 @@ func (x *Publish) String() string {
 func (*Publish) ProtoMessage() {}
 
 func (x *Publish) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[27]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2251,7 +2595,7 @@ func (x *Publish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Publish.ProtoReflect.Descriptor instead.
 func (*Publish) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{27}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Publish) GetIndex() *Index {
@@ -2271,7 +2615,7 @@ type Lookup struct {
 
 func (x *Lookup) Reset() {
 	*x = Lookup{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[28]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +2627,7 @@ func (x *Lookup) String() string {
 func (*Lookup) ProtoMessage() {}
 
 func (x *Lookup) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[28]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +2640,7 @@ func (x *Lookup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lookup.ProtoReflect.Descriptor instead.
 func (*Lookup) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{28}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Lookup) GetLayers() []string {
@@ -2323,7 +2667,7 @@ type Indexes struct {
 
 func (x *Indexes) Reset() {
 	*x = Indexes{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[29]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2335,7 +2679,7 @@ func (x *Indexes) String() string {
 func (*Indexes) ProtoMessage() {}
 
 func (x *Indexes) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[29]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2348,7 +2692,7 @@ func (x *Indexes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Indexes.ProtoReflect.Descriptor instead.
 func (*Indexes) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{29}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Indexes) GetLayers() []string {
@@ -2377,7 +2721,7 @@ type Distrust struct {
 
 func (x *Distrust) Reset() {
 	*x = Distrust{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2733,7 @@ func (x *Distrust) String() string {
 func (*Distrust) ProtoMessage() {}
 
 func (x *Distrust) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[30]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2746,7 @@ func (x *Distrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Distrust.ProtoReflect.Descriptor instead.
 func (*Distrust) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{30}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Distrust) GetLayer() string {
@@ -2446,7 +2790,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[31]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2802,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[31]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2815,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{31}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Profile) GetLayer() string {
@@ -2519,7 +2863,7 @@ type Learn struct {
 
 func (x *Learn) Reset() {
 	*x = Learn{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[32]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2875,7 @@ func (x *Learn) String() string {
 func (*Learn) ProtoMessage() {}
 
 func (x *Learn) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[32]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +2888,7 @@ func (x *Learn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Learn.ProtoReflect.Descriptor instead.
 func (*Learn) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{32}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Learn) GetProfile() *Profile {
@@ -2571,7 +2915,7 @@ type Recall struct {
 
 func (x *Recall) Reset() {
 	*x = Recall{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[33]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2927,7 @@ func (x *Recall) String() string {
 func (*Recall) ProtoMessage() {}
 
 func (x *Recall) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[33]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2940,7 @@ func (x *Recall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recall.ProtoReflect.Descriptor instead.
 func (*Recall) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{33}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Recall) GetLayer() string {
@@ -2624,7 +2968,7 @@ type Recalled struct {
 
 func (x *Recalled) Reset() {
 	*x = Recalled{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[34]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2636,7 +2980,7 @@ func (x *Recalled) String() string {
 func (*Recalled) ProtoMessage() {}
 
 func (x *Recalled) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[34]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2649,7 +2993,7 @@ func (x *Recalled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recalled.ProtoReflect.Descriptor instead.
 func (*Recalled) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{34}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Recalled) GetLayer() string {
@@ -2682,7 +3026,7 @@ type Parents_Stripe struct {
 
 func (x *Parents_Stripe) Reset() {
 	*x = Parents_Stripe{}
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[35]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +3038,7 @@ func (x *Parents_Stripe) String() string {
 func (*Parents_Stripe) ProtoMessage() {}
 
 func (x *Parents_Stripe) ProtoReflect() protoreflect.Message {
-	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[35]
+	mi := &file_p2p_wire_internal_pb_wire_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +3051,7 @@ func (x *Parents_Stripe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parents_Stripe.ProtoReflect.Descriptor instead.
 func (*Parents_Stripe) Descriptor() ([]byte, []int) {
-	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{17, 0}
+	return file_p2p_wire_internal_pb_wire_proto_rawDescGZIP(), []int{21, 0}
 }
 
 func (x *Parents_Stripe) GetHosts() []uint32 {
@@ -2721,7 +3065,17 @@ var File_p2p_wire_internal_pb_wire_proto protoreflect.FileDescriptor
 
 const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\n" +
-	"\x1fp2p/wire/internal/pb/wire.proto\x12\x14dfsnapshotter.p2p.v1\"\xbc\a\n" +
+	"\x1fp2p/wire/internal/pb/wire.proto\x12\x14dfsnapshotter.p2p.v1\"\x1e\n" +
+	"\x04Look\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\"\x1a\n" +
+	"\x04Seen\x12\x12\n" +
+	"\x04part\x18\x01 \x01(\fR\x04part\"W\n" +
+	"\x06Orders\x127\n" +
+	"\acommand\x18\x01 \x01(\v2\x1d.dfsnapshotter.p2p.v1.CommandR\acommand\x12\x14\n" +
+	"\x05hosts\x18\x02 \x03(\tR\x05hosts\"4\n" +
+	"\x06Obeyed\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
+	"\x06failed\x18\x02 \x01(\tR\x06failed\"\xee\a\n" +
 	"\vToScheduler\x12<\n" +
 	"\bannounce\x18\x01 \x01(\v2\x1e.dfsnapshotter.p2p.v1.AnnounceH\x00R\bannounce\x12?\n" +
 	"\tinventory\x18\x02 \x01(\v2\x1f.dfsnapshotter.p2p.v1.InventoryH\x00R\tinventory\x120\n" +
@@ -2739,8 +3093,9 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\x06lookup\x18\r \x01(\v2\x1c.dfsnapshotter.p2p.v1.LookupH\x00R\x06lookup\x12<\n" +
 	"\bdistrust\x18\x0e \x01(\v2\x1e.dfsnapshotter.p2p.v1.DistrustH\x00R\bdistrust\x123\n" +
 	"\x05learn\x18\x0f \x01(\v2\x1b.dfsnapshotter.p2p.v1.LearnH\x00R\x05learn\x126\n" +
-	"\x06recall\x18\x10 \x01(\v2\x1c.dfsnapshotter.p2p.v1.RecallH\x00R\x06recallB\t\n" +
-	"\amessage\"\x9d\x06\n" +
+	"\x06recall\x18\x10 \x01(\v2\x1c.dfsnapshotter.p2p.v1.RecallH\x00R\x06recall\x120\n" +
+	"\x04done\x18\x11 \x01(\v2\x1a.dfsnapshotter.p2p.v1.DoneH\x00R\x04doneB\t\n" +
+	"\amessage\"\xd8\x06\n" +
 	"\x06ToHost\x129\n" +
 	"\aparents\x18\x01 \x01(\v2\x1d.dfsnapshotter.p2p.v1.ParentsH\x00R\aparents\x123\n" +
 	"\x05fetch\x18\x02 \x01(\v2\x1b.dfsnapshotter.p2p.v1.FetchH\x00R\x05fetch\x123\n" +
@@ -2756,7 +3111,8 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\aindexes\x18\v \x01(\v2\x1d.dfsnapshotter.p2p.v1.IndexesH\x00R\aindexes\x12<\n" +
 	"\bdistrust\x18\f \x01(\v2\x1e.dfsnapshotter.p2p.v1.DistrustH\x00R\bdistrust\x12<\n" +
 	"\brecalled\x18\r \x01(\v2\x1e.dfsnapshotter.p2p.v1.RecalledH\x00R\brecalled\x123\n" +
-	"\x05audit\x18\x0e \x01(\v2\x1b.dfsnapshotter.p2p.v1.AuditH\x00R\x05auditB\t\n" +
+	"\x05audit\x18\x0e \x01(\v2\x1b.dfsnapshotter.p2p.v1.AuditH\x00R\x05audit\x129\n" +
+	"\acommand\x18\x0f \x01(\v2\x1d.dfsnapshotter.p2p.v1.CommandH\x00R\acommandB\t\n" +
 	"\amessage\"2\n" +
 	"\x04Blob\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
@@ -2849,7 +3205,15 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\x05Audit\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06pieces\x18\x02 \x03(\rR\x06pieces\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"2\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x97\x01\n" +
+	"\aCommand\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
+	"\x04blob\x18\x02 \x01(\v2\x1a.dfsnapshotter.p2p.v1.BlobR\x04blob\x124\n" +
+	"\x06origin\x18\x03 \x01(\v2\x1c.dfsnapshotter.p2p.v1.OriginR\x06origin\x12\x16\n" +
+	"\x06remove\x18\x04 \x01(\bR\x06remove\".\n" +
+	"\x04Done\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06failed\x18\x02 \x01(\tR\x06failed\"2\n" +
 	"\x04Gone\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xe4\x01\n" +
@@ -2907,7 +3271,10 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\x10FAILURE_MISMATCH\x10\x05\x12\x13\n" +
 	"\x0fFAILURE_REFUSED\x10\x062X\n" +
 	"\tScheduler\x12K\n" +
-	"\x04Link\x12!.dfsnapshotter.p2p.v1.ToScheduler\x1a\x1c.dfsnapshotter.p2p.v1.ToHost(\x010\x01B=Z;github.com/dfsnapshotter/dfsnapshotter/p2p/wire/internal/pbb\x06proto3"
+	"\x04Link\x12!.dfsnapshotter.p2p.v1.ToScheduler\x1a\x1c.dfsnapshotter.p2p.v1.ToHost(\x010\x012\x92\x01\n" +
+	"\bOverseer\x12?\n" +
+	"\x03See\x12\x1a.dfsnapshotter.p2p.v1.Look\x1a\x1a.dfsnapshotter.p2p.v1.Seen0\x01\x12E\n" +
+	"\x05Order\x12\x1c.dfsnapshotter.p2p.v1.Orders\x1a\x1c.dfsnapshotter.p2p.v1.Obeyed0\x01B=Z;github.com/dfsnapshotter/dfsnapshotter/p2p/wire/internal/pbb\x06proto3"
 
 var (
 	file_p2p_wire_internal_pb_wire_proto_rawDescOnce sync.Once
@@ -2922,105 +3289,120 @@ func file_p2p_wire_internal_pb_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_p2p_wire_internal_pb_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_p2p_wire_internal_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_p2p_wire_internal_pb_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_p2p_wire_internal_pb_wire_proto_goTypes = []any{
 	(Priority)(0),          // 0: dfsnapshotter.p2p.v1.Priority
 	(Failure)(0),           // 1: dfsnapshotter.p2p.v1.Failure
-	(*ToScheduler)(nil),    // 2: dfsnapshotter.p2p.v1.ToScheduler
-	(*ToHost)(nil),         // 3: dfsnapshotter.p2p.v1.ToHost
-	(*Blob)(nil),           // 4: dfsnapshotter.p2p.v1.Blob
-	(*Host)(nil),           // 5: dfsnapshotter.p2p.v1.Host
-	(*Origin)(nil),         // 6: dfsnapshotter.p2p.v1.Origin
-	(*Transfer)(nil),       // 7: dfsnapshotter.p2p.v1.Transfer
-	(*Announce)(nil),       // 8: dfsnapshotter.p2p.v1.Announce
-	(*Inventory)(nil),      // 9: dfsnapshotter.p2p.v1.Inventory
-	(*Want)(nil),           // 10: dfsnapshotter.p2p.v1.Want
-	(*Unwant)(nil),         // 11: dfsnapshotter.p2p.v1.Unwant
-	(*Progress)(nil),       // 12: dfsnapshotter.p2p.v1.Progress
-	(*Wrong)(nil),          // 13: dfsnapshotter.p2p.v1.Wrong
-	(*Verified)(nil),       // 14: dfsnapshotter.p2p.v1.Verified
-	(*Spoiled)(nil),        // 15: dfsnapshotter.p2p.v1.Spoiled
-	(*Checked)(nil),        // 16: dfsnapshotter.p2p.v1.Checked
-	(*Digests)(nil),        // 17: dfsnapshotter.p2p.v1.Digests
-	(*Content)(nil),        // 18: dfsnapshotter.p2p.v1.Content
-	(*Parents)(nil),        // 19: dfsnapshotter.p2p.v1.Parents
-	(*Fetch)(nil),          // 20: dfsnapshotter.p2p.v1.Fetch
-	(*Lease)(nil),          // 21: dfsnapshotter.p2p.v1.Lease
-	(*Source)(nil),         // 22: dfsnapshotter.p2p.v1.Source
-	(*Renew)(nil),          // 23: dfsnapshotter.p2p.v1.Renew
-	(*Ask)(nil),            // 24: dfsnapshotter.p2p.v1.Ask
-	(*Check)(nil),          // 25: dfsnapshotter.p2p.v1.Check
-	(*Audit)(nil),          // 26: dfsnapshotter.p2p.v1.Audit
-	(*Gone)(nil),           // 27: dfsnapshotter.p2p.v1.Gone
-	(*Index)(nil),          // 28: dfsnapshotter.p2p.v1.Index
-	(*Publish)(nil),        // 29: dfsnapshotter.p2p.v1.Publish
-	(*Lookup)(nil),         // 30: dfsnapshotter.p2p.v1.Lookup
-	(*Indexes)(nil),        // 31: dfsnapshotter.p2p.v1.Indexes
-	(*Distrust)(nil),       // 32: dfsnapshotter.p2p.v1.Distrust
-	(*Profile)(nil),        // 33: dfsnapshotter.p2p.v1.Profile
-	(*Learn)(nil),          // 34: dfsnapshotter.p2p.v1.Learn
-	(*Recall)(nil),         // 35: dfsnapshotter.p2p.v1.Recall
-	(*Recalled)(nil),       // 36: dfsnapshotter.p2p.v1.Recalled
-	(*Parents_Stripe)(nil), // 37: dfsnapshotter.p2p.v1.Parents.Stripe
+	(*Look)(nil),           // 2: dfsnapshotter.p2p.v1.Look
+	(*Seen)(nil),           // 3: dfsnapshotter.p2p.v1.Seen
+	(*Orders)(nil),         // 4: dfsnapshotter.p2p.v1.Orders
+	(*Obeyed)(nil),         // 5: dfsnapshotter.p2p.v1.Obeyed
+	(*ToScheduler)(nil),    // 6: dfsnapshotter.p2p.v1.ToScheduler
+	(*ToHost)(nil),         // 7: dfsnapshotter.p2p.v1.ToHost
+	(*Blob)(nil),           // 8: dfsnapshotter.p2p.v1.Blob
+	(*Host)(nil),           // 9: dfsnapshotter.p2p.v1.Host
+	(*Origin)(nil),         // 10: dfsnapshotter.p2p.v1.Origin
+	(*Transfer)(nil),       // 11: dfsnapshotter.p2p.v1.Transfer
+	(*Announce)(nil),       // 12: dfsnapshotter.p2p.v1.Announce
+	(*Inventory)(nil),      // 13: dfsnapshotter.p2p.v1.Inventory
+	(*Want)(nil),           // 14: dfsnapshotter.p2p.v1.Want
+	(*Unwant)(nil),         // 15: dfsnapshotter.p2p.v1.Unwant
+	(*Progress)(nil),       // 16: dfsnapshotter.p2p.v1.Progress
+	(*Wrong)(nil),          // 17: dfsnapshotter.p2p.v1.Wrong
+	(*Verified)(nil),       // 18: dfsnapshotter.p2p.v1.Verified
+	(*Spoiled)(nil),        // 19: dfsnapshotter.p2p.v1.Spoiled
+	(*Checked)(nil),        // 20: dfsnapshotter.p2p.v1.Checked
+	(*Digests)(nil),        // 21: dfsnapshotter.p2p.v1.Digests
+	(*Content)(nil),        // 22: dfsnapshotter.p2p.v1.Content
+	(*Parents)(nil),        // 23: dfsnapshotter.p2p.v1.Parents
+	(*Fetch)(nil),          // 24: dfsnapshotter.p2p.v1.Fetch
+	(*Lease)(nil),          // 25: dfsnapshotter.p2p.v1.Lease
+	(*Source)(nil),         // 26: dfsnapshotter.p2p.v1.Source
+	(*Renew)(nil),          // 27: dfsnapshotter.p2p.v1.Renew
+	(*Ask)(nil),            // 28: dfsnapshotter.p2p.v1.Ask
+	(*Check)(nil),          // 29: dfsnapshotter.p2p.v1.Check
+	(*Audit)(nil),          // 30: dfsnapshotter.p2p.v1.Audit
+	(*Command)(nil),        // 31: dfsnapshotter.p2p.v1.Command
+	(*Done)(nil),           // 32: dfsnapshotter.p2p.v1.Done
+	(*Gone)(nil),           // 33: dfsnapshotter.p2p.v1.Gone
+	(*Index)(nil),          // 34: dfsnapshotter.p2p.v1.Index
+	(*Publish)(nil),        // 35: dfsnapshotter.p2p.v1.Publish
+	(*Lookup)(nil),         // 36: dfsnapshotter.p2p.v1.Lookup
+	(*Indexes)(nil),        // 37: dfsnapshotter.p2p.v1.Indexes
+	(*Distrust)(nil),       // 38: dfsnapshotter.p2p.v1.Distrust
+	(*Profile)(nil),        // 39: dfsnapshotter.p2p.v1.Profile
+	(*Learn)(nil),          // 40: dfsnapshotter.p2p.v1.Learn
+	(*Recall)(nil),         // 41: dfsnapshotter.p2p.v1.Recall
+	(*Recalled)(nil),       // 42: dfsnapshotter.p2p.v1.Recalled
+	(*Parents_Stripe)(nil), // 43: dfsnapshotter.p2p.v1.Parents.Stripe
 }
 var file_p2p_wire_internal_pb_wire_proto_depIdxs = []int32{
-	8,  // 0: dfsnapshotter.p2p.v1.ToScheduler.announce:type_name -> dfsnapshotter.p2p.v1.Announce
-	9,  // 1: dfsnapshotter.p2p.v1.ToScheduler.inventory:type_name -> dfsnapshotter.p2p.v1.Inventory
-	10, // 2: dfsnapshotter.p2p.v1.ToScheduler.want:type_name -> dfsnapshotter.p2p.v1.Want
-	11, // 3: dfsnapshotter.p2p.v1.ToScheduler.unwant:type_name -> dfsnapshotter.p2p.v1.Unwant
-	12, // 4: dfsnapshotter.p2p.v1.ToScheduler.progress:type_name -> dfsnapshotter.p2p.v1.Progress
-	13, // 5: dfsnapshotter.p2p.v1.ToScheduler.wrong:type_name -> dfsnapshotter.p2p.v1.Wrong
-	14, // 6: dfsnapshotter.p2p.v1.ToScheduler.verified:type_name -> dfsnapshotter.p2p.v1.Verified
-	15, // 7: dfsnapshotter.p2p.v1.ToScheduler.spoiled:type_name -> dfsnapshotter.p2p.v1.Spoiled
-	16, // 8: dfsnapshotter.p2p.v1.ToScheduler.checked:type_name -> dfsnapshotter.p2p.v1.Checked
-	17, // 9: dfsnapshotter.p2p.v1.ToScheduler.digests:type_name -> dfsnapshotter.p2p.v1.Digests
-	18, // 10: dfsnapshotter.p2p.v1.ToScheduler.content:type_name -> dfsnapshotter.p2p.v1.Content
-	29, // 11: dfsnapshotter.p2p.v1.ToScheduler.publish:type_name -> dfsnapshotter.p2p.v1.Publish
-	30, // 12: dfsnapshotter.p2p.v1.ToScheduler.lookup:type_name -> dfsnapshotter.p2p.v1.Lookup
-	32, // 13: dfsnapshotter.p2p.v1.ToScheduler.distrust:type_name -> dfsnapshotter.p2p.v1.Distrust
-	34, // 14: dfsnapshotter.p2p.v1.ToScheduler.learn:type_name -> dfsnapshotter.p2p.v1.Learn
-	35, // 15: dfsnapshotter.p2p.v1.ToScheduler.recall:type_name -> dfsnapshotter.p2p.v1.Recall
-	19, // 16: dfsnapshotter.p2p.v1.ToHost.parents:type_name -> dfsnapshotter.p2p.v1.Parents
-	20, // 17: dfsnapshotter.p2p.v1.ToHost.fetch:type_name -> dfsnapshotter.p2p.v1.Fetch
-	21, // 18: dfsnapshotter.p2p.v1.ToHost.lease:type_name -> dfsnapshotter.p2p.v1.Lease
-	22, // 19: dfsnapshotter.p2p.v1.ToHost.source:type_name -> dfsnapshotter.p2p.v1.Source
-	23, // 20: dfsnapshotter.p2p.v1.ToHost.renew:type_name -> dfsnapshotter.p2p.v1.Renew
-	18, // 21: dfsnapshotter.p2p.v1.ToHost.content:type_name -> dfsnapshotter.p2p.v1.Content
-	24, // 22: dfsnapshotter.p2p.v1.ToHost.ask:type_name -> dfsnapshotter.p2p.v1.Ask
-	25, // 23: dfsnapshotter.p2p.v1.ToHost.check:type_name -> dfsnapshotter.p2p.v1.Check
-	27, // 24: dfsnapshotter.p2p.v1.ToHost.gone:type_name -> dfsnapshotter.p2p.v1.Gone
-	17, // 25: dfsnapshotter.p2p.v1.ToHost.digests:type_name -> dfsnapshotter.p2p.v1.Digests
-	31, // 26: dfsnapshotter.p2p.v1.ToHost.indexes:type_name -> dfsnapshotter.p2p.v1.Indexes
-	32, // 27: dfsnapshotter.p2p.v1.ToHost.distrust:type_name -> dfsnapshotter.p2p.v1.Distrust
-	36, // 28: dfsnapshotter.p2p.v1.ToHost.recalled:type_name -> dfsnapshotter.p2p.v1.Recalled
-	26, // 29: dfsnapshotter.p2p.v1.ToHost.audit:type_name -> dfsnapshotter.p2p.v1.Audit
-	1,  // 30: dfsnapshotter.p2p.v1.Transfer.failed:type_name -> dfsnapshotter.p2p.v1.Failure
-	5,  // 31: dfsnapshotter.p2p.v1.Announce.host:type_name -> dfsnapshotter.p2p.v1.Host
-	9,  // 32: dfsnapshotter.p2p.v1.Announce.inventory:type_name -> dfsnapshotter.p2p.v1.Inventory
-	4,  // 33: dfsnapshotter.p2p.v1.Inventory.blob:type_name -> dfsnapshotter.p2p.v1.Blob
-	4,  // 34: dfsnapshotter.p2p.v1.Want.blob:type_name -> dfsnapshotter.p2p.v1.Blob
-	6,  // 35: dfsnapshotter.p2p.v1.Want.origin:type_name -> dfsnapshotter.p2p.v1.Origin
-	0,  // 36: dfsnapshotter.p2p.v1.Want.priority:type_name -> dfsnapshotter.p2p.v1.Priority
-	7,  // 37: dfsnapshotter.p2p.v1.Progress.from:type_name -> dfsnapshotter.p2p.v1.Transfer
-	1,  // 38: dfsnapshotter.p2p.v1.Checked.failed:type_name -> dfsnapshotter.p2p.v1.Failure
-	5,  // 39: dfsnapshotter.p2p.v1.Parents.hosts:type_name -> dfsnapshotter.p2p.v1.Host
-	37, // 40: dfsnapshotter.p2p.v1.Parents.stripes:type_name -> dfsnapshotter.p2p.v1.Parents.Stripe
-	4,  // 41: dfsnapshotter.p2p.v1.Fetch.blob:type_name -> dfsnapshotter.p2p.v1.Blob
-	6,  // 42: dfsnapshotter.p2p.v1.Fetch.origin:type_name -> dfsnapshotter.p2p.v1.Origin
-	5,  // 43: dfsnapshotter.p2p.v1.Check.parent:type_name -> dfsnapshotter.p2p.v1.Host
-	4,  // 44: dfsnapshotter.p2p.v1.Index.pack:type_name -> dfsnapshotter.p2p.v1.Blob
-	28, // 45: dfsnapshotter.p2p.v1.Publish.index:type_name -> dfsnapshotter.p2p.v1.Index
-	28, // 46: dfsnapshotter.p2p.v1.Indexes.found:type_name -> dfsnapshotter.p2p.v1.Index
-	4,  // 47: dfsnapshotter.p2p.v1.Profile.pack:type_name -> dfsnapshotter.p2p.v1.Blob
-	33, // 48: dfsnapshotter.p2p.v1.Learn.profile:type_name -> dfsnapshotter.p2p.v1.Profile
-	33, // 49: dfsnapshotter.p2p.v1.Recalled.profile:type_name -> dfsnapshotter.p2p.v1.Profile
-	2,  // 50: dfsnapshotter.p2p.v1.Scheduler.Link:input_type -> dfsnapshotter.p2p.v1.ToScheduler
-	3,  // 51: dfsnapshotter.p2p.v1.Scheduler.Link:output_type -> dfsnapshotter.p2p.v1.ToHost
-	51, // [51:52] is the sub-list for method output_type
-	50, // [50:51] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	31, // 0: dfsnapshotter.p2p.v1.Orders.command:type_name -> dfsnapshotter.p2p.v1.Command
+	12, // 1: dfsnapshotter.p2p.v1.ToScheduler.announce:type_name -> dfsnapshotter.p2p.v1.Announce
+	13, // 2: dfsnapshotter.p2p.v1.ToScheduler.inventory:type_name -> dfsnapshotter.p2p.v1.Inventory
+	14, // 3: dfsnapshotter.p2p.v1.ToScheduler.want:type_name -> dfsnapshotter.p2p.v1.Want
+	15, // 4: dfsnapshotter.p2p.v1.ToScheduler.unwant:type_name -> dfsnapshotter.p2p.v1.Unwant
+	16, // 5: dfsnapshotter.p2p.v1.ToScheduler.progress:type_name -> dfsnapshotter.p2p.v1.Progress
+	17, // 6: dfsnapshotter.p2p.v1.ToScheduler.wrong:type_name -> dfsnapshotter.p2p.v1.Wrong
+	18, // 7: dfsnapshotter.p2p.v1.ToScheduler.verified:type_name -> dfsnapshotter.p2p.v1.Verified
+	19, // 8: dfsnapshotter.p2p.v1.ToScheduler.spoiled:type_name -> dfsnapshotter.p2p.v1.Spoiled
+	20, // 9: dfsnapshotter.p2p.v1.ToScheduler.checked:type_name -> dfsnapshotter.p2p.v1.Checked
+	21, // 10: dfsnapshotter.p2p.v1.ToScheduler.digests:type_name -> dfsnapshotter.p2p.v1.Digests
+	22, // 11: dfsnapshotter.p2p.v1.ToScheduler.content:type_name -> dfsnapshotter.p2p.v1.Content
+	35, // 12: dfsnapshotter.p2p.v1.ToScheduler.publish:type_name -> dfsnapshotter.p2p.v1.Publish
+	36, // 13: dfsnapshotter.p2p.v1.ToScheduler.lookup:type_name -> dfsnapshotter.p2p.v1.Lookup
+	38, // 14: dfsnapshotter.p2p.v1.ToScheduler.distrust:type_name -> dfsnapshotter.p2p.v1.Distrust
+	40, // 15: dfsnapshotter.p2p.v1.ToScheduler.learn:type_name -> dfsnapshotter.p2p.v1.Learn
+	41, // 16: dfsnapshotter.p2p.v1.ToScheduler.recall:type_name -> dfsnapshotter.p2p.v1.Recall
+	32, // 17: dfsnapshotter.p2p.v1.ToScheduler.done:type_name -> dfsnapshotter.p2p.v1.Done
+	23, // 18: dfsnapshotter.p2p.v1.ToHost.parents:type_name -> dfsnapshotter.p2p.v1.Parents
+	24, // 19: dfsnapshotter.p2p.v1.ToHost.fetch:type_name -> dfsnapshotter.p2p.v1.Fetch
+	25, // 20: dfsnapshotter.p2p.v1.ToHost.lease:type_name -> dfsnapshotter.p2p.v1.Lease
+	26, // 21: dfsnapshotter.p2p.v1.ToHost.source:type_name -> dfsnapshotter.p2p.v1.Source
+	27, // 22: dfsnapshotter.p2p.v1.ToHost.renew:type_name -> dfsnapshotter.p2p.v1.Renew
+	22, // 23: dfsnapshotter.p2p.v1.ToHost.content:type_name -> dfsnapshotter.p2p.v1.Content
+	28, // 24: dfsnapshotter.p2p.v1.ToHost.ask:type_name -> dfsnapshotter.p2p.v1.Ask
+	29, // 25: dfsnapshotter.p2p.v1.ToHost.check:type_name -> dfsnapshotter.p2p.v1.Check
+	33, // 26: dfsnapshotter.p2p.v1.ToHost.gone:type_name -> dfsnapshotter.p2p.v1.Gone
+	21, // 27: dfsnapshotter.p2p.v1.ToHost.digests:type_name -> dfsnapshotter.p2p.v1.Digests
+	37, // 28: dfsnapshotter.p2p.v1.ToHost.indexes:type_name -> dfsnapshotter.p2p.v1.Indexes
+	38, // 29: dfsnapshotter.p2p.v1.ToHost.distrust:type_name -> dfsnapshotter.p2p.v1.Distrust
+	42, // 30: dfsnapshotter.p2p.v1.ToHost.recalled:type_name -> dfsnapshotter.p2p.v1.Recalled
+	30, // 31: dfsnapshotter.p2p.v1.ToHost.audit:type_name -> dfsnapshotter.p2p.v1.Audit
+	31, // 32: dfsnapshotter.p2p.v1.ToHost.command:type_name -> dfsnapshotter.p2p.v1.Command
+	1,  // 33: dfsnapshotter.p2p.v1.Transfer.failed:type_name -> dfsnapshotter.p2p.v1.Failure
+	9,  // 34: dfsnapshotter.p2p.v1.Announce.host:type_name -> dfsnapshotter.p2p.v1.Host
+	13, // 35: dfsnapshotter.p2p.v1.Announce.inventory:type_name -> dfsnapshotter.p2p.v1.Inventory
+	8,  // 36: dfsnapshotter.p2p.v1.Inventory.blob:type_name -> dfsnapshotter.p2p.v1.Blob
+	8,  // 37: dfsnapshotter.p2p.v1.Want.blob:type_name -> dfsnapshotter.p2p.v1.Blob
+	10, // 38: dfsnapshotter.p2p.v1.Want.origin:type_name -> dfsnapshotter.p2p.v1.Origin
+	0,  // 39: dfsnapshotter.p2p.v1.Want.priority:type_name -> dfsnapshotter.p2p.v1.Priority
+	11, // 40: dfsnapshotter.p2p.v1.Progress.from:type_name -> dfsnapshotter.p2p.v1.Transfer
+	1,  // 41: dfsnapshotter.p2p.v1.Checked.failed:type_name -> dfsnapshotter.p2p.v1.Failure
+	9,  // 42: dfsnapshotter.p2p.v1.Parents.hosts:type_name -> dfsnapshotter.p2p.v1.Host
+	43, // 43: dfsnapshotter.p2p.v1.Parents.stripes:type_name -> dfsnapshotter.p2p.v1.Parents.Stripe
+	8,  // 44: dfsnapshotter.p2p.v1.Fetch.blob:type_name -> dfsnapshotter.p2p.v1.Blob
+	10, // 45: dfsnapshotter.p2p.v1.Fetch.origin:type_name -> dfsnapshotter.p2p.v1.Origin
+	9,  // 46: dfsnapshotter.p2p.v1.Check.parent:type_name -> dfsnapshotter.p2p.v1.Host
+	8,  // 47: dfsnapshotter.p2p.v1.Command.blob:type_name -> dfsnapshotter.p2p.v1.Blob
+	10, // 48: dfsnapshotter.p2p.v1.Command.origin:type_name -> dfsnapshotter.p2p.v1.Origin
+	8,  // 49: dfsnapshotter.p2p.v1.Index.pack:type_name -> dfsnapshotter.p2p.v1.Blob
+	34, // 50: dfsnapshotter.p2p.v1.Publish.index:type_name -> dfsnapshotter.p2p.v1.Index
+	34, // 51: dfsnapshotter.p2p.v1.Indexes.found:type_name -> dfsnapshotter.p2p.v1.Index
+	8,  // 52: dfsnapshotter.p2p.v1.Profile.pack:type_name -> dfsnapshotter.p2p.v1.Blob
+	39, // 53: dfsnapshotter.p2p.v1.Learn.profile:type_name -> dfsnapshotter.p2p.v1.Profile
+	39, // 54: dfsnapshotter.p2p.v1.Recalled.profile:type_name -> dfsnapshotter.p2p.v1.Profile
+	6,  // 55: dfsnapshotter.p2p.v1.Scheduler.Link:input_type -> dfsnapshotter.p2p.v1.ToScheduler
+	2,  // 56: dfsnapshotter.p2p.v1.Overseer.See:input_type -> dfsnapshotter.p2p.v1.Look
+	4,  // 57: dfsnapshotter.p2p.v1.Overseer.Order:input_type -> dfsnapshotter.p2p.v1.Orders
+	7,  // 58: dfsnapshotter.p2p.v1.Scheduler.Link:output_type -> dfsnapshotter.p2p.v1.ToHost
+	3,  // 59: dfsnapshotter.p2p.v1.Overseer.See:output_type -> dfsnapshotter.p2p.v1.Seen
+	5,  // 60: dfsnapshotter.p2p.v1.Overseer.Order:output_type -> dfsnapshotter.p2p.v1.Obeyed
+	58, // [58:61] is the sub-list for method output_type
+	55, // [55:58] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_p2p_wire_internal_pb_wire_proto_init() }
@@ -3028,7 +3410,7 @@ func file_p2p_wire_internal_pb_wire_proto_init() {
 	if File_p2p_wire_internal_pb_wire_proto != nil {
 		return
 	}
-	file_p2p_wire_internal_pb_wire_proto_msgTypes[0].OneofWrappers = []any{
+	file_p2p_wire_internal_pb_wire_proto_msgTypes[4].OneofWrappers = []any{
 		(*ToScheduler_Announce)(nil),
 		(*ToScheduler_Inventory)(nil),
 		(*ToScheduler_Want)(nil),
@@ -3045,8 +3427,9 @@ func file_p2p_wire_internal_pb_wire_proto_init() {
 		(*ToScheduler_Distrust)(nil),
 		(*ToScheduler_Learn)(nil),
 		(*ToScheduler_Recall)(nil),
+		(*ToScheduler_Done)(nil),
 	}
-	file_p2p_wire_internal_pb_wire_proto_msgTypes[1].OneofWrappers = []any{
+	file_p2p_wire_internal_pb_wire_proto_msgTypes[5].OneofWrappers = []any{
 		(*ToHost_Parents)(nil),
 		(*ToHost_Fetch)(nil),
 		(*ToHost_Lease)(nil),
@@ -3061,6 +3444,7 @@ func file_p2p_wire_internal_pb_wire_proto_init() {
 		(*ToHost_Distrust)(nil),
 		(*ToHost_Recalled)(nil),
 		(*ToHost_Audit)(nil),
+		(*ToHost_Command)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3068,9 +3452,9 @@ func file_p2p_wire_internal_pb_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_p2p_wire_internal_pb_wire_proto_rawDesc), len(file_p2p_wire_internal_pb_wire_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   36,
+			NumMessages:   42,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_p2p_wire_internal_pb_wire_proto_goTypes,
 		DependencyIndexes: file_p2p_wire_internal_pb_wire_proto_depIdxs,

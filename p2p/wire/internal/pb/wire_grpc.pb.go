@@ -124,3 +124,157 @@ var Scheduler_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "p2p/wire/internal/pb/wire.proto",
 }
+
+const (
+	Overseer_See_FullMethodName   = "/dfsnapshotter.p2p.v1.Overseer/See"
+	Overseer_Order_FullMethodName = "/dfsnapshotter.p2p.v1.Overseer/Order"
+)
+
+// OverseerClient is the client API for Overseer service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Overseer is served by dfscheduler, for managers.
+type OverseerClient interface {
+	// See says what the scheduler sees, as JSON: all of it, or of one blob.
+	See(ctx context.Context, in *Look, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Seen], error)
+	// Order has hosts commanded, and says of each how that ended.
+	Order(ctx context.Context, in *Orders, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Obeyed], error)
+}
+
+type overseerClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewOverseerClient(cc grpc.ClientConnInterface) OverseerClient {
+	return &overseerClient{cc}
+}
+
+func (c *overseerClient) See(ctx context.Context, in *Look, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Seen], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Overseer_ServiceDesc.Streams[0], Overseer_See_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[Look, Seen]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Overseer_SeeClient = grpc.ServerStreamingClient[Seen]
+
+func (c *overseerClient) Order(ctx context.Context, in *Orders, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Obeyed], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Overseer_ServiceDesc.Streams[1], Overseer_Order_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[Orders, Obeyed]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Overseer_OrderClient = grpc.ServerStreamingClient[Obeyed]
+
+// OverseerServer is the server API for Overseer service.
+// All implementations must embed UnimplementedOverseerServer
+// for forward compatibility.
+//
+// Overseer is served by dfscheduler, for managers.
+type OverseerServer interface {
+	// See says what the scheduler sees, as JSON: all of it, or of one blob.
+	See(*Look, grpc.ServerStreamingServer[Seen]) error
+	// Order has hosts commanded, and says of each how that ended.
+	Order(*Orders, grpc.ServerStreamingServer[Obeyed]) error
+	mustEmbedUnimplementedOverseerServer()
+}
+
+// UnimplementedOverseerServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedOverseerServer struct{}
+
+func (UnimplementedOverseerServer) See(*Look, grpc.ServerStreamingServer[Seen]) error {
+	return status.Error(codes.Unimplemented, "method See not implemented")
+}
+func (UnimplementedOverseerServer) Order(*Orders, grpc.ServerStreamingServer[Obeyed]) error {
+	return status.Error(codes.Unimplemented, "method Order not implemented")
+}
+func (UnimplementedOverseerServer) mustEmbedUnimplementedOverseerServer() {}
+func (UnimplementedOverseerServer) testEmbeddedByValue()                  {}
+
+// UnsafeOverseerServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to OverseerServer will
+// result in compilation errors.
+type UnsafeOverseerServer interface {
+	mustEmbedUnimplementedOverseerServer()
+}
+
+func RegisterOverseerServer(s grpc.ServiceRegistrar, srv OverseerServer) {
+	// If the following call panics, it indicates UnimplementedOverseerServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Overseer_ServiceDesc, srv)
+}
+
+func _Overseer_See_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(Look)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(OverseerServer).See(m, &grpc.GenericServerStream[Look, Seen]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Overseer_SeeServer = grpc.ServerStreamingServer[Seen]
+
+func _Overseer_Order_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(Orders)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(OverseerServer).Order(m, &grpc.GenericServerStream[Orders, Obeyed]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Overseer_OrderServer = grpc.ServerStreamingServer[Obeyed]
+
+// Overseer_ServiceDesc is the grpc.ServiceDesc for Overseer service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Overseer_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "dfsnapshotter.p2p.v1.Overseer",
+	HandlerType: (*OverseerServer)(nil),
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "See",
+			Handler:       _Overseer_See_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Order",
+			Handler:       _Overseer_Order_Handler,
+			ServerStreams: true,
+		},
+	},
+	Metadata: "p2p/wire/internal/pb/wire.proto",
+}
