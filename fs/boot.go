@@ -120,12 +120,13 @@ func (l *Layer) awaitBoot(ctx context.Context, first, last int) {
 // unpackBoot fills the layer from a boot pack. What does not come from it is fetched
 // piecewise later, so that an error only costs time.
 func (l *Layer) unpackBoot(b *boot, pack profiles.Blob) {
-	result := "used"
+	result, start := "used", time.Now()
 	err := l.readBoot(b, pack)
 	if err != nil {
 		result = "failed"
 		l.log().Warn("boot pack", "pack", pack.Digest, "err", err)
 	}
+	l.log().Debug("boot pack read", "pack", pack.Digest, "size", pack.Size, "took", time.Since(start))
 	l.fs.metrics.boots.WithLabelValues(result).Inc()
 	b.step(func() { b.over = true })
 }
