@@ -60,4 +60,7 @@ func TestIndexes(t *testing.T) {
 	if !strings.Contains(get(t, s, "/metrics"), "\ndfscheduler_containers_misled_total 2\n") {
 		t.Error("two containers are not counted")
 	}
+	if text := get(t, s, "/debug"); !strings.Contains(text, "FALSE INDEXES (1)") || !strings.Contains(text, "[early: default/web early: default/db]") {
+		t.Errorf("operators do not see the false index with its containers: %s", text)
+	}
 }

@@ -24,6 +24,7 @@ type view struct {
 	Swarms []sched.SwarmView
 	Hosts  []sched.HostView
 	Bans   []sched.Ban
+	False  []sched.FalseIndex
 }
 
 func (h *hub) counts() sched.Counts {
@@ -35,7 +36,7 @@ func (h *hub) counts() sched.Counts {
 func (h *hub) view() view {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return view{Counts: h.state.Counts(), Swarms: h.state.Swarms(), Hosts: h.state.Hosts(), Bans: h.state.Bans(time.Now())}
+	return view{Counts: h.state.Counts(), Swarms: h.state.Swarms(), Hosts: h.state.Hosts(), Bans: h.state.Bans(time.Now()), False: h.indexes.False()}
 }
 
 func (h *hub) swarm(d digest.Digest) (sched.BlobView, bool) {
@@ -84,6 +85,11 @@ func (v view) table(out io.Writer) error {
 			what = "banned"
 		}
 		row("%s\t%s\t%d\t%s\t%s", b.Host, b.Until.UTC().Format(time.RFC3339), b.Times, what, b.Reason)
+	}
+
+	row("\nFALSE INDEXES (%d)\nlayer\tindex\tfound\tby\tmade by\tcontainers\treason", len(v.False))
+	for _, f := range v.False {
+		row("%s\t%s\t%s\t%s\t%s\t%s\t%s", f.Layer, f.ID, f.At.UTC().Format(time.RFC3339), f.Accuser, f.Makers, f.Containers, f.Reason)
 	}
 
 	row("\nSWARMS (%d)\nblob\tMiB\tstate\towner\tpeers\twanting\tcomplete\tstarving\tleases\tsums", len(v.Swarms))

@@ -21,6 +21,7 @@ type Indexes struct {
 	max     int
 	layers  map[digest.Digest]*layer
 	waiting map[p2p.HostID]map[digest.Digest]int // version, of what was asked for in vain
+	false   []FalseIndex
 }
 
 // layer is what is known of one.
@@ -40,11 +41,13 @@ type offer struct {
 
 // What is kept at most.
 const (
-	maxLayers  = 200_000
-	maxOffers  = 8 // of one layer
-	maxMakers  = 2 // of one offer; more say nothing new
-	maxLies    = 16
-	maxWaiting = 1024 // layers that one host waits for
+	maxLayers       = 200_000
+	maxOffers       = 8 // of one layer
+	maxMakers       = 2 // of one offer; more say nothing new
+	maxLies         = 16
+	maxWaiting      = 1024 // layers that one host waits for
+	maxFalseIndexes = 64   // indexes that were found false, for operators
+	maxMisled       = 256  // containers of one of them
 )
 
 // NewIndexes returns what a scheduler knows that has just begun.
@@ -90,7 +93,11 @@ func (x *Indexes) Lookup(now time.Time, host p2p.HostID, m p2p.Lookup) []Send {
 // host is to hear, nil if that is known already.
 func (x *Indexes) Distrust(now time.Time, by p2p.HostID, m p2p.Distrust) p2p.Message {
 	l := x.layer(now, m.Layer)
-	if slices.Contains(l.lies, m.ID) || len(l.lies) >= maxLies {
+	if slices.Contains(l.lies, m.ID) {
+		x.misled(by, m)
+		return nil
+	}
+	if len(l.lies) >= maxLies {
 		return nil
 	}
 	l.lies = append(l.lies, m.ID)
@@ -101,9 +108,47 @@ func (x *Indexes) Distrust(now time.Time, by p2p.HostID, m p2p.Distrust) p2p.Mes
 		}
 		return o.index.ID == m.ID
 	})
+	makers = makers[:min(len(makers), maxMakers)]
+	x.false = append([]FalseIndex{{Layer: m.Layer, ID: m.ID, At: now, Reason: fmt.Sprintf("%.200s", m.Reason), Accuser: by, Makers: makers}}, x.false...)
+	x.false = x.false[:min(len(x.false), maxFalseIndexes)]
+	x.misled(by, m)
 	m.Containers = nil // they are of no interest to other hosts
-	m.Reason = fmt.Sprintf("%.200s (found by %.64s, made by %.64s)", m.Reason, by, makers[:min(len(makers), maxMakers)])
+	m.Reason = fmt.Sprintf("%.200s (found by %.64s, made by %.64s)", m.Reason, by, makers)
 	return m
+}
+
+// A FalseIndex is one that a host has found false, as shown to operators.
+type FalseIndex struct {
+	Layer, ID  digest.Digest
+	At         time.Time
+	Reason     string
+	Accuser    p2p.HostID
+	Makers     []p2p.HostID
+	Containers []string // "host: name" of those that had been given the layer, as far as hosts have said
+}
+
+// False returns the indexes that were found false, the latest first.
+func (x *Indexes) False() []FalseIndex {
+	out := slices.Clone(x.false)
+	for i := range out {
+		out[i].Containers = slices.Clone(out[i].Containers)
+	}
+	return out
+}
+
+// misled notes which containers of a host run on a false index.
+func (x *Indexes) misled(by p2p.HostID, m p2p.Distrust) {
+	i := slices.IndexFunc(x.false, func(f FalseIndex) bool { return f.Layer == m.Layer && f.ID == m.ID })
+	if i < 0 {
+		return
+	}
+	f := &x.false[i]
+	for _, name := range m.Containers {
+		name = fmt.Sprintf("%.64s: %s", by, name)
+		if !slices.Contains(f.Containers, name) && len(f.Containers) < maxMisled {
+			f.Containers = append(f.Containers, name)
+		}
+	}
 }
 
 // Leave forgets that a host waits.

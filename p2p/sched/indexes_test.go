@@ -60,8 +60,14 @@ func TestIndexes(t *testing.T) {
 	if m := x.Distrust(now, "h5", p2p.Distrust{Layer: good.Layer, ID: good.ID, Reason: "wrong"}); m == nil {
 		t.Error("nobody hears of a false index")
 	}
-	if m := x.Distrust(now, "h6", p2p.Distrust{Layer: good.Layer, ID: good.ID}); m != nil {
-		t.Errorf("everybody hears of it twice: %v", m)
+	for range 2 {
+		if m := x.Distrust(now, "h6", p2p.Distrust{Layer: good.Layer, ID: good.ID, Containers: []string{"default/web"}}); m != nil {
+			t.Errorf("everybody hears of it twice: %v", m)
+		}
+	}
+	seen := []sched.FalseIndex{{Layer: good.Layer, ID: good.ID, At: now, Reason: "wrong", Accuser: "h5", Makers: []p2p.HostID{"h2", "h4"}, Containers: []string{"h6: default/web"}}}
+	if diff := cmp.Diff(seen, x.False()); diff != "" {
+		t.Errorf("what operators see: %s", diff)
 	}
 	check("a false index", x.Lookup(now, "h1", ask), none)
 	check("a false index offered again", x.Publish(now, "s2", true, p2p.Publish{Index: good}), none)

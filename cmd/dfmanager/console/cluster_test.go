@@ -53,7 +53,8 @@ var by = store.By{Actor: "test"}
 const sees = `{"Counts":{"Hosts":2,"Seeds":1,"Swarms":1,"Bans":1},
 	"Hosts":[{"ID":"node-1","Addr":"192.0.2.1:65002","Share":true,"Children":3,"Blobs":41},{"ID":"seed-0","Addr":"192.0.2.2:65002","Seed":true,"Share":true}],
 	"Swarms":[{"Blob":{"Digest":"sha256:layer","Size":1048576},"State":"stuck","Wanting":1,"Peers":2,"Complete":1}],
-	"Bans":[{"Host":"node-1","Reason":"served <wrong> bytes","Until":"2030-01-02T03:04:05Z","Times":2,"Banned":true}]}`
+	"Bans":[{"Host":"node-1","Reason":"served <wrong> bytes","Until":"2030-01-02T03:04:05Z","Times":2,"Banned":true}],
+	"False":[{"Layer":"sha256:5eed","ID":"sha256:1e","At":"2029-01-02T03:04:05Z","Reason":"another <tree>","Accuser":"node-1","Makers":["seed-0"],"Containers":["node-1: default/web"]}]}`
 
 // Of a cluster with certificates from files is known what its schedulers see.
 func TestClusterThatHasNotJoined(t *testing.T) {
@@ -66,7 +67,7 @@ func TestClusterThatHasNotJoined(t *testing.T) {
 	e = newEnv(t)
 	e.seen.Set("", sees)
 	guest = e.session("guest")
-	e.shows(e.do("/clusters/1", nil, guest), 200, "node-1", "seed-0", "have not joined", "served &lt;wrong&gt; bytes", "2030-01-02 03:04:05", "1 of 1")
+	e.shows(e.do("/clusters/1", nil, guest), 200, "node-1", "seed-0", "have not joined", "served &lt;wrong&gt; bytes", "2030-01-02 03:04:05", "1 of 1", "sha256:5eed", "another &lt;tree&gt;", "node-1: default/web")
 	if r := e.do("/clusters/99", nil, guest); r.status != 404 {
 		t.Errorf("there is no cluster 99: %d", r.status)
 	}
@@ -92,7 +93,7 @@ func TestNodes(t *testing.T) {
 	if r := e.do("/clusters/1?role=seed", nil, guest); strings.Contains(r.text, `id="node-1"`) || !strings.Contains(r.text, "seed-7") {
 		t.Errorf("seeds: %s", r.text)
 	}
-	e.shows(e.do("/", nil, guest), 200, "6.00 GiB", "3.00 GiB left them", "90.0 %", "1 host is banned", "1 blob is stuck", "<dd>1</dd>")
+	e.shows(e.do("/", nil, guest), 200, "6.00 GiB", "3.00 GiB left them", "90.0 %", "1 host is banned", "1 blob is stuck", "layer sha256:5eed was false", "1 container that had it is to be replaced", "<dd>1</dd>")
 	if r := e.do("/nodes/1", nil, guest); r.status != 200 || strings.Contains(r.text, "Revoke") || !strings.Contains(r.text, "13 bodies") {
 		t.Errorf("a node, to a guest: %d %s", r.status, r.text)
 	}

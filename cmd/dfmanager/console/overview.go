@@ -124,6 +124,13 @@ func alarms(o overview) (all []alarm) {
 	if n := len(m.Sees.Bans); n > 0 {
 		say(false, at, "%s banned, or used as a last resort only.", plural(n, "host is", "hosts are"))
 	}
+	for _, f := range m.Sees.False {
+		text := fmt.Sprintf("An index of layer %.19s was false: no new container is started on it.", f.Layer)
+		if n := len(f.Containers); n > 0 {
+			text += fmt.Sprintf(" %s to be replaced.", plural(n, "container that had it is", "containers that had it are"))
+		}
+		say(true, at+"#false", "%s", text)
+	}
 	stuck := 0
 	for _, s := range m.Sees.Swarms {
 		if s.State == "stuck" {

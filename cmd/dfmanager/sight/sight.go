@@ -24,6 +24,7 @@ type Scheduler struct {
 	Swarms []Swarm
 	Hosts  []Host
 	Bans   []Ban
+	False  []FalseIndex
 }
 
 // Swarm is the hosts that have, or want, a blob.
@@ -65,6 +66,14 @@ type Ban struct {
 	Until        time.Time
 	Times        int
 	Banned       bool
+}
+
+// FalseIndex is an index of a layer that a host has found false.
+type FalseIndex struct {
+	Layer, ID, Reason, Accuser string
+	At                         time.Time
+	Makers                     []string
+	Containers                 []string // that had been given the layer, with their hosts
 }
 
 // Blob is a swarm with its hosts.
@@ -200,6 +209,7 @@ type Cluster struct {
 	Hosts      []Host  // seeds first, then who serves most
 	Swarms     []Swarm // stuck ones first, then those most want
 	Bans       []Ban
+	False      []FalseIndex // the latest first
 	Seeds      int
 }
 
@@ -231,6 +241,11 @@ func (s *Sight) Gather(ctx context.Context, cluster int64, schedulers []string) 
 		}
 		c.Swarms = append(c.Swarms, seen[i].Swarms...)
 		c.Bans = append(c.Bans, seen[i].Bans...)
+		for _, f := range seen[i].False { // the same hosts tell each of them
+			if !slices.ContainsFunc(c.False, func(g FalseIndex) bool { return f.ID == g.ID }) {
+				c.False = append(c.False, f)
+			}
+		}
 	}
 	for _, h := range hosts {
 		c.Hosts = append(c.Hosts, h)
@@ -250,6 +265,7 @@ func (c *Cluster) sort() {
 	slices.SortFunc(c.Swarms, func(a, b Swarm) int {
 		return cmp.Or(truth(b.State == "stuck")-truth(a.State == "stuck"), b.Wanting-a.Wanting, b.Peers-a.Peers, cmp.Compare(a.Blob.Digest, b.Blob.Digest))
 	})
+	slices.SortFunc(c.False, func(a, b FalseIndex) int { return b.At.Compare(a.At) })
 }
 
 func truth(b bool) int {
