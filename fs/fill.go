@@ -272,7 +272,23 @@ func (l *Layer) fetch(ctx context.Context, f *flight, done func(chunk int)) erro
 		}
 		return nil
 	}
-	return l.decode(ctx, f, write)
+	err := l.decode(ctx, f, write)
+	if errors.Is(err, index.ErrWindow) && ctx.Err() == nil {
+		err = l.refillAll(ctx, w, f.priority(), err)
+	}
+	return err
+}
+
+// refillAll unpacks the layer because the host whose index it is read by is gone, and
+// nobody else has a window of it, as why says.
+func (l *Layer) refillAll(ctx context.Context, w *chunkWriter, prio fetcher.Priority, why error) error {
+	l.finalizing.Lock()
+	defer l.finalizing.Unlock()
+	if l.complete.Load() || l.filled.full() {
+		return nil // another reader has had it unpacked
+	}
+	l.log().Warn("part of the layer's index cannot be had; the layer is unpacked", "index", l.index.Info().ID, "err", why)
+	return l.refill(ctx, w, prio)
 }
 
 // refill unpacks the whole blob again, into the same backing files. Readers use

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"os"
 	"path/filepath"
@@ -69,6 +70,51 @@ func TestChange(t *testing.T) {
 	same(t, tree, l.tree, impliedPaths(l))
 	if s := l.status(); s.State != Complete || !s.Proven {
 		t.Errorf("it ends as %s, proven: %v", s.State, s.Proven)
+	}
+}
+
+// TestWindowsGone: where those who had the windows of a layer's index are gone, the
+// layer is unpacked, and readers notice nothing.
+func TestWindowsGone(t *testing.T) {
+	e := newEnv(t, nil)
+	form := indextest.Gzip(big(31), indextest.GzipOptions{Level: gzip.BestSpeed})
+	tree := unpacked(t, form.Tar)
+	l := e.unmade(form)
+	headOf(t, e.indexOf(form), filepath.Join(l.dir, "index"))
+	fromCluster(l)
+	if err := l.open(); err != nil {
+		t.Fatal(err)
+	}
+	l.index.Lazy(l.rec.Pack.Size, func(int64, int64) ([]byte, error) { return nil, errors.New("nobody has it") })
+	e.serve(l)
+	same(t, tree, filepath.Join(e.root, "m", l.name()), impliedPaths(l))
+	if s := l.status(); s.State != Filled || s.Proven {
+		t.Errorf("it is %s, proven: %v", s.State, s.Proven)
+	}
+	if err := l.hurry(); err != nil {
+		t.Fatal(err)
+	}
+	same(t, tree, l.tree, impliedPaths(l))
+}
+
+// headOf puts an index without its windows at path.
+func headOf(t *testing.T, made, path string) {
+	t.Helper()
+	x, err := index.Open(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = x.Close() }() // nothing was written
+	var pack bytes.Buffer
+	if _, err := x.Pack(&pack); err != nil {
+		t.Fatal(err)
+	}
+	head, err := index.ParseHead(pack.Bytes(), int64(pack.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := index.Unpack(path, head, bytes.NewReader(pack.Bytes()[index.PackPrefix:][:head.Size])); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -16,6 +16,10 @@ var (
 	// digest, size or diffID it was announced with. Ask another source.
 	ErrDigest = errors.New("digest mismatch")
 
+	// ErrWindow is returned when a window that the index lacks cannot be had from
+	// where the index came from. Unpack the layer.
+	ErrWindow = errors.New("window of the index cannot be had")
+
 	// ErrInvalid is returned for a layer that no source can mend: containerd
 	// would refuse to unpack it, or it exceeds Limits. The error names the
 	// entry.

@@ -141,7 +141,7 @@ func (x *Index) Lazy(size int64, get Windows) {
 func (x *Index) fetchWindow(i int, loc windowLoc) ([]byte, error) {
 	frame, err := x.lacking(loc)
 	if err != nil {
-		return nil, fmt.Errorf("window %d of the index: %w", i, err)
+		return nil, fmt.Errorf("window %d: %w: %w", i, ErrWindow, err)
 	}
 	raw, err := x.expandWindow(i, loc, frame)
 	if err != nil {

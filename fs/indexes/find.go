@@ -18,8 +18,10 @@ import (
 )
 
 const (
-	headWithin   = 5 * time.Second  // that a head has to come in, or the layer is unpacked
-	windowWithin = 60 * time.Second // that a reader waits for a window
+	headWithin   = 5 * time.Second        // that a head has to come in, or the layer is unpacked
+	windowWithin = 60 * time.Second       // that a window has to come in, or the layer is unpacked
+	goneFor      = 5 * time.Second        // that no host has it, before it is taken for gone
+	lookAgain    = 250 * time.Millisecond // meanwhile
 )
 
 // Wanted is a layer that an index is wanted of.
@@ -241,10 +243,19 @@ func (x *Indexes) Windows(ctx context.Context, i *index.Index, p Pack) {
 		ctx, cancel := context.WithTimeout(ctx, windowWithin)
 		defer cancel()
 		data := make([]byte, n)
-		m, err := b.ReadAt(ctx, data, off, fetcher.OnDemand)
-		if m == len(data) {
-			err = nil
+		for began := time.Now(); ; {
+			m, err := b.ReadAt(ctx, data, off, fetcher.OnDemand)
+			if m == len(data) {
+				return data, nil
+			}
+			if p.From() != FromCluster || time.Since(began) >= goneFor {
+				return nil, err
+			}
+			select { // those who have it may be cut off, or no parents of this host for a moment
+			case <-time.After(lookAgain):
+			case <-ctx.Done():
+				return nil, err
+			}
 		}
-		return data, err
 	})
 }

@@ -168,6 +168,30 @@ func TestRegistry(t *testing.T) {
 	}
 }
 
+// TestWindowsLater: windows that no host has at the moment are waited for.
+func TestWindowsLater(t *testing.T) {
+	b := newBeside(t, origintest.Options{})
+	p := Pack{Digest: b.offer.Pack.Digest, Size: b.offer.Pack.Size}
+	head, err := index.ParseHead(b.pack, p.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(b.dir, "got")
+	if err := index.Unpack(path, head, bytes.NewReader(b.pack[index.PackPrefix:b.offer.Head])); err != nil {
+		t.Fatal(err)
+	}
+	i := b.open(path)
+	b.x.Windows(t.Context(), i, p)
+	kept := make(chan error, 1)
+	time.AfterFunc(2*lookAgain, func() { kept <- b.x.fetcher.Keep(p.Digest, p.Size, bytes.NewReader(b.pack)) })
+	if err := index.Verify(t.Context(), i, bytes.NewReader(b.layer.Blob)); err != nil {
+		t.Error(err)
+	}
+	if err := <-kept; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestBadArtifacts: what lies beside an image and is not what it should be leaves
 // the layer without an index, and nothing else happens.
 func TestBadArtifacts(t *testing.T) {
