@@ -84,6 +84,10 @@ func (l *Layer) fill(ctx context.Context) error {
 			break
 		}
 	}
+	// It writes all files to the disk, which a container that starts would feel.
+	if err := l.fs.waitQuiet(ctx); err != nil {
+		return err
+	}
 	start := time.Now()
 	if err := l.finalize(ctx); err != nil {
 		return err
