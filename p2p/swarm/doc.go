@@ -29,8 +29,9 @@
 //
 // The scheduler lists parents for each stripe, best first. The first has the
 // load of the stripe; the others are asked for what the first lacks or is too
-// slow to give, a seed only once the host starves, until it gets something from them,
-// or where it is much faster than all of them together (see outrun.go). Requests to one
+// slow to give, or while it is silent; a seed for what is in doubt, and otherwise only
+// once the host starves, until it gets something from them, or where it is much faster
+// than all of them together (see outrun.go). Requests to one
 // parent and bytes in flight are bounded; the latter follow the measured rate, so that
 // about half a second of data is on its way. Of several blobs the one that was wanted
 // first has the parents' time, of those wanted together the largest: so all hosts that

@@ -95,7 +95,7 @@ func (h *Host) Tick(now time.Time) []Action {
 	if full := now.Sub(h.beats) >= beat; full {
 		h.beats = now
 		for _, b := range h.order {
-			b.rate()
+			h.rate(b)
 			h.age(b)
 			h.late(b)
 			h.patience(b)

@@ -17,9 +17,10 @@ const (
 	againAfter       = 200 * time.Millisecond // that a parent which lacked a blob is asked whether it has it
 	longestPause     = 30 * time.Second
 	banFor           = 10 * time.Minute
-	maxMissing       = 3  // pieces that a parent said it has and does not
-	slowBy           = 4  // times slower than the others is slow
-	backupRank       = 64 // rank of a parent in a stripe that it is not listed for
+	maxMissing       = 3                      // pieces that a parent said it has and does not
+	slowBy           = 4                      // times slower than the others is slow
+	silentFor        = 500 * time.Millisecond // and so is who sends nothing for so long
+	backupRank       = 64                     // rank of a parent in a stripe that it is not listed for
 )
 
 // A peer is what the host knows of another one, whatever the blob.
@@ -299,9 +300,17 @@ func (p *peer) measure(bytes int64, took, all time.Duration) {
 	p.rate += (rate - p.rate) / 4
 }
 
-// rate looks which parents are much slower than the others.
-func (b *blob) rate() {
+// rate looks which parents are much slower than the others, or have been silent for as
+// long as if they were.
+func (h *Host) rate(b *blob) {
 	for _, p := range b.parents {
 		p.slow = p.rate > 0 && p.rate*slowBy < b.usual(p)
+	}
+	for _, r := range b.under {
+		if r.from == nil || r.check || r.early || r.through || r.from.slow {
+			continue
+		}
+		waited := h.now.Sub(r.heard)
+		r.from.slow = waited >= silentFor && waited.Seconds()*b.usual(r.from) > slowBy*float64(b.size(r.next))
 	}
 }

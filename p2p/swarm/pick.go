@@ -158,7 +158,11 @@ func (h *Host) fillRare(b *blob) {
 	h.fillEarly(b)
 	eager := b.flight < eagerBelow*b.size(0) && b.ending()
 	for _, p := range b.parents {
-		if p.host.Seed || p.slow {
+		if p.host.Seed {
+			h.fillDoubt(b, p)
+			continue
+		}
+		if p.slow {
 			continue
 		}
 		h.drain(b, p, nil, ^led, 1)
@@ -232,6 +236,18 @@ func (h *Host) fillEarly(b *blob) {
 				h.askEarly(b, p, w*64+bits.TrailingZeros64(left))
 				break
 			}
+		}
+	}
+}
+
+// fillDoubt asks a seed for the pieces that are in doubt: nobody else is asked for them.
+func (h *Host) fillDoubt(b *blob, p *parent) {
+	for i := range b.doubt.all() {
+		if p.under >= h.cfg.PerPeer || !p.usable(h.now) {
+			return
+		}
+		if p.have.has(i) && !b.asked.has(i) && b.trusts(p, i) {
+			h.ask(b, p, i, i, false)
 		}
 	}
 }
@@ -340,13 +356,14 @@ func (h *Host) full(b *blob) bool {
 	return h.flight >= limit
 }
 
-// depth returns how many requests a parent should have at a time, of all blobs:
-// one, unless the way there and back is known to be long beside what a piece takes,
-// or others have too few to fill this host's line: where queues on the way grow,
-// one connection may get but a part of what is free. One more is for a blob that
+// depth returns how many requests a parent should have at a time, of all blobs: one
+// for each stripe that it is first for, since it gives each request the same share of
+// its line. More only where the way there and back is known to be long beside what a
+// piece takes, or others have too few to fill this host's line: where queues on the
+// way grow, one connection may get but a part of what is free. One more is for a blob that
 // has waited for others for long: who stands still for too long goes to the origin.
 func (h *Host) depth(b *blob, p *parent) int {
-	n := max(1, fewRequests-(h.under-p.under))
+	n := max(min(bits.OnesCount8(p.first), fewRequests), fewRequests-(h.under-p.under))
 	if p.idle*4 > p.piece {
 		n = max(n, h.cfg.PerPeer)
 	}

@@ -236,8 +236,9 @@ func (b *blob) lacked(p *parent, first, last int) {
 // one slow or silent parent does not hold up the whole. The first to bring a
 // piece wins.
 func (h *Host) late(b *blob) {
+	line := h.line()
 	for _, r := range slices.Clone(b.under) {
-		if r.from == nil || r.check || h.now.Sub(r.heard) < h.lateness(b, r) {
+		if r.from == nil || r.check || h.now.Sub(r.heard) < max(line, h.lateness(b, r)) {
 			continue
 		}
 		for i := r.next; i <= r.last; i++ {
@@ -263,10 +264,26 @@ func (h *Host) lateness(b *blob, r *request) time.Duration {
 		least, factor = lateAfter/4, lateFactor/2 // nothing is left to do but wait for these
 	}
 	d := time.Duration(float64(factor) * float64(b.size(r.next)) / usual * float64(time.Second))
-	if rate := h.meter.rate(h.now); rate > 0 { // what is under way fills the line for so long
-		d = max(d, time.Duration(2*float64(h.flight)/rate*float64(time.Second)))
-	}
 	return max(d, least)
+}
+
+// line returns twice as long as this host's line is full with what is under way. What
+// parents owe that are silent, or hardly send anything, is not on the line.
+func (h *Host) line() time.Duration {
+	rate := h.meter.rate(h.now)
+	if rate == 0 {
+		return 0
+	}
+	n := int64(0)
+	for _, r := range h.requests {
+		if r.from == nil || r.check || r.early || r.from.slow {
+			continue
+		}
+		for i := r.next; i <= r.last; i++ {
+			n += r.blob.size(i)
+		}
+	}
+	return time.Duration(2 * float64(n) / rate * float64(time.Second))
 }
 
 // usual returns the median rate of the parents other than p, or 0. One whose piece
