@@ -276,6 +276,18 @@ type inflater struct {
 	fr *flate.Reader
 }
 
+// pooledReaders returns an inflater that reads r, to be begun, and what gives its
+// parts back.
+func pooledReaders(r io.Reader) (f *inflater, done func()) {
+	f = &inflater{readers.Get().(*bufio.Reader), flates.Get().(*flate.Reader)}
+	f.br.Reset(r)
+	return f, func() {
+		f.br.Reset(nil)
+		readers.Put(f.br)
+		flates.Put(f.fr)
+	}
+}
+
 func newInflater(br *bufio.Reader, fr *flate.Reader, s span, window []byte) (*inflater, error) {
 	if s.codec == codecMember {
 		if err := skipGzipHeader(br); err != nil {

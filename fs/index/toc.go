@@ -32,6 +32,9 @@ type TOCOptions struct {
 	Limits      Limits
 }
 
+// tocEntryBytes is about what an entry takes as JSON.
+const tocEntryBytes = 320
+
 // tocOwnChunk is the chunk size of a table that is itself a file of the layer.
 const tocOwnChunk = 1 << 20
 
@@ -75,6 +78,7 @@ type toc struct {
 	bytes    int64   // of all files
 	prefetch int64   // end of what is wanted first
 	own      *tocOwn // eStargz: the table as a file
+	header   tar.Header
 }
 
 // readZstd reads the table of a zstd:chunked blob, which is not in the tar.
@@ -107,12 +111,13 @@ func (t *toc) readGzip(ctx context.Context, b *blobEnd) error {
 			return err
 		}
 	}
-	z, err := gzip.NewReader(bytes.NewReader(b.bytes(p.off, p.off+p.size)))
-	if err != nil {
+	z, done := pooledReaders(bytes.NewReader(b.bytes(p.off, p.off+p.size)))
+	defer done()
+	if err := skipGzipHeader(z.br); err != nil {
 		return fmt.Errorf("%w: TOC: %w", ErrCorrupt, err)
 	}
-	z.Multistream(false)
-	c := &countReader{r: z}
+	z.fr.Reset(z.br, 0, nil)
+	c := &countReader{r: z.fr} // of this member alone
 	tr := tar.NewReader(c)
 	h, err := tr.Next()
 	if err != nil {
@@ -122,6 +127,7 @@ func (t *toc) readGzip(ctx context.Context, b *blobEnd) error {
 		return fmt.Errorf("%w: TOC in an entry %q", ErrCorrupt, shorten(h.Name))
 	}
 	t.own = &tocOwn{inner: c.n, chunk: sha256.New()}
+	t.chunks.w.expect(h.Size / tocEntryBytes)
 	if err := t.read(ctx, io.TeeReader(tr, t.own)); err != nil {
 		return err
 	}
@@ -170,8 +176,8 @@ func (t *toc) add(e *tocEntry) error {
 	if strings.ContainsRune(e.Name, '\uFFFD') || strings.ContainsRune(e.LinkName, '\uFFFD') {
 		return fmt.Errorf("%w: %q may stand for a name that JSON cannot hold", ErrNoTOC, shorten(e.Name))
 	}
-	h, err := e.header()
-	if err != nil {
+	h := &t.header
+	if err := e.header(h); err != nil {
 		return err
 	}
 	ino, err := t.tree.add(h)
@@ -184,7 +190,7 @@ func (t *toc) add(e *tocEntry) error {
 	if err := t.chunks.begin(ino, e); err != nil {
 		return err
 	}
-	if e.Type == "reg" && e.Size > 0 && path.Clean(e.Name) == estargz.PrefetchLandmark {
+	if e.Type == "reg" && e.Size > 0 && strings.Contains(e.Name, estargz.PrefetchLandmark) && path.Clean(e.Name) == estargz.PrefetchLandmark {
 		t.prefetch = e.Offset
 	}
 	return nil

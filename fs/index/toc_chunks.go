@@ -20,9 +20,16 @@ type tocChunks struct {
 	inner   int64 // where the last chunk ends in its span
 	size    int64 // of the last file with content
 
-	file  tocEntry // being covered by chunks
+	file  tocFile // being covered by chunks
+	cover int64   // of it
+}
+
+// tocFile is what counts of a file's entry once others have come.
+type tocFile struct {
 	ino   uint32
-	cover int64 // of it
+	name  []byte
+	size  int64
+	until int64 // EndOffset
 }
 
 // begin starts the chunks of ino with the entry that names it. Content of what
@@ -34,22 +41,23 @@ func (c *tocChunks) begin(ino uint32, e *tocEntry) error {
 	if e.Type != "reg" || e.Size == 0 {
 		return nil
 	}
-	c.ino, c.file, c.cover, c.size = ino, *e, 0, e.Size
+	c.file = tocFile{ino: ino, name: append(c.file.name[:0], e.Name...), size: e.Size, until: e.EndOffset}
+	c.cover, c.size = 0, e.Size
 	return c.add(e)
 }
 
 // end reports a file that its chunks do not cover.
 func (c *tocChunks) end() error {
 	f := &c.file
-	if c.cover != f.Size {
-		return c.lie(f, "chunks cover %d of %d bytes", c.cover, f.Size)
+	if c.cover != f.size {
+		return c.lie(&tocEntry{}, "chunks cover %d of %d bytes", c.cover, f.size)
 	}
-	if f.EndOffset > 0 && f.Size > 0 {
-		if s := c.last(); f.EndOffset > s.off && f.EndOffset <= c.payload {
-			s.size = f.EndOffset - s.off
+	if f.until > 0 && f.size > 0 {
+		if s := c.last(); f.until > s.off && f.until <= c.payload {
+			s.size = f.until - s.off
 		}
 	}
-	c.file, c.cover = tocEntry{}, 0
+	c.file, c.cover = tocFile{name: f.name[:0]}, 0
 	return nil
 }
 
@@ -63,7 +71,7 @@ func (c *tocChunks) last() *span {
 
 // add takes one more chunk of the file.
 func (c *tocChunks) add(e *tocEntry) error {
-	size := c.file.Size
+	size := c.file.size
 	n := e.ChunkSize
 	if n == 0 {
 		n = size - e.ChunkOffset
@@ -76,22 +84,22 @@ func (c *tocChunks) add(e *tocEntry) error {
 	case e.InnerOffset < 0:
 		return c.lie(e, "inner offset %d", e.InnerOffset)
 	case e.InnerOffset > maxInner || n > maxChunk && e.ChunkType != tocZeros:
-		return fmt.Errorf("%w: %q has a chunk of %d bytes, %d bytes into its member", ErrNoTOC, shorten(c.file.Name), n, e.InnerOffset)
+		return fmt.Errorf("%w: %q has a chunk of %d bytes, %d bytes into its member", ErrNoTOC, shorten(string(c.file.name)), n, e.InnerOffset)
 	}
 	if err := c.place(e, n); err != nil {
 		return err
 	}
 	c.cover += n
-	if c.ino == 0 || e.ChunkType == tocZeros { // zeros are a hole
+	if c.file.ino == 0 || e.ChunkType == tocZeros { // zeros are a hole
 		return nil
 	}
 	d := e.ChunkDigest
-	if d == "" && n == size {
-		d = c.file.Digest
+	if d == "" && n == size { // then e is the file's own entry
+		d = e.Digest
 	}
-	t := chunk{ino: c.ino, span: uint32(len(c.w.spans) - 1), off: e.ChunkOffset, inner: e.InnerOffset, size: uint32(n)}
+	t := chunk{ino: c.file.ino, span: uint32(len(c.w.spans) - 1), off: e.ChunkOffset, inner: e.InnerOffset, size: uint32(n)}
 	if err := tocDigest(&t.digest, d); err != nil {
-		return fmt.Errorf("TOC entry %q, chunk at %d: %w", shorten(c.file.Name), t.off, err)
+		return fmt.Errorf("TOC entry %q, chunk at %d: %w", shorten(string(c.file.name)), t.off, err)
 	}
 	return c.w.addChunk(t)
 }
@@ -104,7 +112,9 @@ func tocDigest(sum *[32]byte, d string) error {
 	if !ok || len(h) != hex.EncodedLen(len(sum)) {
 		return fmt.Errorf("%w: digest %q", ErrCorrupt, shorten(d))
 	}
-	if _, err := hex.Decode(sum[:], []byte(h)); err != nil {
+	var text [2 * len(sum)]byte
+	copy(text[:], h)
+	if _, err := hex.Decode(sum[:], text[:]); err != nil {
 		return fmt.Errorf("%w: digest %q", ErrCorrupt, d)
 	}
 	return nil
@@ -157,7 +167,7 @@ func (c *tocChunks) own(p *tocPlace, ino uint32, o *tocOwn) error {
 func (c *tocChunks) lie(e *tocEntry, format string, args ...any) error {
 	name := e.Name
 	if name == "" {
-		name = c.file.Name
+		name = string(c.file.name)
 	}
 	return fmt.Errorf("%w: TOC entry %q: %s", ErrCorrupt, shorten(name), fmt.Sprintf(format, args...))
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"unicode/utf8"
+	"unsafe"
 )
 
 const (
@@ -116,6 +117,29 @@ func (t *tocText) value() ([]byte, error) {
 	}
 }
 
+// entry takes the next value as an entry. e's strings may lie in the text, and are
+// valid until the next call.
+func (t *tocText) entry(e *tocEntry) error {
+	if _, err := t.peek(); err != nil {
+		return err
+	}
+	*e = tocEntry{}
+	if n := e.parse(t.buf[t.at:]); n > 0 {
+		t.at += n
+		return nil
+	}
+	v, err := t.value() // all of it
+	if err != nil {
+		return err
+	}
+	*e = tocEntry{}
+	if e.parse(v) == len(v) {
+		return nil
+	}
+	*e = tocEntry{}
+	return json.Unmarshal(v, e)
+}
+
 // decode takes the next value as encoding/json does.
 func (t *tocText) decode(to any) error {
 	v, err := t.value()
@@ -184,20 +208,24 @@ func stringLen(b []byte) int {
 	}
 }
 
-// parse takes from the JSON of an entry what can be had at a glance, which is
-// all of nearly every entry. Else it returns false, and e is undefined.
-func (e *tocEntry) parse(b []byte) bool {
+// parse takes an entry from the JSON that b begins with, if all of it is there and
+// can be had at a glance, which is so for nearly every entry, and returns the
+// entry's length. Else it returns 0, and e is undefined. e's strings lie in b.
+func (e *tocEntry) parse(b []byte) int {
 	p := tocScan{b: b}
 	if !p.skip('{') {
-		return false
+		return 0
 	}
 	for {
 		key, ok := p.text()
 		if !ok || !p.skip(':') || !e.field(string(key), &p) {
-			return false
+			return 0
 		}
 		if !p.skip(',') {
-			return p.skip('}') && p.i == len(b)
+			if !p.skip('}') {
+				return 0
+			}
+			return p.i
 		}
 	}
 }
@@ -274,24 +302,47 @@ func (p *tocScan) text() ([]byte, bool) {
 	if !p.skip('"') {
 		return nil, false
 	}
-	high := false
-	for i, c := range p.b[p.i:] {
-		switch {
-		case c == '"':
-			s := p.b[p.i : p.i+i]
-			p.i += i + 1
-			return s, !high || utf8.Valid(s)
-		case c < ' ' || c == '\\':
-			return nil, false
-		}
-		high = high || c >= utf8.RuneSelf
+	n := bytes.IndexByte(p.b[p.i:], '"')
+	if n < 0 {
+		return nil, false
 	}
-	return nil, false
+	s := p.b[p.i : p.i+n]
+	p.i += n + 1
+	return s, plain(s) || plainUTF8(s)
+}
+
+// plain reports whether all of s is printable ASCII, and none a backslash. It looks
+// at eight bytes at once: what is taken from or added to a byte carries into the next
+// only where an earlier one is refused already.
+func plain(s []byte) bool {
+	const each, top = 0x0101010101010101, 0x8080808080808080
+	bad := uint64(0)
+	for ; len(s) >= 8; s = s[8:] {
+		v := le.Uint64(s)
+		slash := v ^ '\\'*each
+		bad |= v | (v - ' '*each) | (slash - each)
+	}
+	for _, c := range s {
+		if c < ' ' || c == '\\' || c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return bad&top == 0
+}
+
+// plainUTF8 reports the same, and other letters too.
+func plainUTF8(s []byte) bool {
+	for _, c := range s {
+		if c < ' ' || c == '\\' {
+			return false
+		}
+	}
+	return utf8.Valid(s)
 }
 
 func (p *tocScan) string(to *string) bool {
 	s, ok := p.text()
-	*to = string(s)
+	*to = unsafe.String(unsafe.SliceData(s), len(s))
 	return ok
 }
 

@@ -53,7 +53,11 @@ func parseSlowly(text []byte) (entries []tocEntry, err error) {
 
 func parseFast(r io.Reader) (entries []tocEntry, err error) {
 	err = parseTOC(r, func(e *tocEntry) error {
-		entries = append(entries, *e)
+		kept := *e
+		for _, s := range []*string{&kept.Name, &kept.Type, &kept.ModTime3339, &kept.LinkName, &kept.Digest, &kept.ChunkDigest, &kept.ChunkType} {
+			*s = strings.Clone(*s) // it is valid during the call only
+		}
+		entries = append(entries, kept)
 		return nil
 	})
 	return entries, err
@@ -81,12 +85,14 @@ var tocTexts = []string{
 	`{"version":1,"entries":[{"type":"reg","name":"a","accesstime":"x","changetime":7,"endOffset":99,"chunkType":"zeros"}],"tarSplitDigest":"x"}`,
 	`{"entries":[ {"name" : "a" ,	"size" : 7 } ,` + "\r\n" + ` { } ] }`,
 	`{"entries":[{"name":"\u0041\\\"\/\ud834\udd1e"},{"name":"ä€𝄞"},{"name":"\ufffd"},{"NAME":"folded","\u006eame":"escaped"},{"name":"` + "\xff" + `"}]}`,
+	`{"entries":[{"name":"12345678"},{"name":"1234567 12345678!"},{"name":"1234567\u000812345678"},{"name":"1234567\\12345678"},{"name":"1234567é12345678"},{"name":"` + "1234567\x7f12345678\xff" + `"}]}`,
 	`{"entries":[{"name":"twice","name":"later","size":1,"size":null}]}`,
 	`{"entries":[{"size":-0},{"size":-7},{"size":999999999999999999},{"size":9223372036854775807},{"size":-9223372036854775808}]}`,
 	// Not JSON, or not of the right types.
 	``, `{`, `[]`, `7`, `{"entries":7}`, `{"entries":[7]}`, `{"entries":[{}`, `{"entries":[{}]`, `{"entries":[{},]}`, `{"entries":[,{}]}`,
 	`{"entries":[{} {}]}`, `{"entries":[{}]]}`, `{"entries":[{]}}`, `{"entries":[{"name":"a",}]}`, `{"entries":[{"name"}]}`, `{"entries":[{"name":}]}`,
 	`{"entries":[{"name":"a" "size":1}]}`, `{"entries":[{,"name":"a"}]}`, `{"entries":[{"name":"a}]}`, "{\"entries\":[{\"name\":\"a\nb\"}]}",
+	"{\"entries\":[{\"name\":\"1234567\n12345678\"}]}", "{\"entries\":[{\"name\":\"12345678\n234567\x0012345678\"}]}", `{"entries":[{"name":"1234567` + "\x1f" + `"}]}`,
 	`{"entries":[{"size":01}]}`, `{"entries":[{"size":-}]}`, `{"entries":[{"size":- 1}]}`, `{"entries":[{"size":1.0}]}`, `{"entries":[{"size":1e3}]}`,
 	`{"entries":[{"size":9223372036854775808}]}`, `{"entries":[{"size":"7"}]}`, `{"entries":[{"size":7x}]}`, `{"entries":[{"name":7}]}`, `{"entries":[{"name":tru}]}`,
 	`{"version":2}`, `{"version":"1"}`, `{"version":1 "x":2}`, `{"x":[1,{"y":"]}"},3],"entries":[{"name":"a"}]}`, `{"x":tru}`, `{"x":1]`, `{7:1}`, `{,}`, `{"x":}`, `{"x"]}`,
@@ -138,4 +144,21 @@ func FuzzTOCText(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(sameParse)
+}
+
+// TestPlain: each byte, at each place.
+func TestPlain(t *testing.T) {
+	for at := range 17 {
+		for c := range 256 {
+			s := []byte(strings.Repeat("~ a!", 5)[:17])
+			s[at] = byte(c)
+			if got, want := plain(s), c >= ' ' && c != '\\' && c < 0x80; got != want {
+				t.Errorf("byte %#x at %d: %t, want %t", c, at, got, want)
+			}
+			s[16-at] = 0
+			if plain(s) {
+				t.Errorf("byte %#x at %d hides a zero", c, at)
+			}
+		}
+	}
 }

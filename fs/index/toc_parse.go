@@ -50,13 +50,13 @@ var tocTypes = map[string]byte{
 	"fifo":     tar.TypeFifo,
 }
 
-// header returns the tar header that e was made from, as far as e says it.
-func (e *tocEntry) header() (*tar.Header, error) {
+// header puts into h the tar header that e was made from, as far as e says it.
+func (e *tocEntry) header(h *tar.Header) error {
 	t, ok := tocTypes[e.Type]
 	if !ok {
-		return nil, fmt.Errorf("%w: TOC entry %q is a %q", ErrCorrupt, e.Name, e.Type)
+		return fmt.Errorf("%w: TOC entry %q is a %q", ErrCorrupt, e.Name, e.Type)
 	}
-	h := &tar.Header{
+	*h = tar.Header{
 		Typeflag: t,
 		Name:     e.Name,
 		Linkname: e.LinkName,
@@ -71,12 +71,12 @@ func (e *tocEntry) header() (*tar.Header, error) {
 		h.Size = e.Size
 	}
 	if e.Size < 0 || e.Mode < 0 {
-		return nil, fmt.Errorf("%w: TOC entry %q: size %d, mode %#o", ErrCorrupt, e.Name, e.Size, e.Mode)
+		return fmt.Errorf("%w: TOC entry %q: size %d, mode %#o", ErrCorrupt, e.Name, e.Size, e.Mode)
 	}
 	if e.ModTime3339 != "" {
 		var err error
 		if h.ModTime, err = time.Parse(time.RFC3339, e.ModTime3339); err != nil {
-			return nil, fmt.Errorf("%w: TOC entry %q: time %q", ErrCorrupt, e.Name, e.ModTime3339)
+			return fmt.Errorf("%w: TOC entry %q: time %q", ErrCorrupt, e.Name, e.ModTime3339)
 		}
 	}
 	if len(e.Xattrs) > 0 {
@@ -85,11 +85,12 @@ func (e *tocEntry) header() (*tar.Header, error) {
 			h.PAXRecords["SCHILY.xattr."+k] = string(v)
 		}
 	}
-	return h, nil
+	return nil
 }
 
 // parseTOC calls fn for each entry of the table of contents whose JSON r
-// yields, in order. It holds one entry at a time; e is valid during the call.
+// yields, in order. It holds one entry at a time; e and its strings are valid during
+// the call.
 func parseTOC(r io.Reader, fn func(e *tocEntry) error) error {
 	t := &tocText{r: r}
 	if err := t.expect('{'); err != nil {
@@ -139,15 +140,8 @@ func tocEntries(t *tocText, fn func(e *tocEntry) error) error {
 		return tocSyntax(err)
 	}
 	for e := new(tocEntry); ; {
-		v, err := t.value()
-		if err != nil {
+		if err := t.entry(e); err != nil {
 			return tocSyntax(err)
-		}
-		if *e = (tocEntry{}); !e.parse(v) {
-			*e = tocEntry{}
-			if err := json.Unmarshal(v, e); err != nil {
-				return tocSyntax(err)
-			}
 		}
 		if err := fn(e); err != nil {
 			return err

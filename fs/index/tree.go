@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -85,6 +86,15 @@ func newTree(lim Limits) *tree {
 	return t
 }
 
+// expect makes room for n files.
+func (t *tree) expect(n int) {
+	const nameBytes = 24
+	t.nodes, t.ents, t.names = slices.Grow(t.nodes, n), slices.Grow(t.ents, n), slices.Grow(t.names, n*nameBytes)
+	for 2*len(t.slots) < 3*n {
+		t.grow()
+	}
+}
+
 // add does what unpacking the entry of header h does. It returns the inode
 // whose content follows in the tar: 0 unless the entry is a regular file.
 func (t *tree) add(h *tar.Header) (uint32, error) {
@@ -96,7 +106,10 @@ func (t *tree) add(h *tar.Header) (uint32, error) {
 }
 
 func (t *tree) apply(h *tar.Header) (uint32, error) {
-	name := path.Clean(h.Name)
+	name := h.Name
+	if !clean(name) {
+		name = path.Clean(name)
+	}
 	dirPath, base := path.Split(name)
 	if base == ".." || base == "." || base == "" {
 		return 0, nil // the root: its attributes come from the snapshotter
@@ -282,6 +295,20 @@ func (t *tree) walk(p string) (dir uint32, ok bool, err error) {
 		}
 	}
 	return dir, true, nil
+}
+
+// clean reports whether path.Clean would leave p as it is. Where a name in p begins
+// with a dot it may not say so.
+func clean(p string) bool {
+	before := byte('/')
+	for i := range len(p) {
+		c := p[i]
+		if before == '/' && (c == '/' || c == '.') {
+			return false
+		}
+		before = c
+	}
+	return before != '/'
 }
 
 // components yields the names in p; ".." is only ever at the front of a cleaned

@@ -141,11 +141,7 @@ func (t *tree) unique(s string) string {
 // finish ends the tree: folders get their times, inodes their names.
 func (t *tree) finish() error {
 	for _, d := range t.dirs {
-		p, err := t.rootPath(d.name)
-		if err != nil {
-			return fmt.Errorf("entry %q: %w", shorten(d.name), err)
-		}
-		e, ok, err := t.lstat(p)
+		e, ok, err := t.follow(d.name)
 		if err == nil && !ok {
 			err = fmt.Errorf("folder is gone at the end of the layer: %w", ErrInvalid)
 		}

@@ -173,6 +173,18 @@ func (t *tree) lstat(p string) (e int, ok bool, err error) {
 	return e, true, nil
 }
 
+// follow returns the entry that p leads to, all symbolic links followed: -1 for the
+// root.
+func (t *tree) follow(p string) (e int, ok bool, err error) {
+	if e, ok, err = t.lstat(p); err == nil && ok && e >= 0 && t.isDir(t.ents[e].ino) {
+		return e, true, nil // there was none
+	}
+	if p, err = t.rootPath(p); err != nil {
+		return 0, false, err
+	}
+	return t.lstat(p)
+}
+
 // linkTarget returns the entry a hard link's target names: its folder's
 // symbolic links are followed, its own are not.
 func (t *tree) linkTarget(target string) (e int, ok bool, err error) {

@@ -42,6 +42,14 @@ func newWriter(path string, lim Limits) (*writer, error) {
 	return &writer{tree: newTree(lim), file: f, path: path, end: headerSize, zenc: enc}, nil
 }
 
+// expect makes room for about n files, if they are not too many to be believed.
+func (w *writer) expect(n int64) {
+	const most = 1 << 15
+	room := int(min(n, most))
+	w.spans, w.chunks = slices.Grow(w.spans, room), slices.Grow(w.chunks, room)
+	w.tree.expect(room)
+}
+
 // createIndex creates the file that publish will make the one at path.
 func createIndex(path string) (*os.File, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
