@@ -68,6 +68,7 @@ func (x *Index) Decode(r io.Reader, e Extent, fn func(chunk int, data []byte) er
 var (
 	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 32<<10) }}
 	buffers = sync.Pool{New: func() any { b := make([]byte, maxBuilt); return &b }}
+	large   = sync.Pool{New: func() any { return new([]byte) }} // of maxKept at most
 	flates  = sync.Pool{New: func() any { return new(flate.Reader) }}
 	zstds   = sync.Pool{New: func() any {
 		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
@@ -107,9 +108,10 @@ type decoder struct {
 	zstd  *zstd.Decoder
 	flate *flate.Reader
 
-	buf  []byte
-	last int // chunk that is in buf; two may share content
-	pool *[]byte
+	buf   []byte
+	last  int // chunk that is in buf; two may share content
+	pool  *[]byte
+	large *[]byte // from the pool of that name
 }
 
 // Read yields the extent.
@@ -147,6 +149,9 @@ func (d *decoder) close() {
 	if d.pool != nil {
 		buffers.Put(d.pool)
 	}
+	if d.large != nil && cap(*d.large) <= maxKept {
+		large.Put(d.large)
+	}
 }
 
 func (d *decoder) chunk(i int) error {
@@ -172,12 +177,27 @@ func (d *decoder) chunk(i int) error {
 
 func (d *decoder) room(n int) []byte {
 	if n > maxBuilt {
-		return make([]byte, n)
+		return d.largeRoom(n)
 	}
 	if d.pool == nil {
 		d.pool = buffers.Get().(*[]byte)
 	}
 	return (*d.pool)[:n]
+}
+
+// maxKept is the chunk size of eStargz, unless its maker says otherwise.
+const maxKept = 4 << 20
+
+// largeRoom returns a buffer that earlier chunks have been in, if it is large enough:
+// a new one costs the page faults of touching it first.
+func (d *decoder) largeRoom(n int) []byte {
+	if d.large == nil {
+		d.large = large.Get().(*[]byte)
+	}
+	if cap(*d.large) < n {
+		*d.large = make([]byte, n)
+	}
+	return (*d.large)[:n]
 }
 
 // seek makes d.out yield what is at inner in a span, or leaves in d.buf what it
