@@ -57,6 +57,8 @@ type node struct {
 	status  *daemon.Server
 
 	setLimits func(manage.Limits) // what the manager says of them
+
+	ballast []byte
 }
 
 // runDaemon serves until ctx ends.
@@ -72,6 +74,9 @@ func runDaemon(ctx context.Context, c Config, configFile string, log *slog.Logge
 
 func (n *node) open(ctx context.Context, configFile string) (err error) {
 	c := n.cfg
+	if n.ballast, err = newBallast(); err != nil {
+		return err
+	}
 	if err := n.own(); err != nil {
 		return err
 	}
