@@ -74,6 +74,7 @@ type network struct {
 	indexes indexes
 
 	profiles profiles
+	commands chan struct{} // holds a token for each that is being carried out
 }
 
 // watched is a peer whose pieces of a blob this host hears of.
@@ -92,6 +93,7 @@ func openNetwork(f *Fetcher, c *Network) error {
 		up:   map[string]bool{}, shares: map[digest.Digest]*share{},
 		running: map[uint64]context.CancelCauseFunc{}, watches: map[watched]context.CancelCauseFunc{},
 		schedulers: schedulers, identity: c.Identity, indexes: newIndexes(c.Indexer), profiles: newProfiles(),
+		commands: make(chan struct{}, commandsAt),
 	}
 	f.network = n
 	var err error
@@ -350,6 +352,9 @@ func (l listener) SchedulerSays(name string, m p2p.Message) {
 			return nil
 		}
 		switch m := m.(type) {
+		case p2p.Command:
+			l.n.commanded(name, m)
+			return nil
 		case p2p.Fetch:
 			if !l.n.ordered(m) {
 				return nil

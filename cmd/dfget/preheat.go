@@ -33,12 +33,17 @@ type preheat struct {
 	Cluster   int64    `json:"cluster_id,omitempty"`
 	User      string   `json:"registry_user,omitempty"`
 	Password  string   `json:"registry_password,omitempty"`
+	Scope     string   `json:"scope,omitempty"`
+	Percent   int      `json:"percentage,omitempty"`
+	Hosts     []string `json:"hosts,omitempty"`
+	Count     int      `json:"concurrent_hosts,omitempty"`
+	Seconds   int      `json:"timeout_seconds,omitempty"`
 
 	kept                  accountFlag
 	cluster               string // its name
 	passwordStdin         bool
 	detach, asJSON, quiet bool
-	pace                  time.Duration
+	pace, timeout         time.Duration
 	in                    io.Reader
 	out, log              io.Writer
 }
@@ -56,6 +61,11 @@ func preheatCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringSliceVar(&p.Platforms, "platform", nil, "of an image for several platforms those for these, such as linux/amd64 (default: as the manager is configured)")
 	f.StringVar(&p.cluster, "cluster", "", "name of the cluster (default: the manager's default one)")
+	f.StringVar(&p.Scope, "scope", "", "where to: "+strings.Join(scopes, ", ")+" (default: the first, from which others get it when they start it)")
+	f.IntVar(&p.Percent, "percentage", 0, "of the hosts of that scope only so many")
+	f.StringSliceVar(&p.Hosts, "host", nil, "name or address of a host to bring it to, with --scope hosts, which then need not be given")
+	f.IntVar(&p.Count, "concurrent", 0, "to how many hosts at a time (default: 50)")
+	f.DurationVar(&p.timeout, "timeout", 0, "for how long it is tried (default: as the manager is configured)")
 	f.BoolVar(&p.PlainHTTP, "plain-http", false, "the image's registry speaks plain HTTP")
 	f.StringVar(&p.User, "registry-user", "", "who may read a private image; the manager forgets that when the image is in place")
 	f.BoolVar(&p.passwordStdin, "registry-password-stdin", false, "read that user's password from the standard input")
@@ -71,9 +81,13 @@ func preheatCommand() *cobra.Command {
 		}
 	}
 	complete("cluster", p.completeClusters)
+	complete("scope", cobra.FixedCompletions(scopes, cobra.ShellCompDirectiveNoFileComp))
 	complete("platform", cobra.FixedCompletions([]string{"linux/amd64", "linux/arm64", "linux/arm/v7", "linux/ppc64le", "linux/riscv64", "linux/s390x"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
+
+// scopes are where an image can be brought to, in the manager's words.
+var scopes = []string{"single_seed_peer", "all_seed_peers", "all_peers", "hosts"}
 
 // heated is a job of the manager.
 type heated struct {
@@ -113,6 +127,10 @@ func (p *preheat) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if len(p.Hosts) > 0 && p.Scope == "" {
+		p.Scope = "hosts"
+	}
+	p.Seconds = int(p.timeout.Round(time.Second) / time.Second)
 	if p.cluster != "" {
 		if p.Cluster, err = m.clusterID(ctx, p.cluster); err != nil {
 			return err
@@ -270,6 +288,9 @@ func (p *preheat) report(j heated, blobs []heatedBlob, took time.Duration) error
 	on := ""
 	if len(hosts) > 0 {
 		on = " on " + strings.Join(hosts, ", ")
+	}
+	if p.Scope != "" && p.Scope != scopes[0] {
+		on += " and the hosts of scope " + p.Scope
 	}
 	_, err := fmt.Fprintf(p.log, "%s  %s in %d blobs, in place%s after %s\n", p.Image, terminal.Size(size), len(blobs), on, took.Round(time.Millisecond))
 	return err

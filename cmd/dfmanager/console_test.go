@@ -64,6 +64,11 @@ func TestConsole(t *testing.T) {
 		v.open(p)
 		v.look(strings.ReplaceAll(strings.Trim(strings.Replace(p, "/", "overview", 1-min(1, len(p)-1)), "/"), "/", "-"))
 	}
+	v.open("/jobs/new?from=1&remove=image")
+	v.look("remove")
+	v.press("Remove from all hosts")
+	v.see("blobs removed")
+	v.look("removed")
 	v.chooses()
 	v.comesFromElsewhere()
 	v.press("Sign out")

@@ -18,6 +18,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/node"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
@@ -45,6 +46,7 @@ func (s *server) openJobs(c Config, reg prometheus.Registerer, log *slog.Logger)
 	if s.warm, err = warm.OpenPool(config); err != nil {
 		return fmt.Errorf("cluster.schedulers: %w", err)
 	}
+	s.sight = sight.New(s.warm)
 	s.nodes.Follow(func(all []node.Membership) {
 		members := make([]warm.Member, len(all))
 		for i, m := range all {
@@ -55,7 +57,7 @@ func (s *server) openJobs(c Config, reg prometheus.Registerer, log *slog.Logger)
 		}
 	})
 	s.jobs, err = job.Open(job.Config{
-		Store: s.db, Registry: s.images, Warmer: s.warm, Key: s.key, Owner: s.name, Concurrent: c.Jobs.Concurrent,
+		Store: s.db, Registry: s.images, Warmer: s.warm, Commander: s.warm, Sight: s.sight, Key: s.key, Owner: s.name, Concurrent: c.Jobs.Concurrent,
 		Timeout: c.Jobs.Timeout.Duration, Platforms: c.Jobs.Platforms, Keep: c.Jobs.Keep.Duration, Log: log, Registerer: reg,
 	})
 	return err

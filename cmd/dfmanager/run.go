@@ -62,6 +62,7 @@ type server struct {
 	images *registry.Client
 	openid *openid.Provider // nil: none
 	warm   *warm.Pool
+	sight  *sight.Sight
 	jobs   *job.Runner
 	debug  *daemon.Debug
 	ln     net.Listener
@@ -132,13 +133,12 @@ func (c Config) api(s *server, hasher *auth.Hasher, reg prometheus.Registerer, l
 	}
 	accounts := account.New(account.Config{Store: s.db, Hasher: hasher, Session: c.Auth.Session.Duration, Log: log})
 	clusters := &cluster.Clusters{Store: s.db, Key: s.key, Changed: s.nodes.Changed}
-	seen := sight.New(s.warm)
 	pages := console.Config{
-		Store: s.db, Accounts: accounts, Jobs: s.jobs, Clusters: clusters, Schedulers: s.warm.Schedulers, Sight: seen, Provider: s.openid,
+		Store: s.db, Accounts: accounts, Jobs: s.jobs, Clusters: clusters, Schedulers: s.warm.Schedulers, Sight: s.sight, Provider: s.openid,
 		NodesPort: port(s.grpcAddr), Facts: c.facts(), Version: version, Log: log,
 	}
 	return web.New(web.Config{
-		Store: s.db, Accounts: accounts, Jobs: s.jobs, Clusters: clusters, Sight: seen, Schedulers: c.Cluster.Schedulers, Pages: console.New(pages), Secure: c.Web.Cert != "" || len(proxies) > 0,
+		Store: s.db, Accounts: accounts, Jobs: s.jobs, Clusters: clusters, Sight: s.sight, Schedulers: c.Cluster.Schedulers, Pages: console.New(pages), Secure: c.Web.Cert != "" || len(proxies) > 0,
 		Proxies: proxies, OpenTo: openTo, Rate: c.Web.Rate, Version: version, Log: log, Registerer: reg,
 	})
 }

@@ -1,10 +1,13 @@
 package store
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // noSpace notes that the disk is full and has cache evicted.
@@ -58,6 +61,29 @@ func (s *Store) evictIdle(more func() bool) {
 		s.metrics.evictions.Inc()
 		s.log.Debug("blob evicted", "blob", b.digest, "bytes", held)
 	}
+}
+
+// Remove takes away a blob that nobody has open; ErrInUse: somebody has. That there
+// is none is as good.
+func (s *Store) Remove(d digest.Digest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.blobs[d]
+	switch {
+	case s.closed:
+		return ErrClosed
+	case b == nil:
+		return nil
+	case b.refs > 0:
+		return fmt.Errorf("remove %s: %w", d, ErrInUse)
+	}
+	b.life.Lock()
+	defer b.life.Unlock()
+	if err := s.evict(b); err != nil {
+		return fmt.Errorf("remove %s: %w", d, err)
+	}
+	kick(s.evictKick) // empties the trash
+	return nil
 }
 
 // evict moves a blob without references into the trash: one rename, however

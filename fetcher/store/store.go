@@ -41,6 +41,8 @@ var (
 	ErrCorrupt = errors.New("content does not match its digest")
 	// ErrSize reports a blob that is open, or verified, with another size.
 	ErrSize = errors.New("blob is known with another size")
+	// ErrInUse reports that somebody has the blob open, so that it stays.
+	ErrInUse = errors.New("it is in use")
 	// ErrClosed reports the use of a closed store.
 	ErrClosed = errors.New("store is closed")
 )

@@ -111,9 +111,10 @@ func (c *Cluster) Files(name p2p.HostID, role wire.Role) wire.Files {
 
 // Process is a daemon.
 type Process struct {
-	Addr  string // where others reach it
-	Debug string // where it shows what it sees; "": nowhere
-	Root  string // of a seed
+	Addr  string     // where others reach it
+	Debug string     // where it shows what it sees; "": nowhere
+	Root  string     // of a seed or host
+	Name  p2p.HostID // of a seed or host, where it has a certificate from a file
 	t     testing.TB
 	name  string
 	text  string // configuration
@@ -141,8 +142,19 @@ func (c *Cluster) Scheduler() *Process {
 // of schedulers from its manager.
 func (c *Cluster) Seed(registry string, schedulers ...string) *Process {
 	c.t.Helper()
+	return c.member(wire.RoleSeed, registry, schedulers)
+}
+
+// Host starts a host as [Cluster.Seed] does a seed. It mounts nothing.
+func (c *Cluster) Host(registry string, schedulers ...string) *Process {
+	c.t.Helper()
+	return c.member(wire.RoleHost, registry, schedulers)
+}
+
+func (c *Cluster) member(role wire.Role, registry string, schedulers []string) *Process {
+	c.t.Helper()
 	c.n++
-	name := p2p.HostID(fmt.Sprint("seed-", c.n))
+	name := p2p.HostID(fmt.Sprint(role, "-", c.n))
 	dir := c.t.TempDir()
 	hosts := filepath.Join(dir, "certs.d", registry)
 	text := fmt.Sprintf("server = 'http://%[1]s'\n[host.'http://%[1]s']\ncapabilities = ['pull', 'resolve']\n", registry)
@@ -152,23 +164,28 @@ func (c *Cluster) Seed(registry string, schedulers ...string) *Process {
 	if err := os.WriteFile(hosts+"/hosts.toml", []byte(text), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
+	mirror := ""
+	if role == wire.RoleHost {
+		mirror = "127.0.0.1:0" // it would do nothing at all
+	}
 	told := "schedulers = ['" + strings.Join(schedulers, "', '") + "']\n"
 	if c.manager != "" {
-		told = c.joins(wire.RoleSeed)
+		told = c.joins(role)
 	}
 	p := c.process("dfsnapshotter", fmt.Sprintf(`root = '%s/root'
 address = ''
 [peer]
 listen = 'ADDR'
-seed = true
+seed = %t
 %s[registry]
 hosts_dir = '%s/certs.d'
 docker_config = '%s/none'
 [mirror]
-listen = ''
+listen = '%s'
 [debug]
 listen = ''
-%s`, dir, told, dir, dir, c.tls(name, wire.RoleSeed)))
+%s`, dir, role == wire.RoleSeed, told, dir, dir, mirror, c.tls(name, role)))
+	p.Name = name
 	p.Root = dir + "/root"
 	ln, err := net.Listen("tcp", p.Addr) // it does not say where it listens
 	if err != nil {

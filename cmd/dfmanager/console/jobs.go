@@ -9,11 +9,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/field"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/job"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
 // jobView is a job as it is shown.
@@ -145,10 +148,19 @@ type jobDetail struct {
 	May       bool   // the visitor may order
 	Repeat    string // where the form for the same is
 	In        string // its cluster; "": the default one
+	Scope     job.Scope
+	Where     []store.HostSum // some of the hosts of that
+	At        int             // how many hosts there are
 }
+
+// Removes reports whether it is about taking away.
+func (d jobDetail) Removes() bool { return d.Job.Kind == job.Remove }
 
 // Percent is how much is in place; never 100 before all is.
 func (d jobDetail) Percent() int {
+	if d.Removes() && len(d.Blobs) > 0 {
+		return d.Ready * 100 / len(d.Blobs)
+	}
 	if d.Size == 0 {
 		return 0
 	}
@@ -180,6 +192,10 @@ func (c *Console) jobDetail(ctx context.Context, v *web.Visit) (f frame, final b
 		return f, false, err
 	}
 	if d.Blobs, err = c.Store.JobBlobs(ctx, id); err != nil {
+		return f, false, err
+	}
+	d.Scope = job.ScopeOf(j.Scope)
+	if d.Where, d.At, err = c.Store.HostSums(ctx, id, maxRows); err != nil {
 		return f, false, err
 	}
 	seen := map[string]bool{}
@@ -230,6 +246,11 @@ type jobForm struct {
 	Cron                   string // "": once, now
 	Cluster                int64
 	Clusters               []store.Cluster
+	Scope                  job.Scope
+	Kinds                  []string
+	Hosts                  string // of the scope
+	Remove                 bool   // in place of preheating
+	Blob                   string // to be removed
 	Plain                  bool
 	Problem                string
 	Fields                 field.Errors
@@ -245,7 +266,19 @@ func (c *Console) newJob(v *web.Visit) error {
 		}
 		again := viewJob(j)
 		form.Image, form.Plain, form.Platforms = again.Image, again.Plain, strings.Join(j.Platforms, " ")
-		form.Cluster = j.Cluster
+		form.Cluster, form.Scope, form.Remove = j.Cluster, job.ScopeOf(j.Scope), j.Kind == job.Remove
+		form.Hosts = strings.Join(form.Scope.Hosts, " ")
+		if form.Remove && p2p.ValidateDigest(digest.Digest(j.URL)) == nil {
+			form.Image, form.Blob = "", j.URL
+		}
+	}
+	switch what := v.URL.Query().Get("remove"); what {
+	case "":
+	case job.Image:
+		form.Remove = true
+	default:
+		form.Remove, form.Blob = true, what
+		form.Cluster, _ = strconv.ParseInt(v.URL.Query().Get("cluster"), 10, 64) // what is no number is the default one
 	}
 	return c.showNewJob(v, http.StatusOK, form)
 }
@@ -254,9 +287,39 @@ func (c *Console) showNewJob(v *web.Visit, status int, form jobForm) (err error)
 	if form.Clusters, err = c.Store.AllClusters(v.Context()); err != nil {
 		return err
 	}
-	form.Ready = len(c.Schedulers()) > 0
-	return c.show(v, status, frame{Title: "Preheat an image", Page: "new-job", Body: form})
+	form.Ready, form.Kinds = len(c.Schedulers()) > 0, job.Kinds
+	title := "Preheat an image"
+	if form.Remove {
+		title = "Remove from all hosts"
+	}
+	return c.show(v, status, frame{Title: title, Page: "new-job", Body: form})
 }
+
+// listed are the words of a list that was typed.
+func listed(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' || r == '\n' || r == '\r' })
+}
+
+// orders takes from the form what is to be done, and where.
+func (f *jobForm) orders(v *web.Visit, o *job.Order) {
+	number := func(name string) int {
+		text := strings.TrimSpace(v.PostFormValue(name))
+		n, err := strconv.Atoi(text)
+		if err != nil && text != "" {
+			n = -1 // which is refused
+		}
+		return n
+	}
+	f.Hosts = v.PostFormValue("hosts")
+	f.Scope = job.Scope{Kind: v.PostFormValue("scope"), Percent: number("percentage"), Hosts: listed(f.Hosts), Concurrent: number("concurrent_hosts"), Seconds: number("timeout_minutes") * 60}
+	f.Remove, f.Blob = v.PostFormValue("kind") == job.Remove, v.PostFormValue("blob")
+	if o.Scope = f.Scope; f.Remove {
+		o.Kind, o.Blob, o.Scope.Kind = job.Remove, f.Blob, ""
+	}
+}
+
+// Minutes is for how long the job is tried; 0: as configured.
+func (f jobForm) Minutes() int { return f.Scope.Seconds / 60 }
 
 func (c *Console) createJob(v *web.Visit) error {
 	form := jobForm{
@@ -266,16 +329,19 @@ func (c *Console) createJob(v *web.Visit) error {
 	form.Cluster, _ = strconv.ParseInt(v.PostFormValue("cluster_id"), 10, 64) // what is no number is the default one
 	o := job.Order{
 		Cluster: form.Cluster, Image: form.Image, PlainHTTP: form.Plain, User: form.User, Password: v.PostFormValue("registry_password"),
-		Platforms: strings.FieldsFunc(form.Platforms, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' }),
+		Platforms: listed(form.Platforms),
 	}
+	form.orders(v, &o)
 	if strings.Contains(form.Image, "://") {
 		o.Image, o.URL = "", form.Image
 	}
 	q, err := o.Request()
 	var wrong field.Errors
 	if errors.As(err, &wrong) {
-		if why, ok := wrong["url"]; ok {
-			wrong["image"] = why
+		for _, of := range []string{"url", "blob", "kind"} {
+			if why, ok := wrong[of]; ok {
+				wrong["image"] = why
+			}
 		}
 		form.Fields = wrong
 		return c.showNewJob(v, http.StatusBadRequest, form)

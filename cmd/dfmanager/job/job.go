@@ -12,17 +12,22 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/field"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
 )
 
-// Image is the kind of job that there is.
-const Image = "image"
+// The kinds of jobs.
+const (
+	Image  = "image"  // is brought to a cluster
+	Remove = "remove" // an image, or a blob, is taken off all hosts of it
+)
 
 // Warmer brings a blob into a cluster, as warm.Pool does; into the standard one, if
 // cluster is 0.
@@ -35,6 +40,8 @@ type Config struct {
 	Store      *store.DB
 	Registry   *registry.Client
 	Warmer     Warmer
+	Commander  Commander // of hosts
+	Sight      *sight.Sight
 	Key        *seal.Key
 	Owner      string        // of the jobs that this runner holds; nobody else's name
 	Concurrent int           // jobs at a time
@@ -51,6 +58,7 @@ type Pace struct {
 	Lease time.Duration // how long a job stays this runner's when nothing is heard of it
 	Poll  time.Duration // how often jobs of others are looked for
 	Again time.Duration // until a job that failed is tried again, the first time
+	Stall time.Duration // how long hosts that get nothing are waited for
 }
 
 const (
@@ -85,7 +93,7 @@ func Open(c Config) (*Runner, error) {
 	for _, d := range []struct {
 		value *time.Duration
 		usual time.Duration
-	}{{&c.Pace.Lease, 15 * time.Second}, {&c.Pace.Poll, time.Second}, {&c.Pace.Again, 2 * time.Second}} {
+	}{{&c.Pace.Lease, 15 * time.Second}, {&c.Pace.Poll, time.Second}, {&c.Pace.Again, 2 * time.Second}, {&c.Pace.Stall, time.Minute}} {
 		if *d.value <= 0 {
 			*d.value = d.usual
 		}
@@ -114,6 +122,21 @@ type Request struct {
 	Credential registry.Credential
 	Platforms  []string // of an index; none: the default ones
 	Cluster    int64    // 0: the standard one
+	Scope      Scope
+	Remove     bool
+	Blob       digest.Digest // to be removed, in place of an image
+}
+
+// job is what is stored of a request, but for what takes a key.
+func (q Request) job(timeout time.Duration) store.Job {
+	j := store.Job{Kind: Image, Cluster: q.Cluster, URL: q.Ref.URL(), Platforms: q.Platforms, Scope: q.Scope.text(), Deadline: time.Now().Add(q.Scope.timeout(timeout))}
+	if q.Remove {
+		j.Kind = Remove
+	}
+	if q.Blob != "" {
+		j.URL = q.Blob.String()
+	}
+	return j
 }
 
 // Create adds a job. It asks no registry. That there is no such cluster are
@@ -122,7 +145,7 @@ func (r *Runner) Create(ctx context.Context, by store.By, q Request) (store.Job,
 	if err := r.check(ctx, q); err != nil {
 		return store.Job{}, err
 	}
-	j := store.Job{Kind: Image, Cluster: q.Cluster, URL: q.Ref.URL(), Platforms: q.Platforms, Deadline: time.Now().Add(r.Timeout)}
+	j := q.job(r.Timeout)
 	var err error
 	if j.Secret, err = r.seal(q.Credential); err != nil {
 		return j, err
@@ -221,7 +244,11 @@ func (r *Runner) run(j store.Job) {
 	defer stop()
 	var keeper sync.WaitGroup
 	keeper.Go(func() { r.keep(ctx, cancel, j) })
-	err := r.preheat(ctx, j)
+	work := r.preheat
+	if j.Kind == Remove {
+		work = r.remove
+	}
+	err := work(ctx, j)
 	if ctx.Err() != nil && err != nil {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
@@ -269,6 +296,9 @@ func (r *Runner) settle(j store.Job, err error) string {
 		return r.store(j, "again", func(ctx context.Context) error { return r.Store.PutBackJob(ctx, j, due, true, err.Error()) })
 	default:
 		state, reason = store.Failed, err.Error()
+		if errors.Is(err, errTimeout) && j.Error != "" {
+			reason += "; the try before: " + j.Error
+		}
 	}
 	return r.store(j, string(state), func(ctx context.Context) error { return r.Store.EndJob(ctx, j, state, reason) })
 }
@@ -304,7 +334,7 @@ func passing(err error) bool {
 			return false
 		}
 	}
-	for _, maybe := range []error{registry.ErrUnavailable, warm.ErrNoScheduler, warm.ErrNoSeed, warm.ErrStalled, store.ErrUnavailable} {
+	for _, maybe := range []error{registry.ErrUnavailable, warm.ErrNoScheduler, warm.ErrNoSeed, warm.ErrStalled, store.ErrUnavailable, errHosts} {
 		if errors.Is(err, maybe) {
 			return true
 		}

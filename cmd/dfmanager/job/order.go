@@ -4,12 +4,17 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/field"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
-// Order is an image to be preheated, as people and programs ask for it.
+// Order is an image to be preheated or removed, as people and programs ask for it.
 type Order struct {
+	Kind      string   `json:"kind,omitempty"`       // image, which is usual, or remove
+	Blob      string   `json:"blob,omitempty"`       // digest of what is removed, in place of an image
 	Image     string   `json:"image,omitempty"`      // nginx:1.29
 	URL       string   `json:"url,omitempty"`        // https://HOST/v2/…/manifests/…
 	PlainHTTP bool     `json:"plain_http,omitempty"` // of the registry that image names
@@ -18,6 +23,18 @@ type Order struct {
 	User      string   `json:"registry_user,omitempty"`
 	Password  string   `json:"registry_password,omitempty"`
 	Token     string   `json:"registry_token,omitempty"`
+	Scope
+}
+
+// blob notes what an order says that is about a blob.
+func (o Order) blob(q *Request, wrong field.Errors) {
+	q.Blob = digest.Digest(o.Blob)
+	wrong.Check("blob", p2p.ValidateDigest(q.Blob))
+	if o.Image != "" || o.URL != "" {
+		wrong["blob"] = "must not be given together with an image"
+	} else if !q.Remove {
+		wrong["blob"] = "can only be removed"
+	}
 }
 
 var platform = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$`)
@@ -29,12 +46,16 @@ func IsPlatform(s string) bool { return platform.MatchString(s) }
 
 // Request checks an order; what is wrong with it are field.Errors.
 func (o Order) Request() (q Request, err error) {
-	q = Request{Platforms: o.Platforms, Cluster: o.Cluster, Credential: registry.Credential{User: o.User, Password: o.Password}}
+	q = Request{Platforms: o.Platforms, Cluster: o.Cluster, Scope: o.Scope, Credential: registry.Credential{User: o.User, Password: o.Password}}
 	wrong := field.Errors{}
-	if o.URL == "" {
+	q.Remove = o.Kind == Remove
+	switch {
+	case o.Blob != "":
+		o.blob(&q, wrong)
+	case o.URL == "":
 		q.Ref, err = registry.ParseName(o.Image, o.PlainHTTP)
 		wrong.Check("image", err)
-	} else {
+	default:
 		q.Ref, err = registry.ParseURL(o.URL)
 		wrong.Check("url", err)
 		if o.Image != "" {
@@ -43,6 +64,13 @@ func (o Order) Request() (q Request, err error) {
 	}
 	if slices.ContainsFunc(o.Platforms, func(p string) bool { return !IsPlatform(p) }) || len(o.Platforms) > maxPlatforms {
 		wrong["platforms"] = "must be like linux/amd64 or linux/arm/v7, 20 at most"
+	}
+	o.Check(wrong)
+	switch {
+	case o.Kind != "" && o.Kind != Image && o.Kind != Remove:
+		wrong["kind"] = "must be image or remove"
+	case q.Remove && (o.Scope.Kind != "" || o.Percent > 0 || len(o.Hosts) > 0):
+		wrong["scope"] = "goes with preheating: what is removed goes everywhere"
 	}
 	if o.Token != "" {
 		q.Credential = registry.Credential{Authorization: "Bearer " + o.Token}

@@ -12,6 +12,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
 // preheat brings the job's image into the cluster. It returns nil only when
@@ -30,14 +31,23 @@ func (r *Runner) preheat(ctx context.Context, j store.Job) error {
 	if err != nil {
 		return err
 	}
+	if err := r.list(ctx, j, image); err != nil {
+		return err
+	}
+	hosts, err := r.targets(ctx, j)
+	if err != nil {
+		return err
+	}
+	return r.blobs(ctx, j, ref, repo, image, hosts)
+}
+
+// list notes which blobs a job is about.
+func (r *Runner) list(ctx context.Context, j store.Job, image registry.Image) error {
 	rows := make([]store.JobBlob, len(image.Blobs))
 	for i, b := range image.Blobs {
 		rows[i] = store.JobBlob{Digest: b.Digest.String(), Kind: b.Kind, Size: b.Size}
 	}
-	if err := r.Store.SetJobBlobs(ctx, j, image.Digest.String(), rows); err != nil {
-		return err
-	}
-	return r.blobs(ctx, j, ref, repo, image)
+	return r.Store.SetJobBlobs(ctx, j, image.Digest.String(), rows)
 }
 
 func (r *Runner) credential(j store.Job) (c registry.Credential, err error) {
@@ -53,13 +63,13 @@ func (r *Runner) credential(j store.Job) (c registry.Credential, err error) {
 
 // blobs warms all blobs, a few at a time. What is wrong with one does not keep
 // the others from being warmed.
-func (r *Runner) blobs(ctx context.Context, j store.Job, ref registry.Ref, repo *registry.Repo, image registry.Image) error {
+func (r *Runner) blobs(ctx context.Context, j store.Job, ref registry.Ref, repo *registry.Repo, image registry.Image, hosts []target) error {
 	failed := make([]error, len(image.Blobs))
 	var g errgroup.Group
 	g.SetLimit(blobsAt)
 	for i, b := range image.Blobs {
 		g.Go(func() error {
-			failed[i] = r.blob(ctx, j, b, warm.Order{Blob: b.Blob, Registry: ref.Registry(), Repository: ref.Repository, Tokens: repo})
+			failed[i] = r.blob(ctx, j, b, warm.Order{Blob: b.Blob, Registry: ref.Registry(), Repository: ref.Repository, Tokens: repo}, hosts)
 			return nil
 		})
 	}
@@ -87,8 +97,8 @@ func summary(failed []error) error {
 	return first
 }
 
-// blob warms one blob and notes how that goes.
-func (r *Runner) blob(ctx context.Context, j store.Job, b registry.Blob, o warm.Order) error {
+// blob warms one blob, on a seed and then on hosts, and notes how that goes.
+func (r *Runner) blob(ctx context.Context, j store.Job, b registry.Blob, o warm.Order, hosts []target) error {
 	row := store.JobBlob{Digest: b.Digest.String(), State: store.Running}
 	var noted time.Time
 	note := func(p warm.Progress) error {
@@ -107,6 +117,9 @@ func (r *Runner) blob(ctx context.Context, j store.Job, b registry.Blob, o warm.
 			r.Log.Debug("progress could not be stored", "job", j.ID, "err", err)
 		}
 	})
+	if err == nil && len(hosts) > 0 && b.Size > 0 {
+		err = errors.Join(note(got), r.spread(ctx, j, p2p.Command{Blob: b.Blob, Origin: p2p.Origin{Registry: o.Registry, Repository: o.Repository}}, hosts))
+	}
 	switch {
 	case err == nil:
 		row.State, row.Error = store.Succeeded, ""

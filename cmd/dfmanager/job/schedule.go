@@ -42,9 +42,12 @@ func (r *Runner) CreateSchedule(ctx context.Context, by store.By, p Plan) (k sto
 		return k, err
 	}
 	p.Cron = strings.Join(strings.Fields(p.Cron), " ")
-	k = store.Schedule{Cron: p.Cron, URL: q.Ref.URL(), Platforms: q.Platforms, Cluster: q.Cluster}
+	k = store.Schedule{Cron: p.Cron, URL: q.Ref.URL(), Platforms: q.Platforms, Scope: q.Scope.text(), Cluster: q.Cluster}
 	k.Due, err = nextAt(p.Cron, time.Now())
 	wrong.Check("cron", err)
+	if q.Remove {
+		wrong["kind"] = "must be image, again and again"
+	}
 	if strings.HasPrefix(q.Credential.Authorization, "Bearer") {
 		wrong["registry_token"] = "expires before long: give a user and password"
 	}
@@ -78,7 +81,7 @@ func (r *Runner) fire() {
 // fireOne makes a job of a schedule that is due, and reports whether there was one.
 func (r *Runner) fireOne() bool {
 	now := time.Now()
-	j, err := r.Store.Fire(r.ctx, now, Image, now.Add(r.Timeout), func(k store.Schedule) time.Time {
+	j, err := r.Store.Fire(r.ctx, now, Image, func(k store.Schedule) time.Time { return now.Add(ScopeOf(k.Scope).timeout(r.Timeout)) }, func(k store.Schedule) time.Time {
 		next, err := nextAt(k.Cron, now)
 		if err != nil { // it was checked, by a version that knew more
 			r.Log.Error("a schedule cannot be read", "schedule", k.ID, "cron", k.Cron, "err", err)

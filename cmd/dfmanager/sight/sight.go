@@ -152,6 +152,18 @@ func (s *Sight) Blob(ctx context.Context, cluster int64, schedulers []string, d 
 	return b, false, err
 }
 
+// Now returns what one scheduler sees of a blob, as of now and not of a moment ago.
+func (s *Sight) Now(ctx context.Context, cluster int64, scheduler string, d digest.Digest) (b Blob, err error) {
+	err = s.ask(ctx, question{cluster, scheduler, d}, &b)
+	if errors.Is(err, wire.ErrNoSwarm) {
+		return Blob{}, nil
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %s: %w", ErrUnseen, scheduler, err)
+	}
+	return b, err
+}
+
 // read reads JSON, of now or of a moment ago.
 func read[T any](ctx context.Context, s *Sight, q question) (*T, error) {
 	v := s.answer(q)

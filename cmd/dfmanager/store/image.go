@@ -26,7 +26,7 @@ func (db *DB) Images(ctx context.Context, p Page) ([]Image, error) {
 		return i, err
 	}, `SELECT jobs.id, url, jobs.digest, finished, COUNT(job_blobs.digest), CAST(COALESCE(SUM(size), 0) AS BIGINT)
 		FROM jobs LEFT JOIN job_blobs ON job_blobs.job_id = jobs.id
-		WHERE jobs.id IN (SELECT MAX(id) FROM jobs WHERE state = $1 GROUP BY url) AND jobs.id < $2
+		WHERE jobs.id IN (SELECT MAX(id) FROM jobs WHERE state = $1 GROUP BY url) AND jobs.kind = 'image' AND jobs.id < $2
 		GROUP BY jobs.id, url, jobs.digest, finished ORDER BY jobs.id DESC LIMIT $3`, Succeeded, p.before(), p.Limit)
 }
 
@@ -46,7 +46,7 @@ func (db *DB) ImagesOf(ctx context.Context, digests []string) (map[string][]stri
 	}
 	type pair struct{ digest, url string }
 	all, err := list(ctx, db, func(s scanner) (p pair, err error) { return p, s.Scan(&p.digest, &p.url) },
-		"SELECT DISTINCT job_blobs.digest, url FROM job_blobs JOIN jobs ON jobs.id = job_id WHERE job_blobs.digest IN ("+strings.Join(marks, ", ")+") ORDER BY url", args...)
+		"SELECT DISTINCT job_blobs.digest, url FROM job_blobs JOIN jobs ON jobs.id = job_id WHERE jobs.kind = 'image' AND job_blobs.digest IN ("+strings.Join(marks, ", ")+") ORDER BY url", args...)
 	byDigest := map[string][]string{}
 	for _, p := range all {
 		byDigest[p.digest] = append(byDigest[p.digest], p.url)

@@ -29,6 +29,7 @@ type Job struct {
 	Cluster   int64  // it is for; 0: the standard one
 	URL       string // of the manifest
 	Platforms []string
+	Scope     string // JSON: which hosts; "": one seed
 	Secret    []byte // sealed; nil once the job has ended
 	Actor     string
 	State     State
@@ -45,13 +46,13 @@ type Job struct {
 	Run       int64
 }
 
-const jobColumns = `id, kind, cluster_id, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, deadline, tries, cancel, owner, run`
+const jobColumns = `id, kind, cluster_id, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, deadline, tries, cancel, owner, run, scope`
 
 func scanJob(s scanner) (j Job, err error) {
 	var platforms string
 	var created, updated, started, finished, deadline int64
 	err = s.Scan(&j.ID, &j.Kind, &j.Cluster, &j.URL, &platforms, &j.Secret, &j.Actor, &j.State, &j.Error, &j.Digest,
-		&created, &updated, &started, &finished, &deadline, &j.Tries, &j.Cancel, &j.Owner, &j.Run)
+		&created, &updated, &started, &finished, &deadline, &j.Tries, &j.Cancel, &j.Owner, &j.Run, &j.Scope)
 	j.Platforms = strings.Fields(platforms)
 	j.Created, j.Updated, j.Started = fromMillis(created), fromMillis(updated), fromMillis(started)
 	j.Finished, j.Deadline = fromMillis(finished), fromMillis(deadline)
@@ -61,7 +62,7 @@ func scanJob(s scanner) (j Job, err error) {
 // maxWaiting is how many jobs may wait; more come from somebody who is wrong.
 const maxWaiting = 10_000
 
-// CreateJob adds a job that waits: Kind, Cluster, URL, Platforms, Secret, Actor and
+// CreateJob adds a job that waits: Kind, Cluster, URL, Platforms, Scope, Secret, Actor and
 // Deadline of j count. ErrFull says that too many wait.
 func (db *DB) CreateJob(ctx context.Context, by By, j Job) (Job, error) {
 	err := db.change(ctx, by, "job.create", j.URL, "kind "+j.Kind, func(t *sql.Tx) error {
@@ -82,9 +83,9 @@ func (db *DB) CreateJob(ctx context.Context, by By, j Job) (Job, error) {
 // insertJob adds a job that waits.
 func insertJob(ctx context.Context, q querier, actor string, j Job) (Job, error) {
 	return scanJob(q.QueryRowContext(ctx, `INSERT INTO jobs
-		(kind, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, due, deadline, tries, cancel, owner, lease, run, cluster_id)
-		VALUES ($1, $2, $3, $4, $5, $6, '', '', $7, $7, 0, 0, $7, $8, 0, FALSE, '', 0, 0, $9) RETURNING `+jobColumns,
-		j.Kind, j.URL, strings.Join(j.Platforms, " "), j.Secret, actor, Waiting, millis(time.Now()), millis(j.Deadline), j.Cluster))
+		(kind, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, due, deadline, tries, cancel, owner, lease, run, cluster_id, scope)
+		VALUES ($1, $2, $3, $4, $5, $6, '', '', $7, $7, 0, 0, $7, $8, 0, FALSE, '', 0, 0, $9, $10) RETURNING `+jobColumns,
+		j.Kind, j.URL, strings.Join(j.Platforms, " "), j.Secret, actor, Waiting, millis(time.Now()), millis(j.Deadline), j.Cluster, j.Scope))
 }
 
 // Job returns a job.
@@ -177,8 +178,12 @@ func (db *DB) EndJob(ctx context.Context, j Job, s State, reason string) error {
 		if err != nil {
 			return lost(err)
 		}
-		_, err = t.ExecContext(ctx, "UPDATE job_blobs SET state = $2, updated = $3 WHERE job_id = $1 AND state IN ($4, $5)", j.ID, s, now, Waiting, Running)
-		return err
+		for _, table := range []string{"job_blobs", "job_hosts"} {
+			if _, err := t.ExecContext(ctx, "UPDATE "+table+" SET state = $2, updated = $3 WHERE job_id = $1 AND state IN ($4, $5)", j.ID, s, now, Waiting, Running); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

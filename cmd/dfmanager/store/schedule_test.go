@@ -34,7 +34,7 @@ func TestSchedulesFireOnce(t *testing.T) {
 		for range 4 {
 			wg.Go(func() {
 				for {
-					j, err := db.Fire(ctx, now, "image", now.Add(time.Hour), func(store.Schedule) time.Time { return tomorrow })
+					j, err := db.Fire(ctx, now, "image", func(store.Schedule) time.Time { return now.Add(time.Hour) }, func(store.Schedule) time.Time { return tomorrow })
 					if errors.Is(err, store.ErrNotFound) {
 						return
 					}

@@ -37,6 +37,7 @@ var who = map[string]string{
 	"GET /api/v1/jobs":                         "guest operator root read preheat admin",
 	"GET /api/v1/jobs/{id}":                    "guest operator root read preheat admin",
 	"GET /api/v1/jobs/{id}/blobs":              "guest operator root read preheat admin",
+	"GET /api/v1/jobs/{id}/hosts":              "guest operator root read preheat admin",
 	"POST /api/v1/jobs/{id}/cancel":            "operator root preheat admin",
 	"GET /api/v1/schedules":                    "guest operator root read preheat admin",
 	"POST /api/v1/schedules":                   "operator root preheat admin",

@@ -41,6 +41,9 @@ func (s *Server) findImage(c *call) (any, error) {
 		return nil, err
 	}
 	q, err := in.Request()
+	if err == nil && q.Blob != "" {
+		err = invalid(map[string]string{"blob": "is shown by /api/v1/clusters/{id}/blobs/{digest}"})
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -67,6 +67,9 @@ type dragonflyJob struct {
 		URL      string            `json:"url"`
 		Headers  map[string]string `json:"headers"`
 		Scope    string            `json:"scope"`
+		Percent  int               `json:"percentage,omitempty"`
+		Count    int               `json:"concurrent_count"`
+		Timeout  time.Duration     `json:"timeout"` // nanoseconds
 		Platform string            `json:"platform,omitempty"`
 	} `json:"args"`
 	Clusters []int64 `json:"scheduler_cluster_ids,omitempty"`
@@ -111,9 +114,6 @@ func (s *Server) createDragonfly(c *call) (any, error) {
 	if in.Type != "preheat" {
 		return nil, invalid(map[string]string{"type": fmt.Sprintf("%.40q is not supported: only preheat is", in.Type)})
 	}
-	if sc := in.Args.Scope; sc != "" && sc != "single_seed_peer" {
-		return nil, invalid(map[string]string{"scope": fmt.Sprintf("%.40q is not supported: images are preheated on one seed, which serves the others; choose single_seed_peer", sc)})
-	}
 	if len(in.Clusters) > 1 {
 		return nil, invalid(map[string]string{"scheduler_cluster_ids": "one at a time"})
 	}
@@ -126,6 +126,12 @@ func (s *Server) createDragonfly(c *call) (any, error) {
 			return nil, invalid(map[string]string{"platform": "must be like linux/amd64"})
 		}
 		q.Platforms = []string{p}
+	}
+	a := in.Args
+	q.Scope = job.Scope{Kind: a.Scope, Percent: a.Percent, Concurrent: a.Count, Seconds: int(a.Timeout / time.Second)}
+	wrong := field.Errors{}
+	if q.Scope.Check(wrong); len(wrong) > 0 {
+		return nil, wrong
 	}
 	if len(in.Clusters) == 1 {
 		q.Cluster = in.Clusters[0]
@@ -162,7 +168,10 @@ func (s *Server) dragonfly(c *call, j store.Job) (any, error) {
 	tasks := dragonflyTasks{Success: []dragonflyTask{}, Failure: []dragonflyTask{}, Cluster: cmp.Or(j.Cluster, 1)}
 	for _, b := range blobs {
 		host, _, _ := net.SplitHostPort(b.Address)
-		url := strings.TrimSuffix(j.URL[:strings.LastIndex(j.URL, "/manifests/")], "/") + "/blobs/" + b.Digest
+		url := b.Digest // of a blob that was removed
+		if repo, _, is := strings.Cut(j.URL, "/manifests/"); is {
+			url = repo + "/blobs/" + b.Digest
+		}
 		t := dragonflyTask{url, b.Host, host, b.Error}
 		if b.State == store.Succeeded {
 			tasks.Success = append(tasks.Success, t)

@@ -312,7 +312,7 @@ func TestWhatDragonflyTakesAndThisDoesNot(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"type":"sync_peers"}`: "sync_peers",
 		`{"type":"preheat","args":{"type":"file","url":"https://h/v2/a/manifests/1"}}`:                                       "only image",
-		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","scope":"all_peers"}}`:                  "single_seed_peer",
+		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","scope":"all_the_peers"}}`:              "single_seed_peer",
 		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","platform":"x"}}`:                       "linux/amd64",
 		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","headers":{"authorization":"\u0000"}}}`: "printable",
 		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1"},"scheduler_cluster_ids":[1,2]}`:        "one at a time",

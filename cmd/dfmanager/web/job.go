@@ -14,10 +14,11 @@ var order = access{role: store.Operator, scope: auth.Preheat}
 
 func (s *Server) jobRoutes() []route {
 	return []route{
-		{method: "POST", path: "/api/v1/jobs", access: order, summary: "Preheat an image, named by image or by url", in: job.Order{}, out: oneJob{}, status: http.StatusCreated, do: s.createJob},
+		{method: "POST", path: "/api/v1/jobs", access: order, summary: "Preheat an image, named by image or by url, on the hosts of a scope; or remove it, or a blob, from all hosts", in: job.Order{}, out: oneJob{}, status: http.StatusCreated, do: s.createJob},
 		{method: "GET", path: "/api/v1/jobs", access: look, summary: "All jobs, newest first; of one state, if asked for", out: list[oneJob]{}, page: true, query: []string{"state"}, do: s.jobs},
 		{method: "GET", path: "/api/v1/jobs/{id}", access: look, summary: "A job", out: oneJob{}, do: s.job},
 		{method: "GET", path: "/api/v1/jobs/{id}/blobs", access: look, summary: "The blobs of a job, largest first, and who has them", out: list[jobBlob]{}, do: s.jobBlobs},
+		{method: "GET", path: "/api/v1/jobs/{id}/hosts", access: look, summary: "The hosts of a job whose scope is not one seed, each with each blob", out: list[jobHost]{}, page: true, do: s.jobHosts},
 		{method: "POST", path: "/api/v1/jobs/{id}/cancel", access: order, summary: "Cancel a job", out: oneJob{}, do: s.cancelJob},
 	}
 }
@@ -39,6 +40,7 @@ type oneJob struct {
 	Deadline  time.Time  `json:"deadline"`
 	Tries     int        `json:"failed_tries"`
 	Cancel    bool       `json:"cancelled"`
+	job.Scope
 }
 
 func showJob(j store.Job) oneJob {
@@ -48,7 +50,7 @@ func showJob(j store.Job) oneJob {
 	}
 	return oneJob{
 		j.ID, j.Kind, j.Cluster, j.URL, platforms, string(j.State), j.Error, j.Digest, j.Actor, j.Created, j.Updated,
-		when(j.Started), when(j.Finished), j.Deadline, j.Tries, j.Cancel,
+		when(j.Started), when(j.Finished), j.Deadline, j.Tries, j.Cancel, job.ScopeOf(j.Scope),
 	}
 }
 
@@ -116,6 +118,31 @@ func (s *Server) jobBlobs(c *call) (any, error) {
 	all, err := s.Store.JobBlobs(c.Context(), j.ID)
 	return page(store.Page{Limit: -1}, all, nil, func(b store.JobBlob) jobBlob {
 		return jobBlob{b.Digest, b.Kind, b.Size, b.Got, b.Host, b.Address, string(b.State), b.Error, b.Updated}
+	}), err
+}
+
+type jobHost struct {
+	ID      int64     `json:"id"`
+	Digest  string    `json:"digest"`
+	Host    string    `json:"host"`
+	Address string    `json:"address"`
+	State   string    `json:"state"`
+	Error   string    `json:"error"`
+	Updated time.Time `json:"updated_at"`
+}
+
+func (s *Server) jobHosts(c *call) (any, error) {
+	j, err := s.jobOf(c)
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.part()
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.Store.JobHosts(c.Context(), j.ID, p)
+	return page(p, all, func(h store.JobHost) int64 { return h.ID }, func(h store.JobHost) jobHost {
+		return jobHost{h.ID, h.Digest, h.Host, h.Address, string(h.State), h.Error, h.Updated}
 	}), err
 }
 

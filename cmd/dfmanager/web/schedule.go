@@ -28,10 +28,11 @@ type oneSchedule struct {
 	Created   time.Time `json:"created_at"`
 	Due       time.Time `json:"next_at"`
 	Job       int64     `json:"last_job_id"` // 0: there was none
+	job.Scope
 }
 
 func showSchedule(k store.Schedule) oneSchedule {
-	return oneSchedule{k.ID, k.Cron, registry.Name(k.URL), k.URL, append([]string{}, k.Platforms...), k.Cluster, k.Actor, k.Created, k.Due, k.Job}
+	return oneSchedule{k.ID, k.Cron, registry.Name(k.URL), k.URL, append([]string{}, k.Platforms...), k.Cluster, k.Actor, k.Created, k.Due, k.Job, job.ScopeOf(k.Scope)}
 }
 
 func (s *Server) schedules(c *call) (any, error) {
