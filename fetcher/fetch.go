@@ -15,6 +15,8 @@ import (
 const (
 	yieldStep = time.Second // how long a background request stands back per block at most
 	bufSize   = 128 << 10
+
+	maxRenewals = 2 // of a token, for one fetch
 )
 
 var buffers = sync.Pool{New: func() any { return new([bufSize]byte) }}
@@ -111,6 +113,7 @@ func (c *content) covering(pos int64) *fetch {
 // bytes have come, nobody wants them, or no place has them.
 func (f *fetch) bring() error {
 	var tries tries
+	renewals := 0
 	if n := f.c.f.network; n != nil && !f.only.origin {
 		n.await(f.ctx, f.c)
 	}
@@ -125,8 +128,13 @@ func (f *fetch) bring() error {
 			}
 			continue
 		}
+		began := time.Now()
 		got, err := f.attempt(p, tries.stall(p))
 		if err == nil && f.more() {
+			continue
+		}
+		if errors.Is(err, origin.ErrUnauthorized) && renewals < maxRenewals && f.renewed(began) {
+			renewals++
 			continue
 		}
 		if err == nil || f.ctx.Err() != nil || errors.Is(err, errShared) || errors.Is(err, ErrFull) {
@@ -137,6 +145,11 @@ func (f *fetch) bring() error {
 			return errAlone
 		}
 	}
+}
+
+// renewed reports whether a read for another host may be tried again with a new token.
+func (f *fetch) renewed(began time.Time) bool {
+	return f.only.hops > 0 && f.c.f.network != nil && f.c.f.network.renewed(f.ctx, f.c, began)
 }
 
 // more reports whether bytes are still to come: those of another place than the

@@ -395,7 +395,7 @@ func (n *network) ordered(m p2p.Fetch) bool {
 	n.answered(m.Blob.Digest) // nobody will name parents
 	n.f.start(s.pin)
 	if m.Origin.Token != "" && n.tokens != nil {
-		n.tokens.Learn(repo(m.Origin), m.Origin.Token)
+		s.learn(m.Origin.Token)
 	}
 	return true
 }

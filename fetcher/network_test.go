@@ -40,13 +40,20 @@ var binary = sync.OnceValues(func() (string, error) {
 type scheduler struct {
 	addr, debug string
 	config      string
+	more        string // that is in it
 	cmd         *exec.Cmd
 	silent      chan struct{} // closed when it says no more
 }
 
 func startScheduler(t testing.TB) *scheduler {
 	t.Helper()
-	s := &scheduler{config: filepath.Join(t.TempDir(), "dfscheduler.toml"), addr: "127.0.0.1:0", debug: "127.0.0.1:0"}
+	return startSchedulerWith(t, "")
+}
+
+// startSchedulerWith starts one with more in its configuration.
+func startSchedulerWith(t testing.TB, more string) *scheduler {
+	t.Helper()
+	s := &scheduler{config: filepath.Join(t.TempDir(), "dfscheduler.toml"), addr: "127.0.0.1:0", debug: "127.0.0.1:0", more: more}
 	s.start(t)
 	t.Cleanup(s.kill)
 	return s
@@ -59,7 +66,7 @@ func (s *scheduler) start(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := fmt.Sprintf("listen = %q\n[debug]\nlisten = %q\n", s.addr, s.debug)
+	text := fmt.Sprintf("listen = %q\n[debug]\nlisten = %q\n%s", s.addr, s.debug, s.more)
 	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -36,6 +36,8 @@ type share struct {
 	prio    Priority
 	heard   bool
 	answer  chan struct{} // closed when heard
+	lent    time.Time     // when another host last lent a token for it
+	renewal chan struct{} // closed when one does; nil: nobody waits for that
 
 	keep    *p2p.Have        // pieces the host decided to keep
 	have    *p2p.Have        // those that are in the store, to be given

@@ -125,6 +125,17 @@ func (h *Host) Served(now time.Time, d digest.Digest, s Source, bytes int64, fir
 	return h.end()
 }
 
+// Refused says that the origin refused the token in a planned read for another host,
+// who gets a new one if the scheduler hears of it.
+func (h *Host) Refused(now time.Time, d digest.Digest) []Action {
+	h.begin(now)
+	if b := h.find(d); b != nil {
+		b.notes.transfer("", 0, 0, p2p.Refused)
+		h.report(b)
+	}
+	return h.end()
+}
+
 // Filled says that a piece has been put together from planned reads and has
 // this sum, and whether all its bytes are the origin's own. Store or Drop follows
 // at once or when the sum is known.
