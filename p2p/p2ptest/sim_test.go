@@ -80,6 +80,18 @@ func TestOthersMisbehave(t *testing.T) {
 	within(t, r, 1.6, 1.3)
 }
 
+// Those that come first get the places from which all others get their stripes. If
+// their links are thin they lose them before that costs much.
+func TestSlowFirst(t *testing.T) {
+	t.Parallel()
+	for _, seeds := range []int{1, 2} {
+		r := run(t, p2ptest.New(p2ptest.Config{
+			Seed: *seed, Hosts: 150, Seeds: seeds, Size: 512 << 20, Slow: 0.02, Ahead: 200 * time.Millisecond,
+		}))
+		within(t, r, 1.6, 1.05)
+	}
+}
+
 func TestWithoutSeed(t *testing.T) {
 	t.Parallel()
 	r := run(t, p2ptest.New(p2ptest.Config{Seed: *seed, Hosts: 100, Size: 256 << 20}))

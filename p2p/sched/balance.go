@@ -18,6 +18,7 @@ func (s *State) balance(w *swarm) {
 		s.resign(w)
 	}
 	s.believe(w)
+	s.hurry(w)
 	s.own(w)
 	s.expire(w)
 	s.feed(w)

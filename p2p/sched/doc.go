@@ -77,8 +77,10 @@
 // becomes its child.
 //
 // A peer that is slow, as its children measured it against the mean of the swarm,
-// may have fewer of them. In a small swarm, where all parents of a peer may be slow,
-// one that has no seed among them gets one as the last of those at home.
+// may have fewer of them. One that gets its home stripe far slower than the other
+// children of its parent there becomes idle for a while: all below it would wait.
+// In a small swarm, where all parents of a peer may be slow, one that has no seed among
+// them gets one as the last of those at home.
 //
 // # Sums
 //

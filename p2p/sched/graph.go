@@ -51,6 +51,8 @@ func (s *State) attach(p, q *peer, st, at int) {
 		q.prim++
 		if !p.homeIn(st) {
 			l.leaves++
+		} else {
+			p.placed = placed{s.now, p.have.CountStripe(st)}
 		}
 	} else {
 		q.backs++

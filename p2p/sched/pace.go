@@ -149,13 +149,18 @@ func (s *State) doubt(p, q *peer) {
 		return
 	}
 	q.doubters = nil
+	if q.word == matched {
+		s.word(q, silent)
+	}
+	s.rest(q)
+}
+
+// rest makes a peer nobody's parent in its swarm for a while, longer each time.
+func (s *State) rest(q *peer) {
 	q.fibs++
 	q.doubted = s.now.Add(grown(s.cfg.SlowFor, q.fibs, s.cfg.MaxSlow))
 	if w := q.swarm; !slices.Contains(w.doubted, q) {
 		w.doubted = append(w.doubted, q)
-	}
-	if q.word == matched {
-		s.word(q, silent)
 	}
 	s.relist(q)
 	s.orphan(q, "")

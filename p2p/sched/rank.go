@@ -13,9 +13,11 @@ import (
 //  3. nodes whose home the stripe is, with a free slot; for another such node also
 //     in the place of a child that is none, so that the tree grows in breadth;
 //  4. seeds, or the origin;
-//  5. nodes of other stripes that still have free slots;
-//  6. hosts that have everything and nodes, beyond their slots but not twice;
-//  7. seeds beyond theirs, then who has something although it is slow or wants nothing.
+//  5. in a swarm of many, nodes whose home the stripe is, with one child more than they
+//     have slots: who comes next brings the slot that is missing;
+//  6. nodes of other stripes that still have free slots;
+//  7. hosts that have everything and nodes, beyond their slots but not twice;
+//  8. seeds beyond theirs, then who has something although it is slow or wants nothing.
 //
 // Within a kind those nearby come first, then by rank. If the parent is found
 // in a child's place, that child is returned, too, and is to become p's.
@@ -48,6 +50,11 @@ func (s *State) choose(p *peer, st int) (parent, displaced *peer) {
 	}
 	if f.best != nil {
 		return f.best, nil
+	}
+	if len(p.swarm.peers) > broad { // where few are on the way of a piece, one that is slower costs more
+		if q := f.queues(lane, crowded); q != nil {
+			return q, nil
+		}
 	}
 	if q := f.others(0); q != nil {
 		return q, nil
@@ -132,8 +139,11 @@ func (f *search) sources() []*peer {
 	return w.sources
 }
 
+// crowded is a parent that has one child more than its budget.
+const crowded = -1
+
 // queues returns the best of a queue of each group, p's own group first. Over is
-// how many times its budget a parent may be beyond it.
+// how many times its budget a parent may be beyond it, or crowded.
 func (f *search) queues(of func(*group) *queue, over int) *peer {
 	f.queue(of(f.p.group), over)
 	if f.best != nil {
@@ -171,7 +181,11 @@ func (f *search) queue(q *queue, over int) {
 		if seen >= window {
 			return
 		}
-		if f.s.spare(c, f.st) > -over*c.budget(&f.s.cfg) {
+		least := -over * c.budget(&f.s.cfg)
+		if over == crowded {
+			least = -1
+		}
+		if f.s.spare(c, f.st) > least {
 			f.consider(c, true)
 			seen++
 		}

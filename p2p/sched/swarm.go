@@ -27,7 +27,7 @@ type swarm struct {
 	sources  []*peer // seeds that are complete, and the owner
 	others   []*peer // that have something, but should not be first parents
 	starving []*peer // without a parent in some stripe
-	doubted  []*peer // who said more than they had
+	doubted  []*peer // who said more than they had, or lag
 	hungry   bool    // noted in State.hungry
 
 	origin  *peer                    // stands for the origin; its children hold leases
@@ -87,7 +87,8 @@ type peer struct {
 	holds, batch     int  // pieces leased to it, and how many may be
 	doubters         []mark
 	fibs             int
-	doubted          time.Time // till when it is not believed to have what it says
+	doubted          time.Time // till when it is nobody's parent: it lacks what it said, or lags
+	placed           placed
 	progressAt       time.Time
 	lazySince        time.Time
 	leasedAt         time.Time
@@ -369,6 +370,7 @@ func (s *State) progress(p *peer, m p2p.Progress) error {
 	if len(m.Got) > 0 {
 		s.gained(p)
 	}
+	s.lag(p)
 	return nil
 }
 
