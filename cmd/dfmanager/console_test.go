@@ -64,6 +64,13 @@ func TestConsole(t *testing.T) {
 		v.open(p)
 		v.look(strings.ReplaceAll(strings.Trim(strings.Replace(p, "/", "overview", 1-min(1, len(p)-1)), "/"), "/", "-"))
 	}
+	v.open("/find")
+	v.fill("image", r.Host()+"/team/app:v7")
+	v.do(chromedp.Click(`input[name="plain_http"]`))
+	v.press("Find")
+	v.see("seed-2")
+	v.see("3 of 3")
+	v.look("find")
 	v.open("/jobs/new?from=1&remove=image")
 	v.look("remove")
 	v.press("Remove from all hosts")

@@ -117,11 +117,7 @@ func (c *Console) blobFrame(ctx context.Context, v *web.Visit) (f frame, err err
 		return f, err
 	}
 	d := blobDetail{Digest: v.PathValue("digest"), Of: k}
-	var names []string
-	for _, s := range m.Schedulers {
-		names = append(names, s.Name)
-	}
-	if d.Blob, d.Found, err = c.Sight.Blob(ctx, k.ID, names, digest.Digest(d.Digest)); errors.Is(err, sight.ErrUnseen) {
+	if d.Blob, d.Found, err = c.Sight.Blob(ctx, k.ID, m.Names(), digest.Digest(d.Digest)); errors.Is(err, sight.ErrUnseen) {
 		d.Unseen, err = err.Error(), nil
 	}
 	if err != nil {

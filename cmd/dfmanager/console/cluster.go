@@ -43,15 +43,19 @@ func (c *Console) members(ctx context.Context, k store.Cluster) (v membersView, 
 			v.Schedulers = append(v.Schedulers, schedulerView{Name: n.Address, Up: n.State() == "alive"})
 		}
 	}
-	var names []string
-	for _, s := range v.Schedulers {
-		names = append(names, s.Name)
-	}
-	v.Sees = c.Sight.Gather(ctx, k.ID, names)
+	v.Sees = c.Sight.Gather(ctx, k.ID, v.Names())
 	for i := range v.Schedulers {
 		v.Schedulers[i].Seen = v.Sees.Schedulers[v.Schedulers[i].Name]
 	}
 	return v, nil
+}
+
+// Names are the schedulers.
+func (v membersView) Names() (names []string) {
+	for _, s := range v.Schedulers {
+		names = append(names, s.Name)
+	}
+	return names
 }
 
 // Seeing reports whether some scheduler could be asked what it sees.

@@ -97,6 +97,8 @@ func (c *Console) Pages() []web.Page {
 		{Method: "POST", Path: "/join-tokens", Role: operator, Do: c.createJoinToken},
 		{Method: "POST", Path: "/join-tokens/{id}/delete", Role: operator, Do: c.deleteJoinToken},
 		{Method: "GET", Path: "/images", Role: guest, Do: c.images},
+		{Method: "GET", Path: "/find", Role: operator, Do: c.findPage},
+		{Method: "POST", Path: "/find", Role: operator, Do: c.find},
 		{Method: "GET", Path: "/harbor", Role: guest, Do: c.harbor},
 		{Method: "GET", Path: "/tokens", Role: guest, Do: c.tokens},
 		{Method: "POST", Path: "/tokens", Role: guest, Do: c.createToken},

@@ -25,7 +25,7 @@ var who = map[string]store.Role{
 	"GET /clusters/{id}": "guest", "GET /clusters/{id}/events": "guest", "GET /clusters/{id}/settings": "operator", "POST /clusters/{id}/settings": "operator",
 	"POST /clusters/{id}/delete": "operator", "GET /clusters/{id}/blobs": "guest", "GET /clusters/{id}/blobs/events": "guest",
 	"GET /clusters/{id}/blobs/{digest}": "guest", "GET /clusters/{id}/blobs/{digest}/events": "guest", "GET /nodes/{id}": "guest", "POST /nodes/{id}/revoke": "operator",
-	"GET /join-tokens": "operator", "POST /join-tokens": "operator", "POST /join-tokens/{id}/delete": "operator", "GET /images": "guest",
+	"GET /join-tokens": "operator", "POST /join-tokens": "operator", "POST /join-tokens/{id}/delete": "operator", "GET /images": "guest", "GET /find": "operator", "POST /find": "operator",
 	"GET /harbor": "guest", "GET /about": "guest", "GET /tokens": "guest", "POST /tokens": "guest", "POST /tokens/{token}/revoke": "guest",
 	"GET /jobs/new": "operator", "POST /jobs/new": "operator", "POST /jobs/{id}/cancel": "operator",
 	"GET /users": "root", "POST /users": "root", "GET /users/{id}": "root", "POST /users/{id}": "root",

@@ -251,6 +251,7 @@ type jobForm struct {
 	Hosts                  string // of the scope
 	Remove                 bool   // in place of preheating
 	Blob                   string // to be removed
+	Find                   bool   // it is only looked for
 	Plain                  bool
 	Problem                string
 	Fields                 field.Errors
@@ -295,11 +296,6 @@ func (c *Console) showNewJob(v *web.Visit, status int, form jobForm) (err error)
 	return c.show(v, status, frame{Title: title, Page: "new-job", Body: form})
 }
 
-// listed are the words of a list that was typed.
-func listed(s string) []string {
-	return strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' || r == '\n' || r == '\r' })
-}
-
 // orders takes from the form what is to be done, and where.
 func (f *jobForm) orders(v *web.Visit, o *job.Order) {
 	number := func(name string) int {
@@ -311,7 +307,7 @@ func (f *jobForm) orders(v *web.Visit, o *job.Order) {
 		return n
 	}
 	f.Hosts = v.PostFormValue("hosts")
-	f.Scope = job.Scope{Kind: v.PostFormValue("scope"), Percent: number("percentage"), Hosts: listed(f.Hosts), Concurrent: number("concurrent_hosts"), Seconds: number("timeout_minutes") * 60}
+	f.Scope = job.Scope{Kind: v.PostFormValue("scope"), Percent: number("percentage"), Hosts: typed(f.Hosts), Concurrent: number("concurrent_hosts"), Seconds: number("timeout_minutes") * 60}
 	f.Remove, f.Blob = v.PostFormValue("kind") == job.Remove, v.PostFormValue("blob")
 	if o.Scope = f.Scope; f.Remove {
 		o.Kind, o.Blob, o.Scope.Kind = job.Remove, f.Blob, ""
@@ -321,7 +317,8 @@ func (f *jobForm) orders(v *web.Visit, o *job.Order) {
 // Minutes is for how long the job is tried; 0: as configured.
 func (f jobForm) Minutes() int { return f.Scope.Seconds / 60 }
 
-func (c *Console) createJob(v *web.Visit) error {
+// typedImage is what was typed of an image.
+func typedImage(v *web.Visit) (jobForm, job.Order) {
 	form := jobForm{
 		Image: strings.TrimSpace(v.PostFormValue("image")), Platforms: v.PostFormValue("platforms"),
 		User: v.PostFormValue("registry_user"), Cron: strings.TrimSpace(v.PostFormValue("cron")), Plain: v.PostFormValue("plain_http") != "",
@@ -329,21 +326,31 @@ func (c *Console) createJob(v *web.Visit) error {
 	form.Cluster, _ = strconv.ParseInt(v.PostFormValue("cluster_id"), 10, 64) // what is no number is the default one
 	o := job.Order{
 		Cluster: form.Cluster, Image: form.Image, PlainHTTP: form.Plain, User: form.User, Password: v.PostFormValue("registry_password"),
-		Platforms: listed(form.Platforms),
+		Platforms: typed(form.Platforms),
 	}
-	form.orders(v, &o)
 	if strings.Contains(form.Image, "://") {
 		o.Image, o.URL = "", form.Image
 	}
+	return form, o
+}
+
+// named has the errors of what was typed into the field for an image under its name.
+func named(wrong field.Errors) field.Errors {
+	for _, of := range []string{"url", "blob", "kind"} {
+		if why, ok := wrong[of]; ok {
+			wrong["image"] = why
+		}
+	}
+	return wrong
+}
+
+func (c *Console) createJob(v *web.Visit) error {
+	form, o := typedImage(v)
+	form.orders(v, &o)
 	q, err := o.Request()
 	var wrong field.Errors
 	if errors.As(err, &wrong) {
-		for _, of := range []string{"url", "blob", "kind"} {
-			if why, ok := wrong[of]; ok {
-				wrong["image"] = why
-			}
-		}
-		form.Fields = wrong
+		form.Fields = named(wrong)
 		return c.showNewJob(v, http.StatusBadRequest, form)
 	}
 	if form.Cron != "" {

@@ -21,7 +21,7 @@ var files embed.FS
 
 // pages are the templates by the name of their page: the frame, the pieces that
 // pages share, and what the page says itself.
-var pages = parse("sign-in", "password", "overview", "jobs", "new-job", "job", "schedules", "clusters", "cluster", "settings", "blobs", "blob", "node", "join-tokens", "images", "harbor", "tokens", "users", "user", "audit", "about", "failed")
+var pages = parse("sign-in", "password", "overview", "jobs", "new-job", "job", "schedules", "clusters", "cluster", "settings", "blobs", "blob", "node", "join-tokens", "images", "find", "harbor", "tokens", "users", "user", "audit", "about", "failed")
 
 func parse(names ...string) map[string]*template.Template {
 	common := template.Must(template.New("").Funcs(funcs).ParseFS(files, "templates/frame.html", "templates/pieces.html"))
@@ -73,7 +73,7 @@ func nav(u store.User, at string) (all []link) {
 		name, path string
 		role       store.Role
 	}{
-		{"Overview", "/", store.Guest}, {"Preheat", "/jobs", store.Guest}, {"Images", "/images", store.Guest}, {"Clusters", "/clusters", store.Guest}, {"Join tokens", "/join-tokens", store.Operator}, {"Harbor", "/harbor", store.Guest},
+		{"Overview", "/", store.Guest}, {"Preheat", "/jobs", store.Guest}, {"Images", "/images", store.Guest}, {"Find", "/find", store.Operator}, {"Clusters", "/clusters", store.Guest}, {"Join tokens", "/join-tokens", store.Operator}, {"Harbor", "/harbor", store.Guest},
 		{"Users", "/users", store.Root}, {"Audit log", "/audit", store.Root}, {"About", "/about", store.Guest},
 	} {
 		if auth.AtLeast(u.Role, l.role) {
