@@ -13,12 +13,13 @@ import (
 // A host is connected: it has announced itself and its stream is up.
 type host struct {
 	p2p.Host
-	peers map[*swarm]*peer
-	up    pace   // as a parent: what its children measured, 1 is the mean of their swarms
-	down  pace   // as a child, likewise
-	slow  []mark // parents that it found slow lately
-	open  int    // its complaints that wait for a witness
-	left  string // why its stream ended; "": it has not
+	peers  map[*swarm]*peer
+	up     pace   // as a parent: what its children measured, 1 is the mean of their swarms
+	down   pace   // as a child, likewise
+	slow   []mark // parents that it found slow lately
+	open   int    // its complaints that wait for a witness
+	checks int    // pieces that it fetches as a witness
+	left   string // why its stream ended; "": it has not
 }
 
 func (h *host) peer(w *swarm) *peer {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
 // check fails the test if anything is not as it always must be.
@@ -38,9 +40,20 @@ func invariants(s *State) error {
 	if peers != 0 || len(s.dirty)+len(s.hungry)+len(s.out) != 0 {
 		return fmt.Errorf("%d peers without host, %d dirty, %d hungry, %d unsent", peers, len(s.dirty), len(s.hungry), len(s.out))
 	}
+	return trialInvariants(s)
+}
+
+func trialInvariants(s *State) error {
+	checks := map[p2p.HostID]int{}
 	for k, tr := range s.trials {
-		if s.hosts[k.accused] == nil || s.hosts[tr.witness] == nil {
+		if s.hosts[k.accused] == nil || tr.witness != "" && s.hosts[tr.witness] == nil {
 			return fmt.Errorf("trial of %s by %s", k.accused, tr.witness)
+		}
+		checks[tr.witness]++
+	}
+	for _, h := range s.hosts {
+		if h.checks != checks[h.ID] || h.Seed && h.checks > atOnce {
+			return fmt.Errorf("%s is a witness in %d trials, and counted in %d", h.ID, checks[h.ID], h.checks)
 		}
 	}
 	return nil

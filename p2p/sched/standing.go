@@ -76,6 +76,11 @@ func (s *State) outcast(h *host) (banned, slow bool) {
 	return s.now.Before(st.banned), s.now.Before(st.slow)
 }
 
+func (s *State) isBanned(id p2p.HostID) bool {
+	st := s.standing[id]
+	return st != nil && s.now.Before(st.banned)
+}
+
 // ban makes a host nobody's parent, for longer each time.
 func (s *State) ban(h *host, reason string) {
 	st := s.record(h.ID)

@@ -13,7 +13,7 @@ import (
 
 // A trial begins with a complaint that a parent's piece is wrong, and ends with
 // the word of a second host that fetched the same piece: a ban, or a mark
-// against the accuser.
+// against the accuser. As long as seeds are busy with others it has no witness.
 type trial struct {
 	accuser, witness p2p.HostID
 	tried            []p2p.HostID
@@ -29,6 +29,7 @@ type trialKey struct {
 
 const (
 	maxFalse = 3 // false complaints, about different hosts, that lead to a ban
+	atOnce   = 2 // pieces that a seed fetches as a witness: all others wait for its line
 )
 
 func (p *peer) checkPiece(i int) error {
@@ -72,11 +73,13 @@ func (s *State) wrong(p *peer, m p2p.Wrong) error {
 	return nil
 }
 
-// summon asks the next witness: a seed, or else anyone in the swarm of good
-// standing. Without one the trial ends with no verdict.
+// summon asks the next witness: a seed, as soon as one is free, or else anyone in the
+// swarm of good standing. Without one, or when one of the two is banned, the trial ends
+// with no verdict.
 func (s *State) summon(key trialKey, t *trial) {
+	s.dismiss(t)
 	w, accused := s.swarms[key.blob], s.hosts[key.accused]
-	if w == nil || accused == nil || len(t.tried) >= maxChecks {
+	if w == nil || accused == nil || len(t.tried) >= maxChecks || s.isBanned(key.accused) || s.isBanned(t.accuser) {
 		s.close(key, t)
 		return
 	}
@@ -84,7 +87,17 @@ func (s *State) summon(key trialKey, t *trial) {
 		banned, slow := s.outcast(p.host)
 		return !banned && !slow && p.host.left == "" && p.host.ID != t.accuser && p.host.ID != key.accused && !slices.Contains(t.tried, p.host.ID)
 	}
-	witness := slices.IndexFunc(w.peers, func(p *peer) bool { return p.host.Seed && fit(p) })
+	busy := false
+	witness := slices.IndexFunc(w.peers, func(p *peer) bool {
+		if !p.host.Seed || !fit(p) {
+			return false
+		}
+		busy = busy || p.host.checks >= atOnce
+		return p.host.checks < atOnce
+	})
+	if witness < 0 && busy {
+		return // until remind looks again
+	}
 	for i := 0; witness < 0 && i < min(len(w.peers), maxLook); i++ {
 		if j := (key.piece + i) % len(w.peers); fit(w.peers[j]) {
 			witness = j
@@ -94,12 +107,23 @@ func (s *State) summon(key trialKey, t *trial) {
 		s.close(key, t)
 		return
 	}
-	t.witness, t.since = w.peers[witness].host.ID, s.now
+	h := w.peers[witness].host
+	h.checks++
+	t.witness, t.since = h.ID, s.now
 	t.tried = append(t.tried, t.witness)
 	s.send(t.witness, p2p.Check{Digest: key.blob, Piece: key.piece, Parent: accused.Host})
 }
 
+// dismiss ends what the witness was asked for.
+func (s *State) dismiss(t *trial) {
+	if h := s.hosts[t.witness]; h != nil {
+		h.checks = max(0, h.checks-1)
+	}
+	t.witness = ""
+}
+
 func (s *State) close(key trialKey, t *trial) {
+	s.dismiss(t)
 	delete(s.trials, key)
 	if h := s.hosts[t.accuser]; h != nil {
 		h.open = max(0, h.open-1)
@@ -132,7 +156,7 @@ func (s *State) checked(p *peer, m p2p.Checked) error {
 			return nil // the sum has changed meanwhile
 		}
 		if h := s.hosts[m.Parent]; h != nil {
-			s.ban(h, fmt.Sprintf("wrong bytes, say %s and %s", t.accuser, t.witness))
+			s.ban(h, fmt.Sprintf("wrong bytes, say %s and %s", t.accuser, p.host.ID))
 		}
 	default:
 		s.summon(key, t)
@@ -161,9 +185,9 @@ func (s *State) abandon(h *host) {
 	}
 }
 
-// remind goes on with the trials whose witness does not answer.
+// remind goes on with the trials that wait for a witness, or whose does not answer.
 func (s *State) remind() {
-	for _, k := range s.pending(func(_ trialKey, t *trial) bool { return s.now.Sub(t.since) >= s.cfg.LeaseFor }) {
+	for _, k := range s.pending(func(_ trialKey, t *trial) bool { return t.witness == "" || s.now.Sub(t.since) >= s.cfg.LeaseFor }) {
 		s.summon(k, s.trials[k])
 	}
 }
