@@ -179,11 +179,12 @@ func (s *State) believe(w *swarm) {
 
 // slow counts a slow transfer. A child with three gets another parent, if there is
 // one: at the root of a stripe everybody else is below it. If half of its children
-// say so, two at least, and it is slow in the mean of all, the parent is demoted.
+// say so, two at least, and it is slow in the mean of all, the parent is demoted,
+// unless it is the last seed.
 func (s *State) slow(p, q *peer) {
 	st, up := s.record(q.host.ID), &q.host.up
 	n := note(&st.slowBy, p.host.ID, s.now, s.cfg.SlowFor)
-	if n >= min(maxWitnesses, max(2, int(q.prim)/2)) && up.known(s.now, hostMemory, hostWarm) && up.mean >= tooSlow {
+	if n >= min(maxWitnesses, max(2, int(q.prim)/2)) && up.known(s.now, hostMemory, hostWarm) && up.mean >= tooSlow && !s.lastSeed(q.host) {
 		st.slowBy = nil
 		s.demote(q.host, fmt.Sprintf("slow, say %d children", n))
 		return
@@ -196,6 +197,15 @@ func (s *State) slow(p, q *peer) {
 			s.settle(p)
 		}
 	}
+}
+
+// lastSeed reports whether h is the only seed that serves. Without it hosts would go to
+// the origin. It is easily slow beside hosts that pass on what it alone has.
+func (s *State) lastSeed(h *host) bool {
+	return h.Seed && !slices.ContainsFunc(s.seeds, func(other *host) bool {
+		banned, slow := s.outcast(other)
+		return other != h && !banned && !slow
+	})
 }
 
 // replace finds p other parents than q.
