@@ -18,8 +18,8 @@ func (p *Provider) user(claims map[string]any) (u store.User, err error) {
 		return u, &Error{Message: "The provider does not say what to call you: there is no claim " + p.UserClaim + "."}
 	case auth.CheckName(u.Name) != nil:
 		return u, &Error{Message: "The provider calls you " + u.Name + " (claim " + p.UserClaim + "); a name " + auth.CheckName(u.Name).Error() + "."}
-	case p.UserClaim == "email" && claims["email_verified"] == false:
-		return u, &Error{Message: "The provider has not verified your address " + u.Name + "."}
+	case (p.UserClaim == "email" || p.RoleClaim == "email") && (claims["email_verified"] == false || claims["email_verified"] == "false"):
+		return u, &Error{Message: "The provider has not verified your address."}
 	}
 	if u.Role = p.Roles.of(values(claim(claims, p.RoleClaim))); u.Role == "" {
 		return u, &Error{Message: "You are known to the provider, but nothing in your claim " + p.RoleClaim + " gives you a role here. Ask who runs this manager."}
