@@ -167,6 +167,7 @@ func (c *content) arrived(f *fetch, n int64, data []byte) {
 	f.pos += n
 	f.got += n
 	f.trouble = time.Time{}
+	c.outpace(f)
 	source := c.f.source(f.place).Name()
 	for w := range c.waiters {
 		if from <= w.pos && w.pos < f.pos {

@@ -46,6 +46,7 @@ type fetch struct {
 	grace    *time.Timer             // ends the fetch if nobody wants it then
 	revoked  bool                    // without that
 	hurry    context.CancelCauseFunc // ends the wait for a limit; nil: it does not wait
+	pacing   pacing
 }
 
 // raise gives f priority p if that is higher. The caller holds c.mu.
@@ -130,7 +131,7 @@ func (f *fetch) bring() error {
 		}
 		began := time.Now()
 		got, err := f.attempt(p, tries.stall(p))
-		if err == nil && f.more() {
+		if err == nil && f.more() || errors.Is(err, errOutpaced) {
 			continue
 		}
 		if errors.Is(err, origin.ErrUnauthorized) && renewals < maxRenewals && f.renewed(began) {
@@ -212,6 +213,7 @@ func (f *fetch) attempt(p place, stall time.Duration) (got int64, err error) {
 	}
 	ctx, cancel := context.WithCancelCause(f.ctx)
 	w := startWatch(t, stall, cancel)
+	f.paced(cancel)
 	err = f.receive(ctx, w, Ref{Digest: c.digest, Size: c.size, Repo: p.repo}, off, n)
 	w.stop()
 	if cause := context.Cause(ctx); err != nil && cause != nil {
@@ -272,7 +274,7 @@ func (f *fetch) settle(err error) int64 {
 	c := f.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	f.sent, f.opened, f.failed = false, false, err
+	f.sent, f.opened, f.failed, f.pacing.end = false, false, err, nil
 	if f.trouble.IsZero() {
 		f.trouble = time.Now()
 	}

@@ -127,6 +127,8 @@ func result(err error) string {
 		return "given_up"
 	case errors.Is(err, errStalled):
 		return "stalled"
+	case errors.Is(err, errOutpaced):
+		return "outpaced"
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return "truncated"
 	case errors.Is(err, origin.ErrNotFound):
