@@ -54,7 +54,7 @@ func openMirrored(t *testing.T, nodes, seeds int) *mirrored {
 		t.Fatal(err)
 	}
 	for _, n := range c.Nodes {
-		m.dockers[n] = must(n.Docker(c.ctx, mirrorAddr))(t)
+		m.dockers[n] = must(n.Docker(c.ctx))(t)
 	}
 	return m
 }

@@ -27,6 +27,7 @@ type ContainerdConfig struct {
 	Old         bool   // Debian's containerd 1.6
 	Snapshotter string // of CRI; "" = dfsnapshotter
 	Pause       string // the image of pod sandboxes
+	Install     bool   // `dfsnapshotter install` adds what makes it use dfsnapshotter
 }
 
 // Containerd starts a containerd on this machine.
@@ -58,9 +59,18 @@ func (h *Host) Containerd(ctx context.Context, cfg ContainerdConfig) (*Container
 	if _, err := l.write("root", l.Root); err != nil {
 		return nil, err
 	}
+	if cfg.Install {
+		text, _, _ = strings.Cut(text, "[plugins.'io.containerd.transfer.v1.local']")
+		text = strings.ReplaceAll(text, `snapshotter = "dfsnapshotter"`, "# a comment")
+	}
 	config, err := h.write(name+"/config.toml", text)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Install {
+		if err := h.install(ctx, "containerd", "--containerd-config", config, "--containerd", filepath.Join(c.bin, "containerd")); err != nil {
+			return nil, err
+		}
 	}
 	c.Socket = h.Path(name, "containerd.sock")
 	c.argv = []string{filepath.Join(c.bin, "containerd"), "--config", config}

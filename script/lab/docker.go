@@ -41,14 +41,18 @@ func (l *Lab) libraries() (dirs []string) {
 	return dirs
 }
 
-// Docker starts a dockerd, with a containerd of its own.
-func (h *Host) Docker(ctx context.Context, mirror string) (*Docker, error) {
+// Docker starts a dockerd, with a containerd of its own. The host's dfsnapshotter
+// must have been started.
+func (h *Host) Docker(ctx context.Context) (*Docker, error) {
 	dir := h.Path("docker")
 	if err := os.MkdirAll(filepath.Join(dir, "cli"), 0o755); err != nil {
 		return nil, err
 	}
-	config, err := h.write("docker/daemon.json", fmt.Sprintf(`{"registry-mirrors": ["http://%s"], "deprecated-key-path": %q}`, mirror, filepath.Join(dir, "key.json")))
+	config, err := h.write("docker/daemon.json", fmt.Sprintf(`{"deprecated-key-path": %q}`, filepath.Join(dir, "key.json")))
 	if err != nil {
+		return nil, err
+	}
+	if err := h.install(ctx, "docker", "--docker-config", config); err != nil {
 		return nil, err
 	}
 	d := &Docker{at: h, socket: filepath.Join(dir, "docker.sock")}
@@ -63,6 +67,17 @@ func (h *Host) Docker(ctx context.Context, mirror string) (*Docker, error) {
 		_, err := d.CLI(ctx, "version")
 		return err
 	})
+}
+
+// install has the host's dfsnapshotter configure a runtime.
+func (h *Host) install(ctx context.Context, args ...string) error {
+	program, err := h.lab.binary(ctx, "dfsnapshotter")
+	if err != nil {
+		return err
+	}
+	args = append([]string{program, "install", "--write", "--config", h.Path("df.toml"), "--state", h.Path("installed")}, args...)
+	_, err = h.Run(ctx, nil, args...)
+	return err
 }
 
 // CLI runs docker and returns what it prints.
