@@ -1,9 +1,11 @@
 package fetcher_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -86,4 +88,62 @@ func TestCommands(t *testing.T) {
 	if err := hosts[0].Remove(t.Context(), r.Digest); !errors.Is(err, store.ErrInUse) {
 		t.Errorf("removing what is open: %v", err)
 	}
+}
+
+// A command that is taken back ends what was begun for it, on hosts and at the seed;
+// not what somebody else wants.
+func TestCommandsStop(t *testing.T) {
+	s := startScheduler(t)
+	data := content(24*mib, 4)
+	registry := newFake(always(fault{block: 16 * kib, delay: 20 * time.Millisecond}), data)
+	startHost(t, "seed", true, s, registry)
+	one := startHost(t, "host0", false, s, registry)
+	two := startHost(t, "host1", false, s, registry)
+	known(t, s, "seed", "host0", "host1")
+	conn, err := wire.Dial(s.addr, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	r := ref(data)
+	c := p2p.Command{Blob: p2p.Blob{Digest: r.Digest, Size: r.Size}, Origin: p2p.Origin{Registry: r.Repo.Host, Repository: r.Repo.Path}}
+	b := openBlob(t, two.Fetcher, r) // which is not fetched whole, but open
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan error, 1)
+	go func() {
+		over <- conn.Order(ctx, c, []p2p.HostID{"host0", "host1"}, func(o wire.Obeyed) { t.Errorf("%+v", o) })
+	}()
+	eventually(t, func() error {
+		if missing(b) == 0 || missing(b) > r.Size-2*mib {
+			return errors.New("it has not begun")
+		}
+		return nil
+	})
+	cancel()
+	if err := <-over; err == nil {
+		t.Error("the order was carried out")
+	}
+	eventually(t, func() error { return still(registry) })
+	if registry.bytesSent() > r.Size*3/4 {
+		t.Errorf("the registry sent %d bytes of %d", registry.bytesSent(), r.Size)
+	}
+	if err := errors.Join(one.Remove(t.Context(), r.Digest), func() error {
+		if err := two.Remove(t.Context(), r.Digest); !errors.Is(err, store.ErrInUse) {
+			return fmt.Errorf("what is open on host1 is removed: %w", err)
+		}
+		return nil
+	}()); err != nil {
+		t.Error(err)
+	}
+	want(t, b, data, 0, mib, fetcher.Prefetch)
+}
+
+// still returns nil when a registry has sent nothing for a while.
+func still(registry *fake) error {
+	before := registry.bytesSent()
+	time.Sleep(500 * time.Millisecond)
+	if after := registry.bytesSent(); after != before {
+		return fmt.Errorf("it sent %d bytes more", after-before)
+	}
+	return nil
 }

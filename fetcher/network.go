@@ -74,7 +74,8 @@ type network struct {
 	indexes indexes
 
 	profiles profiles
-	commands chan struct{} // holds a token for each that is being carried out
+	commands chan struct{}                       // holds a token for each that is being carried out
+	obeying  map[command]context.CancelCauseFunc // those, and those that wait for their turn
 }
 
 // watched is a peer whose pieces of a blob this host hears of.
@@ -93,7 +94,7 @@ func openNetwork(f *Fetcher, c *Network) error {
 		up:   map[string]bool{}, shares: map[digest.Digest]*share{},
 		running: map[uint64]context.CancelCauseFunc{}, watches: map[watched]context.CancelCauseFunc{},
 		schedulers: schedulers, identity: c.Identity, indexes: newIndexes(c.Indexer), profiles: newProfiles(),
-		commands: make(chan struct{}, commandsAt),
+		commands: make(chan struct{}, commandsAt), obeying: map[command]context.CancelCauseFunc{},
 	}
 	f.network = n
 	var err error
@@ -341,6 +342,7 @@ func (l listener) SchedulerUp(name string) {
 func (l listener) SchedulerDown(name string) {
 	l.n.tell(func(h *swarm.Host, now time.Time) []swarm.Action {
 		delete(l.n.up, name)
+		l.n.withdrawAll(name)
 		l.n.askAgain()
 		return h.SchedulerDown(now, name)
 	})

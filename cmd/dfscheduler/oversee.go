@@ -44,7 +44,8 @@ func (h *hub) Order(ctx context.Context, c p2p.Command, hosts []p2p.HostID, say 
 }
 
 // command sends a command to hosts, each once, and returns how many that are. How
-// it ended at each comes to ended, until it is withdrawn.
+// it ended at each comes to ended, until it is withdrawn: hosts that are not done
+// then stop.
 func (h *hub) command(c p2p.Command, hosts []p2p.HostID, ended chan<- wire.Obeyed) (withdraw func(), n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -69,7 +70,14 @@ func (h *hub) command(c p2p.Command, hosts []p2p.HostID, ended chan<- wire.Obeye
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		for id, s := range given {
+			if s.commands[id] == nil {
+				continue
+			}
 			delete(s.commands, id)
+			if h.sessions[s.host] == s {
+				c.ID, c.Stop = id, true
+				h.deliver([]sched.Send{{To: s.host, Message: c}})
+			}
 		}
 	}, len(told)
 }

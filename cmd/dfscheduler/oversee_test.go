@@ -116,7 +116,7 @@ func TestOverseerOrders(t *testing.T) {
 	}()
 	command := func(id p2p.HostID) p2p.Command {
 		m := nodes[id].await(t, func(m p2p.Message) bool { _, is := m.(p2p.Command); return is }).(p2p.Command)
-		want.ID = m.ID
+		want.ID, want.Stop = m.ID, m.Stop
 		if diff := cmp.Diff(want, m); diff != "" {
 			t.Errorf("what %s is told: %s", id, diff)
 		}
@@ -147,6 +147,10 @@ func TestOverseerOrders(t *testing.T) {
 	cancel()
 	if err := <-done; err == nil {
 		t.Error("an order that was taken back succeeded")
+	}
+	stop := command("silent")
+	if !stop.Stop || stop.ID != m.ID {
+		t.Errorf("a host that is not done is told %+v", stop)
 	}
 	nodes["silent"].say(t, p2p.Done{ID: m.ID})
 	if err := c.Order(t.Context(), want, slices.Repeat([]p2p.HostID{"h"}, 10_001), func(wire.Obeyed) {}); err == nil {

@@ -14,7 +14,7 @@ func (s *State) balance(w *swarm) {
 			g.full.review()
 		}
 	}
-	if o := w.owner; o != nil && w.whole && !o.have.Full() && s.now.Sub(o.progressAt) >= s.cfg.LeaseFor {
+	if o := w.owner; o != nil && w.whole && !w.rests && !o.have.Full() && s.now.Sub(o.progressAt) >= s.cfg.LeaseFor {
 		s.resign(w)
 	}
 	s.believe(w)

@@ -35,6 +35,7 @@ type swarm struct {
 	failed  map[p2p.HostID]time.Time // seeds that could not fetch it, till when
 	places  []place
 	whole   bool    // somebody wants, or wanted, all of it
+	rests   bool    // who wanted that have left: the owner was told not to go on
 	fillers int     // who want all of it
 	alone   int     // peers that may go to the origin by themselves
 	book    []*peer // who holds a lease of each piece; nil: nobody ever did
@@ -191,8 +192,12 @@ func (s *State) unwant(p *peer) {
 	s.fills(p, !p.lazy, false)
 	if w.wanting--; w.wanting == 0 {
 		s.active = without(s.active, w)
-		w.whole = false
 	}
+	if w.whole && w.fillers == 0 && !w.rests && w.tiny == nil {
+		w.rests = true
+		s.fetch(w)
+	}
+	w.whole = w.whole && w.wanting > 0
 }
 
 // want makes a host a peer that wants the blob. It is always answered, with the
@@ -221,10 +226,13 @@ func (s *State) want(h *host, m p2p.Want) error {
 		return nil
 	}
 	s.place(p, m.Origin)
-	if !m.Lazy && !w.whole {
-		w.whole = true
+	if !m.Lazy && (!w.whole || w.rests) {
+		first := !w.whole
+		w.whole, w.rests = true, false
 		s.fetch(w)
-		s.spread(w)
+		if first {
+			s.spread(w)
+		}
 	}
 	changed, filled := p.lazy != m.Lazy, p.wants && !p.lazy
 	if !p.wants || changed {

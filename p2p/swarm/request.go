@@ -131,11 +131,24 @@ func (h *Host) cancel(r *request) {
 // wanted. What comes from the origin may be this host's to fetch for others.
 func (h *Host) lessen(b *blob) {
 	for _, r := range slices.Clone(b.under) {
-		needed := func(i int) bool { return r.next <= i && i <= r.last }
-		if r.from != nil && !r.check && !slices.ContainsFunc(b.needed, needed) {
+		if r.from != nil && !r.check && !r.isNeeded() {
 			h.cancel(r)
 		}
 	}
+}
+
+// relent ends what the origin was asked for only because others wanted all of the blob.
+func (h *Host) relent(b *blob) {
+	for _, r := range slices.Clone(b.under) {
+		if r.from == nil && !r.isNeeded() && !b.audits.has(r.next) && !b.lease.has(r.next) {
+			h.cancel(r)
+		}
+	}
+}
+
+// isNeeded reports whether somebody waits for what is left of a request.
+func (r *request) isNeeded() bool {
+	return slices.ContainsFunc(r.blob.needed, func(i int) bool { return r.next <= i && i <= r.last })
 }
 
 // Piece says that a piece of a request has arrived, with this sum, and how long

@@ -157,7 +157,7 @@ func (r *reader) schedulerMessage(m *pb.ToHost) p2p.Message {
 }
 
 func (r *reader) command(c *pb.Command) p2p.Command {
-	return p2p.Command{ID: c.GetId(), Blob: r.blob(c.GetBlob()), Origin: r.origin(c.GetOrigin()), Remove: c.GetRemove()}
+	return p2p.Command{ID: c.GetId(), Blob: r.blob(c.GetBlob()), Origin: r.origin(c.GetOrigin()), Remove: c.GetRemove(), Stop: c.GetStop()}
 }
 
 func (r *reader) parents(p *pb.Parents) p2p.Parents {

@@ -77,7 +77,7 @@ func (w writer) hostMessage(m p2p.Message) *pb.ToScheduler {
 }
 
 func (w writer) command(c p2p.Command) *pb.Command {
-	return &pb.Command{Id: c.ID, Blob: blob(c.Blob), Origin: w.origin(c.Origin), Remove: c.Remove}
+	return &pb.Command{Id: c.ID, Blob: blob(c.Blob), Origin: w.origin(c.Origin), Remove: c.Remove, Stop: c.Stop}
 }
 
 // toHost writes what a scheduler says, in one part or more.

@@ -96,7 +96,7 @@ var fromScheduler = []p2p.Message{
 	p2p.Ask{Digest: blob.Digest},
 	p2p.Check{Digest: blob.Digest, Piece: 3, Parent: host("c")},
 	p2p.Audit{Digest: blob.Digest, Pieces: []int{7, 39}, Reason: "in doubt"},
-	p2p.Command{ID: 7, Blob: blob, Origin: origin, Remove: true},
+	p2p.Command{ID: 7, Blob: blob, Origin: origin, Remove: true, Stop: true},
 	p2p.Gone{Host: "c", Reason: "served wrong bytes"},
 	p2p.Indexes{Layers: []digest.Digest{blob.Digest, layerIndex.ID}, Found: []p2p.Index{layerIndex}},
 	p2p.Distrust{Layer: blob.Digest, ID: layerIndex.ID, Reason: "another tree"},

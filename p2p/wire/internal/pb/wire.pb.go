@@ -2295,6 +2295,7 @@ type Command struct {
 	Blob          *Blob                  `protobuf:"bytes,2,opt,name=blob,proto3" json:"blob,omitempty"`
 	Origin        *Origin                `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"`
 	Remove        bool                   `protobuf:"varint,4,opt,name=remove,proto3" json:"remove,omitempty"`
+	Stop          bool                   `protobuf:"varint,5,opt,name=stop,proto3" json:"stop,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2353,6 +2354,13 @@ func (x *Command) GetOrigin() *Origin {
 func (x *Command) GetRemove() bool {
 	if x != nil {
 		return x.Remove
+	}
+	return false
+}
+
+func (x *Command) GetStop() bool {
+	if x != nil {
+		return x.Stop
 	}
 	return false
 }
@@ -3205,12 +3213,13 @@ const file_p2p_wire_internal_pb_wire_proto_rawDesc = "" +
 	"\x05Audit\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06pieces\x18\x02 \x03(\rR\x06pieces\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x97\x01\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xab\x01\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x04blob\x18\x02 \x01(\v2\x1a.dfsnapshotter.p2p.v1.BlobR\x04blob\x124\n" +
 	"\x06origin\x18\x03 \x01(\v2\x1c.dfsnapshotter.p2p.v1.OriginR\x06origin\x12\x16\n" +
-	"\x06remove\x18\x04 \x01(\bR\x06remove\".\n" +
+	"\x06remove\x18\x04 \x01(\bR\x06remove\x12\x12\n" +
+	"\x04stop\x18\x05 \x01(\bR\x04stop\".\n" +
 	"\x04Done\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06failed\x18\x02 \x01(\tR\x06failed\"2\n" +
