@@ -57,7 +57,7 @@ var below = []struct {
 	{"cmd/dfscheduler/...", []string{"cmd/dfscheduler/...", "cmd/internal/...", "p2p", "p2p/sched", "p2p/wire", "p2p/wire/manage"}, "the scheduler's server; it moves no pieces"},
 	{"cmd/dfmanager/store/...", []string{"cmd/dfmanager/store"}, "what the manager remembers; it knows nobody who asks"},
 	{"cmd/dfmanager/clustertest", []string{"p2p", "p2p/wire", "p2p/wire/wiretest"}, "runs the programs of a cluster"},
-	{"cmd/dfmanager/...", []string{"cmd/dfmanager/...", "cmd/internal/...", "p2p", "p2p/peer", "p2p/wire", "p2p/wire/manage"}, "the manager; nothing needs it to move a byte, so nothing imports it"},
+	{"cmd/dfmanager/...", []string{"cmd/dfmanager/...", "cmd/internal/...", "fetcher/origin", "p2p", "p2p/peer", "p2p/wire", "p2p/wire/manage"}, "the manager, which asks web servers for versions of files as hosts do; nothing needs it to move a byte, so nothing imports it"},
 	{"script/...", []string{"..."}, "tools and tests, not part of the product"},
 }
 

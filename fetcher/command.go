@@ -56,6 +56,11 @@ func (n *network) carryOut(ctx context.Context, is command, m p2p.Command) {
 		return
 	}
 	n.withdraw(is)
+	if s := n.shares[m.Blob.Digest]; err == nil && !m.Remove && s != nil && s.have.Full() {
+		// Or the scheduler would hear of it after the manager, and think meanwhile
+		// that this host wants it.
+		n.do(n.host.Present(time.Now(), s.blob, p2p.FullHave(s.blob.Pieces()), true))
+	}
 	d := p2p.Done{ID: m.ID}
 	if err != nil {
 		d.Failed = err.Error()

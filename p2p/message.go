@@ -64,7 +64,8 @@ const MaxRepository = 2048
 type Origin struct {
 	Registry, Repository string
 	// Token is a short-lived bearer token that may read exactly this
-	// repository, or "". It is sent over TLS only, and shown nowhere.
+	// repository, or for a file how it is asked for; or "". It is sent over TLS
+	// only, and shown nowhere.
 	Token string `json:"-"`
 }
 

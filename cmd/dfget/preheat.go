@@ -20,6 +20,10 @@ const preheatLong = `dfget preheat IMAGE has the manager bring an image into a c
 it, and returns when all of it is there and has matched its digests, or says why not.
 Interrupted, it leaves the job to the manager.
 
+dfget preheat URL, of http:// or https://, does so for a file, which dfget on the
+hosts then finds there if it is called with the same --digest, or else with the same
+URL, --tag, --filter and --header.
+
 Sign in first, with dfget login. The exit code is 0 when the image is in place, and else
   1  when it cannot be brought there, or for any other reason
   4  when the manager wants other credentials
@@ -27,7 +31,9 @@ Sign in first, with dfget login. The exit code is 0 when the image is in place, 
 
 // preheat is one call of dfget preheat.
 type preheat struct {
-	Image     string   `json:"image"`
+	Kind      string   `json:"kind,omitempty"`
+	Image     string   `json:"image,omitempty"`
+	URL       string   `json:"url,omitempty"`
 	PlainHTTP bool     `json:"plain_http,omitempty"`
 	Platforms []string `json:"platforms,omitempty"`
 	Cluster   int64    `json:"cluster_id,omitempty"`
@@ -38,7 +44,10 @@ type preheat struct {
 	Hosts     []string `json:"hosts,omitempty"`
 	Count     int      `json:"concurrent_hosts,omitempty"`
 	Seconds   int      `json:"timeout_seconds,omitempty"`
+	fileOptions
 
+	name                  string // as it was given
+	headers               []string
 	kept                  accountFlag
 	cluster               string // its name
 	passwordStdin         bool
@@ -51,10 +60,10 @@ type preheat struct {
 func preheatCommand() *cobra.Command {
 	var p preheat
 	cmd := &cobra.Command{
-		Use: "preheat IMAGE", Short: "Have an image brought into a cluster", Long: preheatLong,
+		Use: "preheat IMAGE|URL", Short: "Have an image, or a file, brought into a cluster", Long: preheatLong,
 		Args: daemon.Args(cobra.ExactArgs(1)), ValidArgsFunction: p.completeImages,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p.Image, p.in, p.out, p.log = args[0], cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
+			p.name, p.in, p.out, p.log = args[0], cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
 			return coded(p.run(cmd.Context()))
 		},
 	}
@@ -66,6 +75,10 @@ func preheatCommand() *cobra.Command {
 	f.StringSliceVar(&p.Hosts, "host", nil, "name or address of a host to bring it to, with --scope hosts, which then need not be given")
 	f.IntVar(&p.Count, "concurrent", 0, "to how many hosts at a time (default: 50)")
 	f.DurationVar(&p.timeout, "timeout", 0, "for how long it is tried (default: as the manager is configured)")
+	f.StringVar(&p.Digest, "digest", "", "of a file: what the content must match, such as sha256:…")
+	f.StringArrayVarP(&p.headers, "header", "H", nil, `of a file: header of the request to its server, "Name: value"; may be repeated. The manager forgets it when the file is in place`)
+	f.StringVar(&p.Tag, "tag", "", "tells this file from others of the same URL")
+	f.StringSliceVar(&p.Filter, "filter", nil, "parameters of the URL's query that do not tell files apart, such as token,ts")
 	f.BoolVar(&p.PlainHTTP, "plain-http", false, "the image's registry speaks plain HTTP")
 	f.StringVar(&p.User, "registry-user", "", "who may read a private image; the manager forgets that when the image is in place")
 	f.BoolVar(&p.passwordStdin, "registry-password-stdin", false, "read that user's password from the standard input")
@@ -113,6 +126,9 @@ type heatedBlob struct {
 }
 
 func (p *preheat) run(ctx context.Context) (err error) {
+	if err := p.what(); err != nil {
+		return err
+	}
 	a, err := p.kept.load()
 	if err != nil {
 		return err
@@ -198,15 +214,15 @@ const awayFor = time.Minute
 
 // follow shows how far the job is until it has ended.
 func (p *preheat) follow(ctx context.Context, m *manager, j heated, began time.Time) (heated, []heatedBlob, error) {
-	show := progress{name: p.Image}
+	show := progress{name: p.shown()}
 	if !p.quiet && !p.asJSON {
 		show.To = terminal.NewLine(p.log).To
 	}
 	defer show.Show("")
-	path := fmt.Sprintf("/api/v1/jobs/%d", j.ID)
+	at := fmt.Sprintf("/api/v1/jobs/%d", j.ID)
 	show.began = began
 	for heard := time.Now(); ; {
-		now, blobs, err := m.look(ctx, path)
+		now, blobs, err := m.look(ctx, at)
 		switch {
 		case ctx.Err() != nil:
 			return j, nil, fmt.Errorf("interrupted; job %d goes on: %s/jobs/%d", j.ID, m.base, j.ID)
@@ -292,63 +308,6 @@ func (p *preheat) report(j heated, blobs []heatedBlob, took time.Duration) error
 	if p.Scope != "" && p.Scope != scopes[0] {
 		on += " and the hosts of scope " + p.Scope
 	}
-	_, err := fmt.Fprintf(p.log, "%s  %s in %d blobs, in place%s after %s\n", p.Image, terminal.Size(size), len(blobs), on, took.Round(time.Millisecond))
+	_, err := fmt.Fprintf(p.log, "%s  %s in %d %s, in place%s after %s\n", p.shown(), terminal.Size(size), len(blobs), map[bool]string{true: "blob", false: "blobs"}[len(blobs) == 1], on, took.Round(time.Millisecond))
 	return err
-}
-
-// completeFor is how long a shell waits for what could be typed.
-const completeFor = 2 * time.Second
-
-// complete asks the manager for what could be typed.
-func (p *preheat) complete(ctx context.Context, typed string, ask func(context.Context, *manager) ([]string, error)) ([]string, cobra.ShellCompDirective) {
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	ctx, cancel := context.WithTimeout(ctx, completeFor)
-	defer cancel()
-	a, err := p.kept.load()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	m, err := openManager(a)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer m.close()
-	all, err := ask(ctx, m)
-	if err != nil {
-		cobra.CompDebugln(err.Error(), false)
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	all = slices.DeleteFunc(all, func(s string) bool { return !strings.HasPrefix(s, typed) })
-	return all, cobra.ShellCompDirectiveNoFileComp
-}
-
-// completeImages knows the images that were preheated before.
-func (p *preheat) completeImages(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return p.complete(cmd.Context(), typed, func(ctx context.Context, m *manager) (names []string, err error) {
-		var l struct {
-			Items []struct {
-				Image string `json:"image"`
-			} `json:"items"`
-		}
-		err = m.do(ctx, http.MethodGet, "/api/v1/images?limit=200", nil, &l)
-		for _, i := range l.Items {
-			names = append(names, i.Image)
-		}
-		return names, err
-	})
-}
-
-func (p *preheat) completeClusters(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
-	return p.complete(cmd.Context(), typed, func(ctx context.Context, m *manager) (names []string, err error) {
-		all, err := m.clusters(ctx)
-		for _, c := range all {
-			names = append(names, c.Name)
-		}
-		return names, err
-	})
 }

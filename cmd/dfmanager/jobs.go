@@ -21,6 +21,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
@@ -32,6 +33,9 @@ func (s *server) openJobs(c Config, reg prometheus.Registerer, log *slog.Logger)
 		return err
 	}
 	s.images = registry.New(registry.Config{Roots: cas, Proxy: http.ProxyFromEnvironment})
+	if s.files, err = origin.New(origin.Config{Proxy: http.ProxyFromEnvironment, Log: log, UserAgent: "dfmanager"}); err != nil {
+		return err
+	}
 	config := warm.Config{Schedulers: c.Cluster.Schedulers, Name: p2p.HostID(s.name), Log: log}
 	id := s.nodes.Own()
 	if len(c.Cluster.Schedulers) > 0 {
@@ -57,7 +61,7 @@ func (s *server) openJobs(c Config, reg prometheus.Registerer, log *slog.Logger)
 		}
 	})
 	s.jobs, err = job.Open(job.Config{
-		Store: s.db, Registry: s.images, Warmer: s.warm, Commander: s.warm, Sight: s.sight, Key: s.key, Owner: s.name, Concurrent: c.Jobs.Concurrent,
+		Store: s.db, Registry: s.images, Files: s.files, Warmer: s.warm, Commander: s.warm, Sight: s.sight, Key: s.key, Owner: s.name, Concurrent: c.Jobs.Concurrent,
 		Timeout: c.Jobs.Timeout.Duration, Platforms: c.Jobs.Platforms, Keep: c.Jobs.Keep.Duration, Log: log, Registerer: reg,
 	})
 	return err
@@ -91,6 +95,9 @@ func (s *server) closeJobs() error {
 	}
 	if s.images != nil {
 		s.images.Close()
+	}
+	if s.files != nil {
+		s.files.Close()
 	}
 	return err
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
 
@@ -60,6 +61,7 @@ type server struct {
 	name   string // of this manager, another one each time it starts
 	nodes  *node.Server
 	images *registry.Client
+	files  *origin.Client
 	openid *openid.Provider // nil: none
 	warm   *warm.Pool
 	sight  *sight.Sight

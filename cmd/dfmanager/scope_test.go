@@ -94,6 +94,17 @@ func (c *client) hosts(job int64) map[string]int {
 	return done
 }
 
+// digest is what the job has found its image, or file, to be.
+func (c *client) digest(job int64) digest.Digest {
+	c.t.Helper()
+	var j struct{ Digest digest.Digest }
+	_, body := c.do(http.MethodGet, fmt.Sprint("/api/v1/jobs/", job), nil)
+	if err := json.Unmarshal(body, &j); err != nil {
+		c.t.Fatal(err)
+	}
+	return j.Digest
+}
+
 // An image is brought to the hosts that are meant, leaves the registry once, and is
 // gone from all of them when it has been removed.
 func TestScopes(t *testing.T) {

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/file"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fs"
@@ -124,6 +126,7 @@ func (s layers) Remove(ctx context.Context, id uint32) error { return s.fs.Remov
 type tokens struct {
 	*origin.Client
 	learned *origin.Learned
+	log     *slog.Logger
 }
 
 // tokenLife is how long a token of another host is tried. Its own life is not
@@ -131,5 +134,11 @@ type tokens struct {
 const tokenLife = time.Hour
 
 func (t tokens) Learn(r origin.Repo, token string) {
+	if r.IsFile() {
+		if err := file.Take(t.Client, r, token, time.Now().Add(tokenLife)); err != nil {
+			t.log.Warn("what another host said of how a file is read is of no use", "from", r.String(), "err", err)
+		}
+		return
+	}
 	t.learned.Add(r, origin.Credential{RegistryToken: token, Source: "a token that another host lent"}, time.Now().Add(tokenLife))
 }

@@ -143,7 +143,7 @@ func (n *node) openFetcher() (*fetcher.Fetcher, error) {
 		}
 		n.reg.MustRegister(daemon.Expiry("dfsnapshotter", m.identity))
 		if m.identity != nil { // in plain text no token is sent
-			config.Network.Tokens = tokens{n.origin, &n.learned}
+			config.Network.Tokens = tokens{n.origin, &n.learned, n.log}
 		}
 		n.host = m.host.ID
 		if m.managed != nil {

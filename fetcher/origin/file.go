@@ -71,6 +71,12 @@ func AnyVersion(u *url.URL) Repo {
 	return Repo{Host: u.Scheme + "://" + u.Host, Path: path}
 }
 
+// Unpinned is the file whatever its version.
+func (r Repo) Unpinned() Repo {
+	r.Path, _, _ = strings.Cut(r.Path, "#")
+	return r
+}
+
 // version returns what pins a file.
 func (r Repo) version() File {
 	_, text, _ := strings.Cut(r.Path, "#")
@@ -84,12 +90,13 @@ type files struct {
 	dialer dialer
 	host   host // takes the place of a registry's
 
-	mu     sync.Mutex // guards access
-	access map[Repo][]*Access
+	mu      sync.Mutex // guards what follows
+	access  map[Repo][]*Access
+	learned map[Repo]learnedAccess
 }
 
 func newFiles(cfg Config) *files {
-	f := &files{access: map[Repo][]*Access{}}
+	f := &files{access: map[Repo][]*Access{}, learned: map[Repo]learnedAccess{}}
 	dial := (&net.Dialer{Timeout: cfg.DialTimeout, KeepAlive: 30 * time.Second}).DialContext
 	f.client = &http.Client{CheckRedirect: checkRedirect, Transport: &http.Transport{
 		Proxy: f.dialer.proxy(cfg.Proxy), DialContext: f.dialer.guard(dial), TLSHandshakeTimeout: cfg.DialTimeout,
@@ -134,13 +141,41 @@ func (c *Client) Lend(r Repo, a Access) (release func()) {
 	}
 }
 
-// reach returns how a file is asked for: as who lent it last says, or as it is
-// named.
+// learnedAccess is how another host asks for a file.
+type learnedAccess struct {
+	Access
+	until time.Time
+}
+
+// Learn says how a file is asked for until then where nobody lends another way. Of very
+// many the one that ends first is forgotten.
+func (c *Client) Learn(r Repo, a Access, until time.Time) {
+	f := c.files
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.learned[r] = learnedAccess{a, until}
+	if len(f.learned) <= maxLearned {
+		return
+	}
+	first := r
+	for k, l := range f.learned {
+		if l.until.Before(f.learned[first].until) {
+			first = k
+		}
+	}
+	delete(f.learned, first)
+}
+
+// reach returns how a file is asked for: as who lent it last says, as was learned, or
+// as it is named.
 func (f *files) reach(r Repo) (Access, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if lent := f.access[r]; len(lent) > 0 {
 		return *lent[len(lent)-1], nil
+	}
+	if l, ok := f.learned[r]; ok && time.Now().Before(l.until) {
+		return l.Access, nil
 	}
 	name, _, _ := strings.Cut(r.String(), "#")
 	u, err := url.Parse(name)

@@ -40,21 +40,42 @@ type foundBlob struct {
 // Shown are the first of the hosts.
 func (f *found) Shown() []sight.Share { return f.Hosts[:min(len(f.Hosts), maxRows)] }
 
-func (c *Console) findPage(v *web.Visit) error { return c.showFind(v, http.StatusOK, findForm{}) }
+func (c *Console) findPage(v *web.Visit) error {
+	form := findForm{}
+	if v.URL.Query().Get("kind") == job.File {
+		form.File = &fileForm{}
+	}
+	return c.showFind(v, http.StatusOK, form)
+}
 
 func (c *Console) showFind(v *web.Visit, status int, form findForm) (err error) {
 	form.Find = true
 	if form.Clusters, err = c.Store.AllClusters(v.Context()); err != nil {
 		return err
 	}
-	return c.show(v, status, frame{Title: "Find an image", Page: "find", Body: form})
+	return c.show(v, status, frame{Title: form.title(), Page: "find", Body: form})
+}
+
+func (f findForm) title() string {
+	if f.File != nil {
+		return "Find a file"
+	}
+	return "Find an image"
+}
+
+// What is what was looked for.
+func (f findForm) What() string {
+	if f.File != nil {
+		return "the file"
+	}
+	return f.Image
 }
 
 // find asks the registry what an image is, and the schedulers who has that.
 func (c *Console) find(v *web.Visit) error {
 	var o job.Order
 	form := findForm{}
-	form.jobForm, o = typedImage(v)
+	form.jobForm, o = typedOrder(v)
 	q, err := o.Request()
 	if err == nil {
 		form.Found, err = c.where(v.Context(), q)
@@ -64,9 +85,10 @@ func (c *Console) find(v *web.Visit) error {
 	case err == nil:
 		return c.showFind(v, http.StatusOK, form)
 	case errors.As(err, &wrong):
-		form.Fields, form.Problem = named(wrong), wrong["cluster_id"]
+		form.Fields, form.Problem = form.named(wrong), wrong["cluster_id"]
 		return c.showFind(v, http.StatusBadRequest, form)
-	case errors.Is(err, registry.ErrNotFound), errors.Is(err, registry.ErrRefused), errors.Is(err, registry.ErrInvalid), errors.Is(err, registry.ErrUnavailable):
+	case errors.Is(err, registry.ErrNotFound), errors.Is(err, registry.ErrRefused), errors.Is(err, registry.ErrInvalid), errors.Is(err, registry.ErrUnavailable),
+		errors.Is(err, job.ErrFile), errors.Is(err, job.ErrFileAway):
 		form.Problem = err.Error()
 		return c.showFind(v, http.StatusBadRequest, form)
 	}

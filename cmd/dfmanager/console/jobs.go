@@ -156,6 +156,20 @@ type jobDetail struct {
 // Removes reports whether it is about taking away.
 func (d jobDetail) Removes() bool { return d.Job.Kind == job.Remove }
 
+// File is what a job for a file says of it; nil: it is for none.
+func (d jobDetail) File() *job.FileOptions { return job.FileOf(d.Job.Job) }
+
+// Removal is where what the job has brought can be removed; "": nowhere.
+func (d jobDetail) Removal() string {
+	switch {
+	case d.Job.Kind == job.Image:
+		return d.Repeat + "&remove=image"
+	case d.Job.Kind == job.File && d.Job.Digest != "":
+		return "/jobs/new?" + url.Values{"remove": {d.Job.Digest}, "cluster": {strconv.FormatInt(d.Job.Cluster, 10)}}.Encode()
+	}
+	return ""
+}
+
 // Percent is how much is in place; never 100 before all is.
 func (d jobDetail) Percent() int {
 	if d.Removes() && len(d.Blobs) > 0 {
@@ -249,6 +263,7 @@ type jobForm struct {
 	Scope                  job.Scope
 	Kinds                  []string
 	Hosts                  string // of the scope
+	File                   *fileForm
 	Remove                 bool   // in place of preheating
 	Blob                   string // to be removed
 	Find                   bool   // it is only looked for
@@ -269,9 +284,15 @@ func (c *Console) newJob(v *web.Visit) error {
 		form.Image, form.Plain, form.Platforms = again.Image, again.Plain, strings.Join(j.Platforms, " ")
 		form.Cluster, form.Scope, form.Remove = j.Cluster, job.ScopeOf(j.Scope), j.Kind == job.Remove
 		form.Hosts = strings.Join(form.Scope.Hosts, " ")
+		if o := job.FileOf(j); o != nil {
+			form.Image, form.File = "", &fileForm{URL: j.URL, Digest: string(o.Digest), Tag: o.Tag, Filter: strings.Join(o.Filter, " ")}
+		}
 		if form.Remove && p2p.ValidateDigest(digest.Digest(j.URL)) == nil {
 			form.Image, form.Blob = "", j.URL
 		}
+	}
+	if v.URL.Query().Get("kind") == job.File {
+		form.File = &fileForm{}
 	}
 	switch what := v.URL.Query().Get("remove"); what {
 	case "":
@@ -290,8 +311,11 @@ func (c *Console) showNewJob(v *web.Visit, status int, form jobForm) (err error)
 	}
 	form.Ready, form.Kinds = len(c.Schedulers()) > 0, job.Kinds
 	title := "Preheat an image"
-	if form.Remove {
+	switch {
+	case form.Remove:
 		title = "Remove from all hosts"
+	case form.File != nil:
+		title = "Preheat a file"
 	}
 	return c.show(v, status, frame{Title: title, Page: "new-job", Body: form})
 }
@@ -317,13 +341,17 @@ func (f *jobForm) orders(v *web.Visit, o *job.Order) {
 // Minutes is for how long the job is tried; 0: as configured.
 func (f jobForm) Minutes() int { return f.Scope.Seconds / 60 }
 
-// typedImage is what was typed of an image.
-func typedImage(v *web.Visit) (jobForm, job.Order) {
+// typedOrder is what was typed of an image, or of a file.
+func typedOrder(v *web.Visit) (jobForm, job.Order) {
 	form := jobForm{
 		Image: strings.TrimSpace(v.PostFormValue("image")), Platforms: v.PostFormValue("platforms"),
 		User: v.PostFormValue("registry_user"), Cron: strings.TrimSpace(v.PostFormValue("cron")), Plain: v.PostFormValue("plain_http") != "",
 	}
 	form.Cluster, _ = strconv.ParseInt(v.PostFormValue("cluster_id"), 10, 64) // what is no number is the default one
+	if v.PostFormValue("kind") == job.File {
+		form.File = typedFile(v)
+		return form, form.File.order(v, form.Cluster)
+	}
 	o := job.Order{
 		Cluster: form.Cluster, Image: form.Image, PlainHTTP: form.Plain, User: form.User, Password: v.PostFormValue("registry_password"),
 		Platforms: typed(form.Platforms),
@@ -335,7 +363,10 @@ func typedImage(v *web.Visit) (jobForm, job.Order) {
 }
 
 // named has the errors of what was typed into the field for an image under its name.
-func named(wrong field.Errors) field.Errors {
+func (f *jobForm) named(wrong field.Errors) field.Errors {
+	if f.File != nil {
+		return wrong
+	}
 	for _, of := range []string{"url", "blob", "kind"} {
 		if why, ok := wrong[of]; ok {
 			wrong["image"] = why
@@ -345,12 +376,12 @@ func named(wrong field.Errors) field.Errors {
 }
 
 func (c *Console) createJob(v *web.Visit) error {
-	form, o := typedImage(v)
+	form, o := typedOrder(v)
 	form.orders(v, &o)
 	q, err := o.Request()
 	var wrong field.Errors
 	if errors.As(err, &wrong) {
-		form.Fields = named(wrong)
+		form.Fields = form.named(wrong)
 		return c.showNewJob(v, http.StatusBadRequest, form)
 	}
 	if form.Cron != "" {

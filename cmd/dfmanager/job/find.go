@@ -6,8 +6,12 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 )
 
-// Resolve asks the registry which blobs a job for an image would be about, now.
+// Resolve asks the registry, or the file's server, which blobs a job would be about, now.
 func (r *Runner) Resolve(ctx context.Context, q Request) (registry.Image, error) {
+	if q.File != nil {
+		_, one, err := r.find(ctx, *q.File)
+		return one, err
+	}
 	return r.Registry.Repo(q.Ref, q.Credential).Resolve(ctx, r.platforms(q.Platforms))
 }
 

@@ -21,11 +21,14 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/file"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 )
 
 // The kinds of jobs.
 const (
 	Image  = "image"  // is brought to a cluster
+	File   = "file"   // of a web server, likewise
 	Remove = "remove" // an image, or a blob, is taken off all hosts of it
 )
 
@@ -39,6 +42,7 @@ type Warmer interface {
 type Config struct {
 	Store      *store.DB
 	Registry   *registry.Client
+	Files      *origin.Client // asks web servers
 	Warmer     Warmer
 	Commander  Commander // of hosts
 	Sight      *sight.Sight
@@ -116,7 +120,7 @@ func (r *Runner) Close() {
 	r.wg.Wait()
 }
 
-// Request is an image to be preheated.
+// Request is an image, or a file, to be preheated.
 type Request struct {
 	Ref        registry.Ref
 	Credential registry.Credential
@@ -125,6 +129,7 @@ type Request struct {
 	Scope      Scope
 	Remove     bool
 	Blob       digest.Digest // to be removed, in place of an image
+	File       *file.Spec    // in place of an image
 }
 
 // job is what is stored of a request, but for what takes a key.
@@ -133,11 +138,22 @@ func (q Request) job(timeout time.Duration) store.Job {
 	if q.Remove {
 		j.Kind = Remove
 	}
-	if q.Blob != "" {
+	switch {
+	case q.Blob != "":
 		j.URL = q.Blob.String()
+	case q.File != nil:
+		j.Kind, j.URL, j.File = File, q.address(), fileText(*q.File)
 	}
 	return j
 }
+
+// secret is what a job keeps sealed until it ends.
+type secret struct {
+	registry.Credential
+	File *file.Spec `json:",omitempty"`
+}
+
+func (q Request) secret() secret { return secret{q.Credential, q.File} }
 
 // Create adds a job. It asks no registry. That there is no such cluster are
 // field.Errors.
@@ -147,7 +163,7 @@ func (r *Runner) Create(ctx context.Context, by store.By, q Request) (store.Job,
 	}
 	j := q.job(r.Timeout)
 	var err error
-	if j.Secret, err = r.seal(q.Credential); err != nil {
+	if j.Secret, err = r.seal(q.secret()); err != nil {
 		return j, err
 	}
 	j, err = r.Store.CreateJob(ctx, by, j)
@@ -169,12 +185,12 @@ func (r *Runner) check(ctx context.Context, q Request) error {
 	return err
 }
 
-// seal returns what is kept of a credential; nil if there is none.
-func (r *Runner) seal(c registry.Credential) ([]byte, error) {
-	if c == (registry.Credential{}) {
+// seal returns what is kept of a secret; nil if there is none.
+func (r *Runner) seal(s secret) ([]byte, error) {
+	if s == (secret{}) {
 		return nil, nil
 	}
-	text, err := json.Marshal(c)
+	text, err := json.Marshal(s)
 	if err != nil {
 		return nil, err
 	}
@@ -245,8 +261,11 @@ func (r *Runner) run(j store.Job) {
 	var keeper sync.WaitGroup
 	keeper.Go(func() { r.keep(ctx, cancel, j) })
 	work := r.preheat
-	if j.Kind == Remove {
+	switch j.Kind {
+	case Remove:
 		work = r.remove
+	case File:
+		work = r.file
 	}
 	err := work(ctx, j)
 	if ctx.Err() != nil && err != nil {
@@ -329,12 +348,12 @@ func (r *Runner) store(j store.Job, result string, f func(context.Context) error
 
 // passing reports whether trying again may help.
 func passing(err error) bool {
-	for _, never := range []error{registry.ErrNotFound, registry.ErrRefused, registry.ErrInvalid, warm.ErrRefused, warm.ErrNoCluster, seal.ErrOpen} {
+	for _, never := range []error{registry.ErrNotFound, registry.ErrRefused, registry.ErrInvalid, warm.ErrRefused, warm.ErrPlain, warm.ErrNoCluster, seal.ErrOpen, ErrFile} {
 		if errors.Is(err, never) {
 			return false
 		}
 	}
-	for _, maybe := range []error{registry.ErrUnavailable, warm.ErrNoScheduler, warm.ErrNoSeed, warm.ErrStalled, store.ErrUnavailable, errHosts} {
+	for _, maybe := range []error{registry.ErrUnavailable, ErrFileAway, warm.ErrNoScheduler, warm.ErrNoSeed, warm.ErrStalled, store.ErrUnavailable, errHosts} {
 		if errors.Is(err, maybe) {
 			return true
 		}

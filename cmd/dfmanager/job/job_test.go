@@ -374,7 +374,7 @@ func TestSchedule(t *testing.T) {
 			e.t.Fatalf("%+v, %v", k, err)
 		}
 		first.Close()
-		if _, err := e.db.CreateSchedule(e.t.Context(), by, store.Schedule{Cron: k.Cron, URL: k.URL, Secret: k.Secret, Due: time.Now().Add(-72 * time.Hour)}); err != nil {
+		if _, err := e.db.CreateSchedule(e.t.Context(), by, store.Schedule{Cron: k.Cron, Kind: k.Kind, URL: k.URL, Secret: k.Secret, Due: time.Now().Add(-72 * time.Hour)}); err != nil {
 			e.t.Fatal(err)
 		}
 		c := newCluster()

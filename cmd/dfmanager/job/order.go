@@ -11,18 +11,25 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
-// Order is an image to be preheated or removed, as people and programs ask for it.
+// Order is an image or file to be preheated, or an image to be removed, as people and programs ask for it.
 type Order struct {
-	Kind      string   `json:"kind,omitempty"`       // image, which is usual, or remove
+	Kind      string   `json:"kind,omitempty"`       // image, which is usual, file or remove
 	Blob      string   `json:"blob,omitempty"`       // digest of what is removed, in place of an image
 	Image     string   `json:"image,omitempty"`      // nginx:1.29
-	URL       string   `json:"url,omitempty"`        // https://HOST/v2/…/manifests/…
+	URL       string   `json:"url,omitempty"`        // https://HOST/v2/…/manifests/…, or a file's
 	PlainHTTP bool     `json:"plain_http,omitempty"` // of the registry that image names
 	Platforms []string `json:"platforms,omitempty"`  // linux/amd64
 	Cluster   int64    `json:"cluster_id,omitempty"` // 0: the default one
 	User      string   `json:"registry_user,omitempty"`
 	Password  string   `json:"registry_password,omitempty"`
 	Token     string   `json:"registry_token,omitempty"`
+
+	// Of a file, as dfget has them: they are part of its name.
+	Digest  string            `json:"digest,omitempty"`
+	Tag     string            `json:"tag,omitempty"`
+	Filter  []string          `json:"filter,omitempty"`
+	Headers map[string]string `json:"headers,omitempty"`
+
 	Scope
 }
 
@@ -50,6 +57,8 @@ func (o Order) Request() (q Request, err error) {
 	wrong := field.Errors{}
 	q.Remove = o.Kind == Remove
 	switch {
+	case o.Kind == File:
+		o.file(&q, wrong)
 	case o.Blob != "":
 		o.blob(&q, wrong)
 	case o.URL == "":
@@ -66,13 +75,16 @@ func (o Order) Request() (q Request, err error) {
 		wrong["platforms"] = "must be like linux/amd64 or linux/arm/v7, 20 at most"
 	}
 	o.Check(wrong)
+	if o.Kind != File && (o.Digest != "" || o.Tag != "" || len(o.Filter) > 0 || len(o.Headers) > 0) {
+		wrong["kind"] = "must be file, with digest, tag, filter or headers"
+	}
 	switch {
-	case o.Kind != "" && o.Kind != Image && o.Kind != Remove:
-		wrong["kind"] = "must be image or remove"
+	case o.Kind != "" && o.Kind != Image && o.Kind != File && o.Kind != Remove:
+		wrong["kind"] = "must be image, file or remove"
 	case q.Remove && (o.Scope.Kind != "" || o.Percent > 0 || len(o.Hosts) > 0):
 		wrong["scope"] = "goes with preheating: what is removed goes everywhere"
 	}
-	if o.Token != "" {
+	if o.Token != "" && o.Kind != File {
 		q.Credential = registry.Credential{Authorization: "Bearer " + o.Token}
 		if o.User != "" || o.Password != "" || !field.Printable(o.Token) {
 			wrong["registry_token"] = "must be printable, and not be given together with a user and password"

@@ -38,7 +38,7 @@ func (r *Runner) preheat(ctx context.Context, j store.Job) error {
 	if err != nil {
 		return err
 	}
-	return r.blobs(ctx, j, ref, repo, image, hosts)
+	return r.blobs(ctx, j, image, warm.Order{Registry: ref.Registry(), Repository: ref.Repository, Tokens: repo}, hosts)
 }
 
 // list notes which blobs a job is about.
@@ -50,26 +50,34 @@ func (r *Runner) list(ctx context.Context, j store.Job, image registry.Image) er
 	return r.Store.SetJobBlobs(ctx, j, image.Digest.String(), rows)
 }
 
-func (r *Runner) credential(j store.Job) (c registry.Credential, err error) {
+func (r *Runner) credential(j store.Job) (registry.Credential, error) {
+	s, err := r.secret(j)
+	return s.Credential, err
+}
+
+// secret opens what the job keeps sealed.
+func (r *Runner) secret(j store.Job) (s secret, err error) {
 	if j.Secret == nil {
-		return c, nil
+		return s, nil
 	}
 	text, err := r.Key.Open(j.Secret, purpose)
 	if err != nil {
-		return c, fmt.Errorf("the job's credentials: %w", err)
+		return s, fmt.Errorf("the job's credentials: %w", err)
 	}
-	return c, json.Unmarshal(text, &c)
+	return s, json.Unmarshal(text, &s)
 }
 
-// blobs warms all blobs, a few at a time. What is wrong with one does not keep
-// the others from being warmed.
-func (r *Runner) blobs(ctx context.Context, j store.Job, ref registry.Ref, repo *registry.Repo, image registry.Image, hosts []target) error {
+// blobs warms all blobs, a few at a time, from where from says. What is wrong with one
+// does not keep the others from being warmed.
+func (r *Runner) blobs(ctx context.Context, j store.Job, image registry.Image, from warm.Order, hosts []target) error {
 	failed := make([]error, len(image.Blobs))
 	var g errgroup.Group
 	g.SetLimit(blobsAt)
 	for i, b := range image.Blobs {
 		g.Go(func() error {
-			failed[i] = r.blob(ctx, j, b, warm.Order{Blob: b.Blob, Registry: ref.Registry(), Repository: ref.Repository, Tokens: repo}, hosts)
+			o := from
+			o.Blob = b.Blob
+			failed[i] = r.blob(ctx, j, b, o, hosts)
 			return nil
 		})
 	}

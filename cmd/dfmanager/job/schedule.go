@@ -12,7 +12,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 )
 
-// Plan is an image to be preheated again and again.
+// Plan is an image or file to be preheated again and again.
 type Plan struct {
 	Order
 	Cron string `json:"cron"` // minute, hour, day, month and weekday, or @daily; in UTC
@@ -42,11 +42,12 @@ func (r *Runner) CreateSchedule(ctx context.Context, by store.By, p Plan) (k sto
 		return k, err
 	}
 	p.Cron = strings.Join(strings.Fields(p.Cron), " ")
-	k = store.Schedule{Cron: p.Cron, URL: q.Ref.URL(), Platforms: q.Platforms, Scope: q.Scope.text(), Cluster: q.Cluster}
+	j := q.job(0)
+	k = store.Schedule{Cron: p.Cron, Kind: j.Kind, URL: j.URL, File: j.File, Platforms: j.Platforms, Scope: j.Scope, Cluster: j.Cluster}
 	k.Due, err = nextAt(p.Cron, time.Now())
 	wrong.Check("cron", err)
 	if q.Remove {
-		wrong["kind"] = "must be image, again and again"
+		wrong["kind"] = "must be image or file, again and again"
 	}
 	if strings.HasPrefix(q.Credential.Authorization, "Bearer") {
 		wrong["registry_token"] = "expires before long: give a user and password"
@@ -57,7 +58,7 @@ func (r *Runner) CreateSchedule(ctx context.Context, by store.By, p Plan) (k sto
 	if err := r.check(ctx, q); err != nil {
 		return k, err
 	}
-	if k.Secret, err = r.seal(q.Credential); err != nil {
+	if k.Secret, err = r.seal(q.secret()); err != nil {
 		return k, err
 	}
 	return r.Store.CreateSchedule(ctx, by, k)
@@ -81,7 +82,7 @@ func (r *Runner) fire() {
 // fireOne makes a job of a schedule that is due, and reports whether there was one.
 func (r *Runner) fireOne() bool {
 	now := time.Now()
-	j, err := r.Store.Fire(r.ctx, now, Image, func(k store.Schedule) time.Time { return now.Add(ScopeOf(k.Scope).timeout(r.Timeout)) }, func(k store.Schedule) time.Time {
+	j, err := r.Store.Fire(r.ctx, now, func(k store.Schedule) time.Time { return now.Add(ScopeOf(k.Scope).timeout(r.Timeout)) }, func(k store.Schedule) time.Time {
 		next, err := nextAt(k.Cron, now)
 		if err != nil { // it was checked, by a version that knew more
 			r.Log.Error("a schedule cannot be read", "schedule", k.ID, "cron", k.Cron, "err", err)

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"strings"
 	"time"
 )
@@ -22,19 +23,20 @@ const (
 // Done reports whether a state is final.
 func (s State) Done() bool { return s == Succeeded || s == Failed || s == Cancelled }
 
-// Job brings an image into the cluster.
+// Job brings an image, or a file, into the cluster.
 type Job struct {
 	ID        int64
 	Kind      string
 	Cluster   int64  // it is for; 0: the standard one
-	URL       string // of the manifest
+	URL       string // of the manifest, or of a file, without what is secret
+	File      string // JSON: what tells it from others of its URL; "": it is none
 	Platforms []string
 	Scope     string // JSON: which hosts; "": one seed
 	Secret    []byte // sealed; nil once the job has ended
 	Actor     string
 	State     State
 	Error     string // why it failed, or will be tried again
-	Digest    string // of the manifest, once it is known
+	Digest    string // of the manifest, or file, once it is known
 	Created   time.Time
 	Updated   time.Time
 	Started   time.Time
@@ -46,13 +48,13 @@ type Job struct {
 	Run       int64
 }
 
-const jobColumns = `id, kind, cluster_id, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, deadline, tries, cancel, owner, run, scope`
+const jobColumns = `id, kind, cluster_id, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, deadline, tries, cancel, owner, run, scope, file`
 
 func scanJob(s scanner) (j Job, err error) {
 	var platforms string
 	var created, updated, started, finished, deadline int64
 	err = s.Scan(&j.ID, &j.Kind, &j.Cluster, &j.URL, &platforms, &j.Secret, &j.Actor, &j.State, &j.Error, &j.Digest,
-		&created, &updated, &started, &finished, &deadline, &j.Tries, &j.Cancel, &j.Owner, &j.Run, &j.Scope)
+		&created, &updated, &started, &finished, &deadline, &j.Tries, &j.Cancel, &j.Owner, &j.Run, &j.Scope, &j.File)
 	j.Platforms = strings.Fields(platforms)
 	j.Created, j.Updated, j.Started = fromMillis(created), fromMillis(updated), fromMillis(started)
 	j.Finished, j.Deadline = fromMillis(finished), fromMillis(deadline)
@@ -62,7 +64,7 @@ func scanJob(s scanner) (j Job, err error) {
 // maxWaiting is how many jobs may wait; more come from somebody who is wrong.
 const maxWaiting = 10_000
 
-// CreateJob adds a job that waits: Kind, Cluster, URL, Platforms, Scope, Secret, Actor and
+// CreateJob adds a job that waits: Kind, Cluster, URL, File, Platforms, Scope, Secret, Actor and
 // Deadline of j count. ErrFull says that too many wait.
 func (db *DB) CreateJob(ctx context.Context, by By, j Job) (Job, error) {
 	err := db.change(ctx, by, "job.create", j.URL, "kind "+j.Kind, func(t *sql.Tx) error {
@@ -83,9 +85,9 @@ func (db *DB) CreateJob(ctx context.Context, by By, j Job) (Job, error) {
 // insertJob adds a job that waits.
 func insertJob(ctx context.Context, q querier, actor string, j Job) (Job, error) {
 	return scanJob(q.QueryRowContext(ctx, `INSERT INTO jobs
-		(kind, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, due, deadline, tries, cancel, owner, lease, run, cluster_id, scope)
-		VALUES ($1, $2, $3, $4, $5, $6, '', '', $7, $7, 0, 0, $7, $8, 0, FALSE, '', 0, 0, $9, $10) RETURNING `+jobColumns,
-		j.Kind, j.URL, strings.Join(j.Platforms, " "), j.Secret, actor, Waiting, millis(time.Now()), millis(j.Deadline), j.Cluster, j.Scope))
+		(kind, url, platforms, secret, actor, state, error, digest, created, updated, started, finished, due, deadline, tries, cancel, owner, lease, run, cluster_id, scope, file)
+		VALUES ($1, $2, $3, $4, $5, $6, '', '', $7, $7, 0, 0, $7, $8, 0, FALSE, '', 0, 0, $9, $10, $11) RETURNING `+jobColumns,
+		j.Kind, j.URL, strings.Join(j.Platforms, " "), j.Secret, actor, Waiting, millis(time.Now()), millis(j.Deadline), j.Cluster, j.Scope, j.File))
 }
 
 // Job returns a job.
@@ -214,11 +216,21 @@ type JobBlob struct {
 }
 
 // SetJobBlobs says which blobs a job is about, and the digest of its manifest.
-// Those that were known keep what is known of them.
+// Those that were known keep what is known of them; others, of another manifest that
+// the tag led to, or another version of the file, are forgotten.
 func (db *DB) SetJobBlobs(ctx context.Context, j Job, manifest string, blobs []JobBlob) error {
 	return db.tx(ctx, func(t *sql.Tx) error {
 		if err := lost(one(t.ExecContext(ctx, "UPDATE jobs SET digest = $4 WHERE "+held, j.ID, j.Owner, j.Run, manifest))); err != nil {
 			return err
+		}
+		marks, args := []string{"''"}, []any{j.ID}
+		for i, b := range blobs {
+			marks, args = append(marks, fmt.Sprintf("$%d", i+2)), append(args, b.Digest)
+		}
+		for _, table := range []string{"job_blobs", "job_hosts"} {
+			if _, err := t.ExecContext(ctx, "DELETE FROM "+table+" WHERE job_id = $1 AND NOT digest IN ("+strings.Join(marks, ", ")+")", args...); err != nil {
+				return err
+			}
 		}
 		for _, b := range blobs {
 			_, err := t.ExecContext(ctx, `INSERT INTO job_blobs (job_id, digest, kind, size, got, host, address, state, error, updated)

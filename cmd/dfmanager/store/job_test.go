@@ -51,6 +51,10 @@ func TestJobRuns(t *testing.T) {
 			t.Errorf("counts %d, %d, %v", waiting, running, err)
 		}
 		blobs := []store.JobBlob{{Digest: "sha256:a", Kind: "layer", Size: 10}, {Digest: "sha256:b", Kind: "config", Size: 20}}
+		gone := append([]store.JobBlob{{Digest: "sha256:gone", Kind: "layer", Size: 7}}, blobs...)
+		if err := errors.Join(db.SetJobBlobs(ctx, j, "sha256:before", gone), db.SetJobHosts(ctx, j, []store.JobHost{{Digest: "sha256:gone", Host: "h", State: store.Running}})); err != nil {
+			t.Fatal(err)
+		}
 		for range 2 { // the second time it changes nothing
 			if err := db.SetJobBlobs(ctx, j, "sha256:m", blobs); err != nil {
 				t.Fatal(err)

@@ -12,7 +12,9 @@ import (
 type Schedule struct {
 	ID        int64
 	Cron      string // when, in UTC
-	URL       string // of the manifest
+	Kind      string // of its jobs
+	URL       string // likewise
+	File      string // likewise
 	Platforms []string
 	Scope     string // of its jobs
 	Cluster   int64  // 0: the standard one
@@ -23,12 +25,12 @@ type Schedule struct {
 	Job       int64     // the last one; 0: there was none
 }
 
-const scheduleColumns = "id, cron, url, platforms, cluster_id, secret, actor, created, due, job_id, scope"
+const scheduleColumns = "id, cron, url, platforms, cluster_id, secret, actor, created, due, job_id, scope, kind, file"
 
 func scanSchedule(s scanner) (k Schedule, err error) {
 	var platforms string
 	var created, due int64
-	err = s.Scan(&k.ID, &k.Cron, &k.URL, &platforms, &k.Cluster, &k.Secret, &k.Actor, &created, &due, &k.Job, &k.Scope)
+	err = s.Scan(&k.ID, &k.Cron, &k.URL, &platforms, &k.Cluster, &k.Secret, &k.Actor, &created, &due, &k.Job, &k.Scope, &k.Kind, &k.File)
 	k.Platforms, k.Created, k.Due = strings.Fields(platforms), fromMillis(created), fromMillis(due)
 	return k, err
 }
@@ -36,7 +38,7 @@ func scanSchedule(s scanner) (k Schedule, err error) {
 // maxSchedules is how many there may be.
 const maxSchedules = 1000
 
-// CreateSchedule adds a schedule: Cron, URL, Platforms, Scope, Cluster, Secret and Due of k
+// CreateSchedule adds a schedule: Cron, Kind, URL, File, Platforms, Scope, Cluster, Secret and Due of k
 // count. ErrFull says that there are too many.
 func (db *DB) CreateSchedule(ctx context.Context, by By, k Schedule) (Schedule, error) {
 	err := db.change(ctx, by, "schedule.create", k.URL, k.Cron, func(t *sql.Tx) error {
@@ -48,9 +50,9 @@ func (db *DB) CreateSchedule(ctx context.Context, by By, k Schedule) (Schedule, 
 			return ErrFull
 		}
 		var err error
-		k, err = scanSchedule(t.QueryRowContext(ctx, `INSERT INTO schedules (cron, url, platforms, cluster_id, secret, actor, created, due, job_id, scope)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9) RETURNING `+scheduleColumns,
-			k.Cron, k.URL, strings.Join(k.Platforms, " "), k.Cluster, k.Secret, by.Actor, millis(time.Now()), millis(k.Due), k.Scope))
+		k, err = scanSchedule(t.QueryRowContext(ctx, `INSERT INTO schedules (cron, url, platforms, cluster_id, secret, actor, created, due, job_id, scope, kind, file)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10, $11) RETURNING `+scheduleColumns,
+			k.Cron, k.URL, strings.Join(k.Platforms, " "), k.Cluster, k.Secret, by.Actor, millis(time.Now()), millis(k.Due), k.Scope, k.Kind, k.File))
 		return err
 	})
 	return k, err
@@ -77,13 +79,13 @@ func (db *DB) DeleteSchedule(ctx context.Context, by By, id int64) error {
 // time that has passed while nobody looked there is one job, however many it would
 // have been. Whoever else fires at the same time gets another schedule. ErrNotFound
 // says that none is due.
-func (db *DB) Fire(ctx context.Context, now time.Time, kind string, deadline, next func(Schedule) time.Time) (j Job, err error) {
+func (db *DB) Fire(ctx context.Context, now time.Time, deadline, next func(Schedule) time.Time) (j Job, err error) {
 	err = db.tx(ctx, func(t *sql.Tx) error {
 		k, err := scanSchedule(t.QueryRowContext(ctx, "SELECT "+scheduleColumns+" FROM schedules WHERE due <= $1 ORDER BY due, id LIMIT 1"+db.engine.skip, millis(now)))
 		if err != nil {
 			return err
 		}
-		j, err = insertJob(ctx, t, k.Actor, Job{Kind: kind, URL: k.URL, Platforms: k.Platforms, Scope: k.Scope, Cluster: k.Cluster, Secret: k.Secret, Deadline: deadline(k)})
+		j, err = insertJob(ctx, t, k.Actor, Job{Kind: k.Kind, URL: k.URL, File: k.File, Platforms: k.Platforms, Scope: k.Scope, Cluster: k.Cluster, Secret: k.Secret, Deadline: deadline(k)})
 		if err != nil {
 			return err
 		}

@@ -18,7 +18,7 @@ func TestSchedulesFireOnce(t *testing.T) {
 		ctx, now := t.Context(), time.Now()
 		const n = 5
 		for i := range n {
-			_, err := db.CreateSchedule(ctx, by, store.Schedule{Cron: "@daily", URL: string(rune('a' + i)), Platforms: []string{"linux/amd64"}, Cluster: 2, Secret: []byte("sealed"), Due: now.Add(-time.Hour)})
+			_, err := db.CreateSchedule(ctx, by, store.Schedule{Cron: "@daily", Kind: "image", URL: string(rune('a' + i)), Platforms: []string{"linux/amd64"}, Cluster: 2, Secret: []byte("sealed"), Due: now.Add(-time.Hour)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -34,7 +34,7 @@ func TestSchedulesFireOnce(t *testing.T) {
 		for range 4 {
 			wg.Go(func() {
 				for {
-					j, err := db.Fire(ctx, now, "image", func(store.Schedule) time.Time { return now.Add(time.Hour) }, func(store.Schedule) time.Time { return tomorrow })
+					j, err := db.Fire(ctx, now, func(store.Schedule) time.Time { return now.Add(time.Hour) }, func(store.Schedule) time.Time { return tomorrow })
 					if errors.Is(err, store.ErrNotFound) {
 						return
 					}

@@ -16,11 +16,14 @@ func TestJobHours(t *testing.T) {
 			t.Helper()
 			mustJob(t, db, "https://r/v2/a/manifests/1")
 			j := claim(t, db, "me", time.Minute)
+			var rows []store.JobBlob
 			for i, n := range blobs {
-				b := store.JobBlob{Digest: string(rune('a' + i)), Kind: "layer", Size: n, Got: n, State: store.Succeeded}
-				if err := db.SetJobBlobs(ctx, j, "m", []store.JobBlob{b}); err != nil {
-					t.Fatal(err)
-				}
+				rows = append(rows, store.JobBlob{Digest: string(rune('a' + i)), Kind: "layer", Size: n, Got: n, State: store.Succeeded})
+			}
+			if err := db.SetJobBlobs(ctx, j, "m", rows); err != nil {
+				t.Fatal(err)
+			}
+			for _, b := range rows {
 				if err := db.UpdateJobBlob(ctx, j, b); err != nil {
 					t.Fatal(err)
 				}

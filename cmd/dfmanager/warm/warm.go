@@ -20,7 +20,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
 
-// Why a blob could not be warmed. All but ErrRefused may pass.
+// Why a blob could not be warmed. All but ErrRefused and ErrPlain may pass.
 var (
 	// ErrNoScheduler: none is reachable.
 	ErrNoScheduler = errors.New("no scheduler of the cluster can be reached")
@@ -30,6 +30,8 @@ var (
 	ErrStalled = errors.New("nothing more comes")
 	// ErrRefused: the registry does not let the seed read it.
 	ErrRefused = errors.New("the registry refuses the seed")
+	// ErrPlain: it is private, and the cluster has no certificates.
+	ErrPlain = errors.New("the cluster has no certificates: only with them are signed addresses and headers passed on to a seed")
 	// ErrClosed: the Client was closed.
 	ErrClosed = errors.New("the manager is stopping")
 )
@@ -151,8 +153,9 @@ type Tokens interface {
 // Order says what to warm.
 type Order struct {
 	Blob                 p2p.Blob
-	Registry, Repository string // as in an image's name
+	Registry, Repository string // as in an image's name, or a file's server and path
 	Tokens               Tokens
+	Private              bool // it is no use to ask without a token
 }
 
 // Progress is how far it has come.
@@ -169,6 +172,9 @@ type Progress struct {
 func (c *Client) Warm(ctx context.Context, o Order, report func(Progress)) (Progress, error) {
 	if o.Blob.Scope() == p2p.Empty {
 		return Progress{}, nil
+	}
+	if o.Private && !c.secure {
+		return Progress{}, ErrPlain
 	}
 	w, err := c.join(o)
 	if err != nil {

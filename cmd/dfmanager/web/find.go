@@ -90,6 +90,7 @@ func unresolved(err error) error {
 	}{
 		{registry.ErrNotFound, http.StatusNotFound, "no_such_image"}, {registry.ErrRefused, http.StatusBadRequest, "registry_refuses"},
 		{registry.ErrInvalid, http.StatusBadRequest, "no_image"}, {registry.ErrUnavailable, http.StatusBadGateway, "registry_away"},
+		{job.ErrFile, http.StatusBadRequest, "no_file"}, {job.ErrFileAway, http.StatusBadGateway, "server_away"},
 	} {
 		if errors.Is(err, known.is) {
 			return &Error{Status: known.status, Code: known.code, Message: err.Error()}

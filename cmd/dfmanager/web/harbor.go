@@ -26,7 +26,7 @@ func (s *Server) registryRoutes() []route {
 	alive := func(*call) (any, error) { return state{"ok"}, nil }
 	return []route{
 		{method: "GET", path: "/healthy", access: public, summary: "Harbor from 2.12 on: whether the manager is there, and takes the credentials", out: state{}, do: alive},
-		{method: "POST", path: "/oapi/v1/jobs", access: create, summary: "Harbor from 2.12 on: preheat an image", in: dragonflyJob{}, out: dragonflyState{}, do: s.createDragonfly},
+		{method: "POST", path: "/oapi/v1/jobs", access: create, summary: "Harbor from 2.12 on, and Dragonfly: preheat an image, or a file", in: dragonflyJob{}, out: dragonflyState{}, do: s.createDragonfly},
 		{method: "GET", path: "/oapi/v1/jobs/{id}", access: poll, summary: "Harbor from 2.12 on: how far a job is", out: dragonflyState{}, do: s.pollDragonfly},
 		{method: "GET", path: "/_ping", access: public, summary: "Harbor up to 2.11: whether the manager is there, and takes the credentials", out: state{}, do: alive},
 		{method: "POST", path: "/preheats", access: create, summary: "Harbor up to 2.11: preheat an image", in: olderJob{}, out: olderID{}, do: s.createOlder},
@@ -40,11 +40,15 @@ func (s *Server) registryRoutes() []route {
 func lenient[T any](c *call) (v T, err error) { return v, decode(json.NewDecoder(c.Body), &v) }
 
 // request is what a registry wants to be preheated, and by which header the
-// image may be read.
-func request(kind, url string, headers map[string]string) (q job.Request, err error) {
+// image may be read. Of a file, it is as o says.
+func request(kind, url string, headers map[string]string, o job.Order) (q job.Request, err error) {
+	if kind == job.File {
+		o.Kind, o.URL, o.Headers = job.File, url, headers
+		return o.Request()
+	}
 	fields := map[string]string{}
-	if kind != "image" {
-		fields["type"] = fmt.Sprintf("%.40q is not supported: only image is", kind)
+	if kind != job.Image {
+		fields["type"] = fmt.Sprintf("%.40q is not supported: only image and file are", kind)
 	}
 	if q.Ref, err = registry.ParseURL(url); err != nil {
 		fields["url"] = err.Error()
@@ -66,6 +70,8 @@ type dragonflyJob struct {
 		Type     string            `json:"type"`
 		URL      string            `json:"url"`
 		Headers  map[string]string `json:"headers"`
+		Tag      string            `json:"tag,omitempty"`                   // of a file, as what follows
+		Filter   string            `json:"filtered_query_params,omitempty"` // a&b
 		Scope    string            `json:"scope"`
 		Percent  int               `json:"percentage,omitempty"`
 		Count    int               `json:"concurrent_count"`
@@ -117,7 +123,8 @@ func (s *Server) createDragonfly(c *call) (any, error) {
 	if len(in.Clusters) > 1 {
 		return nil, invalid(map[string]string{"scheduler_cluster_ids": "one at a time"})
 	}
-	q, err := request(in.Args.Type, in.Args.URL, in.Args.Headers)
+	of := job.Order{Tag: in.Args.Tag, Filter: names(in.Args.Filter)}
+	q, err := request(in.Args.Type, in.Args.URL, in.Args.Headers, of)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +176,9 @@ func (s *Server) dragonfly(c *call, j store.Job) (any, error) {
 	for _, b := range blobs {
 		host, _, _ := net.SplitHostPort(b.Address)
 		url := b.Digest // of a blob that was removed
-		if repo, _, is := strings.Cut(j.URL, "/manifests/"); is {
+		if j.Kind == job.File {
+			url = j.URL
+		} else if repo, _, is := strings.Cut(j.URL, "/manifests/"); is {
 			url = repo + "/blobs/" + b.Digest
 		}
 		t := dragonflyTask{url, b.Host, host, b.Error}
@@ -195,6 +204,12 @@ type olderJob struct {
 	Type    string            `json:"type"`
 	URL     string            `json:"url"`
 	Headers map[string]string `json:"headers"`
+	Filter  string            `json:"filter,omitempty"` // of a file: a&b
+}
+
+// names are those of parameters, as registries write them.
+func names(text string) []string {
+	return strings.FieldsFunc(text, func(r rune) bool { return r == '&' })
 }
 
 type olderID struct {
@@ -214,7 +229,7 @@ func (s *Server) createOlder(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	q, err := request(in.Type, in.URL, in.Headers)
+	q, err := request(in.Type, in.URL, in.Headers, job.Order{Filter: names(in.Filter)})
 	if err != nil {
 		return nil, err
 	}
@@ -275,7 +290,7 @@ func (s *Server) notified(c *call) (any, error) {
 		if e.Action != "push" || !strings.Contains(e.Target.URL, "/manifests/") {
 			continue
 		}
-		q, err := request("image", e.Target.URL, nil)
+		q, err := request(job.Image, e.Target.URL, nil, job.Order{})
 		if err != nil {
 			return nil, err
 		}

@@ -311,7 +311,8 @@ func TestWhatDragonflyTakesAndThisDoesNot(t *testing.T) {
 	op := e.session("operator")
 	for body, want := range map[string]string{
 		`{"type":"sync_peers"}`: "sync_peers",
-		`{"type":"preheat","args":{"type":"file","url":"https://h/v2/a/manifests/1"}}`:                                       "only image",
+		`{"type":"preheat","args":{"type":"model","url":"https://h/v2/a/manifests/1"}}`:                                      "only image and file",
+		`{"type":"preheat","args":{"type":"file","url":"ftp://h/a"}}`:                                                        "begin with http",
 		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","scope":"all_the_peers"}}`:              "single_seed_peer",
 		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","platform":"x"}}`:                       "linux/amd64",
 		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","headers":{"authorization":"\u0000"}}}`: "printable",

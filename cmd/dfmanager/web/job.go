@@ -14,7 +14,7 @@ var order = access{role: store.Operator, scope: auth.Preheat}
 
 func (s *Server) jobRoutes() []route {
 	return []route{
-		{method: "POST", path: "/api/v1/jobs", access: order, summary: "Preheat an image, named by image or by url, on the hosts of a scope; or remove it, or a blob, from all hosts", in: job.Order{}, out: oneJob{}, status: http.StatusCreated, do: s.createJob},
+		{method: "POST", path: "/api/v1/jobs", access: order, summary: "Preheat an image, named by image or by url, or with kind file the file at url, on the hosts of a scope; or remove an image, or a blob, from all hosts", in: job.Order{}, out: oneJob{}, status: http.StatusCreated, do: s.createJob},
 		{method: "GET", path: "/api/v1/jobs", access: look, summary: "All jobs, newest first; of one state, if asked for", out: list[oneJob]{}, page: true, query: []string{"state"}, do: s.jobs},
 		{method: "GET", path: "/api/v1/jobs/{id}", access: look, summary: "A job", out: oneJob{}, do: s.job},
 		{method: "GET", path: "/api/v1/jobs/{id}/blobs", access: look, summary: "The blobs of a job, largest first, and who has them", out: list[jobBlob]{}, do: s.jobBlobs},
@@ -40,6 +40,8 @@ type oneJob struct {
 	Deadline  time.Time  `json:"deadline"`
 	Tries     int        `json:"failed_tries"`
 	Cancel    bool       `json:"cancelled"`
+
+	File *job.FileOptions `json:"file"` // null: it is for no file
 	job.Scope
 }
 
@@ -50,7 +52,7 @@ func showJob(j store.Job) oneJob {
 	}
 	return oneJob{
 		j.ID, j.Kind, j.Cluster, j.URL, platforms, string(j.State), j.Error, j.Digest, j.Actor, j.Created, j.Updated,
-		when(j.Started), when(j.Finished), j.Deadline, j.Tries, j.Cancel, job.ScopeOf(j.Scope),
+		when(j.Started), when(j.Finished), j.Deadline, j.Tries, j.Cancel, job.FileOf(j), job.ScopeOf(j.Scope),
 	}
 }
 

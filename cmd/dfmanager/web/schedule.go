@@ -11,8 +11,8 @@ import (
 
 func (s *Server) scheduleRoutes() []route {
 	return []route{
-		{method: "GET", path: "/api/v1/schedules", access: look, summary: "Images that are preheated again and again", out: list[oneSchedule]{}, page: true, do: s.schedules},
-		{method: "POST", path: "/api/v1/schedules", access: order, summary: "Preheat an image again and again, when cron says (UTC)", in: job.Plan{}, out: oneSchedule{}, status: http.StatusCreated, do: s.createSchedule},
+		{method: "GET", path: "/api/v1/schedules", access: look, summary: "Images and files that are preheated again and again", out: list[oneSchedule]{}, page: true, do: s.schedules},
+		{method: "POST", path: "/api/v1/schedules", access: order, summary: "Preheat an image, or a file, again and again, when cron says (UTC)", in: job.Plan{}, out: oneSchedule{}, status: http.StatusCreated, do: s.createSchedule},
 		{method: "DELETE", path: "/api/v1/schedules/{id}", access: order, summary: "Delete a schedule; its jobs stay", do: s.deleteSchedule},
 	}
 }
@@ -20,6 +20,7 @@ func (s *Server) scheduleRoutes() []route {
 type oneSchedule struct {
 	ID        int64     `json:"id"`
 	Cron      string    `json:"cron"`
+	Kind      string    `json:"kind"`
 	Image     string    `json:"image"`
 	URL       string    `json:"url"`
 	Platforms []string  `json:"platforms"`
@@ -32,7 +33,7 @@ type oneSchedule struct {
 }
 
 func showSchedule(k store.Schedule) oneSchedule {
-	return oneSchedule{k.ID, k.Cron, registry.Name(k.URL), k.URL, append([]string{}, k.Platforms...), k.Cluster, k.Actor, k.Created, k.Due, k.Job, job.ScopeOf(k.Scope)}
+	return oneSchedule{k.ID, k.Cron, k.Kind, registry.Name(k.URL), k.URL, append([]string{}, k.Platforms...), k.Cluster, k.Actor, k.Created, k.Due, k.Job, job.ScopeOf(k.Scope)}
 }
 
 func (s *Server) schedules(c *call) (any, error) {

@@ -43,27 +43,50 @@ type File struct {
 	Version string        // changes when the file does
 
 	access origin.Access
+	filter []string
 }
 
 // Find asks the origin which version of a file there is.
 func Find(ctx context.Context, c *origin.Client, s Spec) (*File, error) {
-	u, err := url.Parse(s.URL)
-	if err != nil {
-		return nil, fmt.Errorf("%w: the URL cannot be read", ErrSpec) // which may hold a secret
-	}
-	if s.Digest != "" && s.Digest.Validate() != nil {
-		return nil, fmt.Errorf("%w: %q is no digest such as sha256:… with 64 hexadecimal digits", ErrSpec, s.Digest)
-	}
-	switch u.Scheme {
-	case "http", "https":
-		if u.Host == "" {
-			return nil, fmt.Errorf("%w: the URL names no server", ErrSpec)
-		}
-		return findURL(ctx, c, s, u)
-	case "oci":
+	u, err := s.parse()
+	switch {
+	case err != nil:
+		return nil, err
+	case u.Scheme == "oci":
 		return findBlob(ctx, c, s)
 	}
-	return nil, fmt.Errorf("%w: URLs begin with http://, https:// or oci://", ErrSpec)
+	return findURL(ctx, c, s, u)
+}
+
+// parse looks whether a request makes sense.
+func (s Spec) parse() (*url.URL, error) {
+	u, err := url.Parse(s.URL)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: the URL cannot be read", ErrSpec) // which may hold a secret
+	case s.Digest != "" && s.Digest.Validate() != nil:
+		return nil, fmt.Errorf("%w: %q is no digest such as sha256:… with 64 hexadecimal digits", ErrSpec, s.Digest)
+	case u.Scheme == "oci":
+		return u, nil
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("%w: URLs begin with http://, https:// or oci://", ErrSpec)
+	case u.Host == "":
+		return nil, fmt.Errorf("%w: the URL names no server", ErrSpec)
+	}
+	return u, nil
+}
+
+// Public returns the address of a file of a web server without what is secret, by
+// which its versions are called, or why the request makes no sense.
+func (s Spec) Public() (string, error) {
+	u, err := s.parse()
+	if err != nil {
+		return "", err
+	}
+	if u.Scheme == "oci" {
+		return "", fmt.Errorf("%w: it is a blob of a registry", ErrSpec)
+	}
+	return public(u, s.Filter).String(), nil
 }
 
 // findBlob finds a blob of a registry.
@@ -90,7 +113,7 @@ func findBlob(ctx context.Context, c *origin.Client, s Spec) (*File, error) {
 
 // findURL finds a file of a web server.
 func findURL(ctx context.Context, c *origin.Client, s Spec, u *url.URL) (*File, error) {
-	f := &File{access: origin.Access{URL: u, Header: s.Header.Clone()}}
+	f := &File{access: origin.Access{URL: u, Header: s.Header.Clone()}, filter: s.Filter}
 	if f.access.Header == nil {
 		f.access.Header = http.Header{}
 	}
