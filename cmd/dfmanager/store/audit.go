@@ -23,7 +23,7 @@ type Entry struct {
 
 // Audit adds an entry for what changes nothing here, such as a failed sign-in.
 func (db *DB) Audit(ctx context.Context, by By, action, object, detail string) error {
-	return known(note(ctx, db.sql, by, action, object, detail))
+	return known(note(ctx, db.write, by, action, object, detail))
 }
 
 func note(ctx context.Context, q querier, by By, action, object, detail string) error {

@@ -166,7 +166,7 @@ func lost(err error) error {
 // KeepJob makes a job its runner's for that long from now on, and reports
 // whether it is to be cancelled.
 func (db *DB) KeepJob(ctx context.Context, j Job, lease time.Duration) (cancel bool, err error) {
-	err = db.sql.QueryRowContext(ctx, "UPDATE jobs SET lease = $4 WHERE "+held+" RETURNING cancel", j.ID, j.Owner, j.Run, millis(time.Now().Add(lease))).Scan(&cancel)
+	err = db.write.QueryRowContext(ctx, "UPDATE jobs SET lease = $4 WHERE "+held+" RETURNING cancel", j.ID, j.Owner, j.Run, millis(time.Now().Add(lease))).Scan(&cancel)
 	return cancel, lost(err)
 }
 
@@ -195,13 +195,13 @@ func (db *DB) PutBackJob(ctx context.Context, j Job, due time.Time, failed bool,
 	if failed {
 		tries = 1
 	}
-	return lost(one(db.sql.ExecContext(ctx, "UPDATE jobs SET state = $4, error = $5, due = $6, tries = tries + $7, updated = $8, owner = '', lease = 0 WHERE "+held,
+	return lost(one(db.write.ExecContext(ctx, "UPDATE jobs SET state = $4, error = $5, due = $6, tries = tries + $7, updated = $8, owner = '', lease = 0 WHERE "+held,
 		j.ID, j.Owner, j.Run, Waiting, reason, millis(due), tries, millis(time.Now()))))
 }
 
 // ForgetJobs removes jobs that ended before then.
 func (db *DB) ForgetJobs(ctx context.Context, then time.Time) error {
-	_, err := db.sql.ExecContext(ctx, "DELETE FROM jobs WHERE finished > 0 AND finished < $1", millis(then))
+	_, err := db.write.ExecContext(ctx, "DELETE FROM jobs WHERE finished > 0 AND finished < $1", millis(then))
 	return known(err)
 }
 
@@ -246,7 +246,7 @@ func (db *DB) SetJobBlobs(ctx context.Context, j Job, manifest string, blobs []J
 
 // UpdateJobBlob notes how far a blob has come.
 func (db *DB) UpdateJobBlob(ctx context.Context, j Job, b JobBlob) error {
-	return lost(one(db.sql.ExecContext(ctx, `UPDATE job_blobs SET got = $4, host = $5, address = $6, state = $7, error = $8, updated = $9
+	return lost(one(db.write.ExecContext(ctx, `UPDATE job_blobs SET got = $4, host = $5, address = $6, state = $7, error = $8, updated = $9
 		WHERE job_id = $1 AND digest = $10 AND EXISTS (SELECT 1 FROM jobs WHERE `+held+`)`,
 		j.ID, j.Owner, j.Run, b.Got, b.Host, b.Address, b.State, b.Error, millis(time.Now()), b.Digest)))
 }

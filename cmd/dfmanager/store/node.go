@@ -102,7 +102,7 @@ func (db *DB) Census(ctx context.Context) ([]Census, error) {
 // RenewNode notes a new certificate of a node that is not revoked; ErrNotFound:
 // it is, or there is no such node.
 func (db *DB) RenewNode(ctx context.Context, cluster int64, name, role, key string, until time.Time) error {
-	return known(one(db.sql.ExecContext(ctx, "UPDATE nodes SET key = $4, until = $5 WHERE cluster_id = $1 AND name = $2 AND role = $3 AND revoked = 0",
+	return known(one(db.write.ExecContext(ctx, "UPDATE nodes SET key = $4, until = $5 WHERE cluster_id = $1 AND name = $2 AND role = $3 AND revoked = 0",
 		cluster, name, role, key, millis(until))))
 }
 
@@ -178,17 +178,17 @@ func (db *DB) SetPresence(ctx context.Context, manager string, all []Presence) e
 // forgotten which nodes it has.
 func (db *DB) KeepManager(ctx context.Context, name string, lease time.Duration) (was bool, err error) {
 	until := millis(time.Now().Add(lease))
-	err = known(one(db.sql.ExecContext(ctx, "UPDATE managers SET lease = $2 WHERE name = $1", name, until)))
+	err = known(one(db.write.ExecContext(ctx, "UPDATE managers SET lease = $2 WHERE name = $1", name, until)))
 	if !errors.Is(err, ErrNotFound) {
 		return err == nil, err
 	}
-	_, err = db.sql.ExecContext(ctx, "INSERT INTO managers (name, lease) VALUES ($1, $2)", name, until)
+	_, err = db.write.ExecContext(ctx, "INSERT INTO managers (name, lease) VALUES ($1, $2)", name, until)
 	return false, known(err)
 }
 
 // ForgetManager says that a manager has ended: its nodes have gone with it.
 func (db *DB) ForgetManager(ctx context.Context, name string) error {
-	_, err := db.sql.ExecContext(ctx, "DELETE FROM managers WHERE name = $1", name)
+	_, err := db.write.ExecContext(ctx, "DELETE FROM managers WHERE name = $1", name)
 	return known(err)
 }
 

@@ -30,7 +30,8 @@ import (
 
 // DB is an open database. Its methods may be called concurrently.
 type DB struct {
-	sql    *sql.DB
+	sql    *sql.DB // to read
+	write  *sql.DB // to change; the same one, but for SQLite
 	engine engine
 }
 
@@ -90,22 +91,42 @@ func Open(ctx context.Context, raw string) (*DB, error) {
 			return nil, fmt.Errorf("database: %w", err)
 		}
 	}
-	pool, err := sql.Open(e.driver, name)
-	if err != nil {
-		return nil, fmt.Errorf("database: %w", err)
+	db := &DB{engine: e}
+	if db.sql, err = pool(e, name, maxConns); err != nil {
+		return nil, err
 	}
-	pool.SetMaxOpenConns(maxConns)
-	pool.SetMaxIdleConns(maxConns)
-	pool.SetConnMaxIdleTime(5 * time.Minute)
-	db := &DB{sql: pool, engine: e}
+	db.write = db.sql
+	if e == sqlite { // its writers wait for each other without an order, and the unlucky too long
+		if db.write, err = pool(e, name, 1); err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
+	}
 	if err := db.migrate(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("database: %w", err), pool.Close())
+		return nil, errors.Join(fmt.Errorf("database: %w", err), db.Close())
 	}
 	return db, nil
 }
 
+// pool makes connections, when they are needed.
+func pool(e engine, name string, conns int) (*sql.DB, error) {
+	p, err := sql.Open(e.driver, name)
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	p.SetMaxOpenConns(conns)
+	p.SetMaxIdleConns(conns)
+	p.SetConnMaxIdleTime(5 * time.Minute)
+	return p, nil
+}
+
 // Close closes it. Nothing may be under way.
-func (db *DB) Close() error { return db.sql.Close() }
+func (db *DB) Close() error {
+	err := db.sql.Close()
+	if db.write != nil && db.write != db.sql {
+		err = errors.Join(err, db.write.Close())
+	}
+	return err
+}
 
 // Ping reports whether the database answers.
 func (db *DB) Ping(ctx context.Context) error {
@@ -125,7 +146,7 @@ type querier interface {
 
 // tx has fn's statements happen all or not at all.
 func (db *DB) tx(ctx context.Context, fn func(*sql.Tx) error) error {
-	t, err := db.sql.BeginTx(ctx, nil)
+	t, err := db.write.BeginTx(ctx, nil)
 	if err != nil {
 		return known(err)
 	}

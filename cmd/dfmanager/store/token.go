@@ -80,6 +80,6 @@ const usedEvery = time.Minute
 // UseToken notes that a token was used now.
 func (db *DB) UseToken(ctx context.Context, id int64) error {
 	now := time.Now()
-	_, err := db.sql.ExecContext(ctx, "UPDATE tokens SET used = $2 WHERE id = $1 AND used < $3", id, millis(now), millis(now.Add(-usedEvery)))
+	_, err := db.write.ExecContext(ctx, "UPDATE tokens SET used = $2 WHERE id = $1 AND used < $3", id, millis(now), millis(now.Add(-usedEvery)))
 	return known(err)
 }
