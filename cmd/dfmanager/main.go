@@ -39,6 +39,7 @@ printed, and has to be changed at the first sign-in.`,
 		Version: version,
 		File:    "/etc/dfsnapshotter/dfmanager.toml",
 		Default: DefaultConfig, Validate: Config.Validate, Probe: probe, Run: run,
+		Debug: func(c Config) string { return c.Debug.Listen },
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/cluster"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
 
 func tokenCommand(p *daemon.Program[Config]) *cobra.Command {
@@ -46,9 +48,40 @@ machine. Run this on a manager's machine, as the user that the manager runs as.`
 	f.StringVar(&name, "cluster", "", "name of the cluster (default: the one whose scope fits the machine)")
 	f.TextVar(&expires, "expires", expires, "for how long it is good")
 	f.BoolVar(&once, "once", false, "it is good for one machine")
-	cmd.AddCommand(create)
+	cmd.AddCommand(create, writeTokens(p))
 	return cmd
 }
+
+// writeTokens is the command for who cannot copy what is printed.
+func writeTokens(p *daemon.Program[Config]) *cobra.Command {
+	expires := Duration{time.Hour}
+	cmd := &cobra.Command{
+		Use: "write FOLDER", Short: "Write a join token for each role into a folder", Args: daemon.Args(cobra.ExactArgs(1)),
+		Long: `Makes join tokens as create does, one for each role, and writes them into the
+files scheduler, seed and host of a folder, which only this user can read.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := p.Config()
+			if err != nil {
+				return err
+			}
+			for _, role := range tokenRoles {
+				text, err := newJoinToken(cmd.Context(), c, "", store.JoinToken{Role: string(role), Expires: time.Now().Add(expires.Duration)})
+				if err == nil {
+					err = daemon.WriteFile(filepath.Join(args[0], string(role)), []byte(text+"\n"), 0o600)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().TextVar(&expires, "expires", expires, "for how long they are good")
+	return cmd
+}
+
+// tokenRoles are those of who joins.
+var tokenRoles = []wire.Role{wire.RoleScheduler, wire.RoleSeed, wire.RoleHost}
 
 // newJoinToken makes a join token of a cluster.
 func newJoinToken(ctx context.Context, c Config, name string, k store.JoinToken) (string, error) {

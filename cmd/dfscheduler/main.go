@@ -25,6 +25,7 @@ images; several may run, and each blob belongs to one of them.`,
 		Version: version,
 		File:    "/etc/dfsnapshotter/dfscheduler.toml",
 		Default: DefaultConfig, Validate: Config.Validate, Probe: probe, Run: run,
+		Debug: func(c Config) string { return c.Debug.Listen },
 	}
 }
 

@@ -29,6 +29,7 @@ the background until they are ordinary directories.`,
 		Version: version,
 		File:    "/etc/dfsnapshotter/dfsnapshotter.toml",
 		Default: DefaultConfig, Validate: Config.Validate, Probe: probe,
+		Debug: func(c Config) string { return c.Debug.Listen },
 	}
 }
 

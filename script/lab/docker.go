@@ -42,24 +42,42 @@ func (l *Lab) libraries() (dirs []string) {
 }
 
 // Docker starts a dockerd, with a containerd of its own. The host's dfsnapshotter
-// must have been started.
+// must have been started: it configures it.
 func (h *Host) Docker(ctx context.Context) (*Docker, error) {
-	dir := h.Path("docker")
-	if err := os.MkdirAll(filepath.Join(dir, "cli"), 0o755); err != nil {
-		return nil, err
-	}
-	config, err := h.write("docker/daemon.json", fmt.Sprintf(`{"deprecated-key-path": %q}`, filepath.Join(dir, "key.json")))
+	config, err := h.dockerConfig("")
 	if err != nil {
 		return nil, err
 	}
 	if err := h.install(ctx, "docker", "--docker-config", config); err != nil {
 		return nil, err
 	}
+	return h.dockerd(ctx, config, "--bridge", "none", "--iptables=false", "--ip6tables=false")
+}
+
+// DockerNetworks starts a dockerd that makes networks for its containers, and asks
+// a mirror first.
+func (h *Host) DockerNetworks(ctx context.Context, mirror string) (*Docker, error) {
+	config, err := h.dockerConfig(fmt.Sprintf(`, "registry-mirrors": ["http://%s"]`, mirror))
+	if err != nil {
+		return nil, err
+	}
+	return h.dockerd(ctx, config)
+}
+
+// dockerConfig writes daemon.json. more is added to it.
+func (h *Host) dockerConfig(more string) (path string, err error) {
+	if err := os.MkdirAll(h.Path("docker/cli"), 0o755); err != nil {
+		return "", err
+	}
+	return h.write("docker/daemon.json", fmt.Sprintf(`{"deprecated-key-path": %q%s}`, h.Path("docker/key.json"), more))
+}
+
+func (h *Host) dockerd(ctx context.Context, config string, flags ...string) (_ *Docker, err error) {
+	dir := h.Path("docker")
 	d := &Docker{at: h, socket: filepath.Join(dir, "docker.sock")}
-	d.Process, err = h.Start("dockerd", h.lab.ClientEnv(), filepath.Join(h.lab.Clients(), "usr/sbin/dockerd"),
+	d.Process, err = h.Start("dockerd", h.lab.ClientEnv(), append([]string{filepath.Join(h.lab.Clients(), "usr/sbin/dockerd"),
 		"--config-file", config, "--data-root", filepath.Join(dir, "root"), "--exec-root", filepath.Join(dir, "state"),
-		"--pidfile", filepath.Join(dir, "pid"), "--host", "unix://"+d.socket,
-		"--bridge", "none", "--iptables=false", "--ip6tables=false")
+		"--pidfile", filepath.Join(dir, "pid"), "--host", "unix://" + d.socket}, flags...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -68,6 +86,9 @@ func (h *Host) Docker(ctx context.Context) (*Docker, error) {
 		return err
 	})
 }
+
+// Host is what programs that are Docker's clients have in DOCKER_HOST.
+func (d *Docker) Host() string { return "unix://" + d.socket }
 
 // install has the host's dfsnapshotter configure a runtime.
 func (h *Host) install(ctx context.Context, args ...string) error {

@@ -13,9 +13,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/pmezard/go-difflib/difflib"
+
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 )
 
 // Diff shows a change as patch does.
@@ -68,7 +69,7 @@ func (c Config) save(all []record) error {
 	if err != nil {
 		return err
 	}
-	return put(c.journal(), append(text, '\n'), 0o600)
+	return daemon.WriteFile(c.journal(), append(text, '\n'), 0o600)
 }
 
 func sum(text []byte) string {
@@ -104,7 +105,7 @@ func (c Config) Apply(ctx context.Context, p *Plan) (err error) {
 		}
 		if ch.Old != nil {
 			r.Backup = fmt.Sprintf("%03d-%s", len(before)+i, filepath.Base(ch.Path))
-			if err := put(filepath.Join(c.State, r.Backup), ch.Old, 0o600); err != nil {
+			if err := daemon.WriteFile(filepath.Join(c.State, r.Backup), ch.Old, 0o600); err != nil {
 				return err
 			}
 		}
@@ -214,39 +215,13 @@ func (c Config) Revert(p *Plan) error {
 // and are empty go with it.
 func restore(path string, text []byte) error {
 	if text != nil {
-		return put(path, text, 0o644)
+		return daemon.WriteFile(path, text, 0o644)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	_ = os.Remove(filepath.Dir(path)) // not if something else is there
 	return nil
-}
-
-// put writes a file at once and durably, with the mode and owner that it has, or
-// else mode.
-func put(path string, text []byte, mode fs.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	uid, gid := os.Geteuid(), os.Getegid()
-	if info, err := os.Stat(path); err == nil {
-		mode = info.Mode().Perm()
-		if s, ok := info.Sys().(*syscall.Stat_t); ok {
-			uid, gid = int(s.Uid), int(s.Gid)
-		}
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // if it was not renamed
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Chmod(mode), f.Chown(uid, gid), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 // Notify makes services take notice, and sees that they run.

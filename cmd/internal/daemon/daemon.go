@@ -15,6 +15,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/cobra"
+	_ "golang.org/x/crypto/x509roots/fallback" // for images that hold nothing but the program: roots, if the system has none
 )
 
 // Program is a daemon with a configuration of type C.
@@ -28,6 +29,8 @@ type Program[C any] struct {
 	// called by `config check`; Run finds out by itself. nil: nothing.
 	Probe func(c C, log *slog.Logger) error
 	Run   func(ctx context.Context, c C, log *slog.Logger) error
+	// Debug is the operator's address, which `health` asks.
+	Debug func(C) string
 
 	config, logLevel string // flags
 }
@@ -80,7 +83,7 @@ func (p *Program[C]) Command() *cobra.Command {
 	f := cmd.PersistentFlags()
 	f.StringVar(&p.config, "config", "", "configuration file (default "+p.File+", if there is one)")
 	f.StringVar(&p.logLevel, "log-level", "info", "debug, info, warn or error")
-	cmd.AddCommand(p.configCommand())
+	cmd.AddCommand(p.configCommand(), p.healthCommand())
 	return cmd
 }
 
