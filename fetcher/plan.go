@@ -56,12 +56,18 @@ func (c *content) plan(r *Reader) {
 		return
 	case c.f.store.Full():
 		r.to = min(r.end, r.pos+fullAhead)
-	case r.long:
+	case r.long && r.begun:
 		r.to = c.cut(r.pos, r.end, ahead)
+	case r.long: // what comes later would share the line with the first byte
+		r.to = c.cut(r.pos, r.end, 1)
 	}
-	r.next = r.end
-	if r.to < r.end {
+	switch {
+	case r.long && !r.begun:
+		r.next = r.pos
+	case r.to < r.end:
 		r.next = min(c.cut(r.pos, r.end, 1), r.to)
+	default:
+		r.next = r.end
 	}
 	c.cover(r)
 }

@@ -130,8 +130,9 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// TestReadAhead holds that a long read has four requests under way, that they
-// do not run ahead of a reader that stops, and that what it gets is in order.
+// TestReadAhead holds that a long read has one request under way until its first
+// byte is here and then four, that they do not run ahead of a reader that stops,
+// and that what it gets is in order.
 func TestReadAhead(t *testing.T) {
 	data := content(64*mib, 1)
 	synctest.Test(t, func(t *testing.T) {
@@ -142,6 +143,10 @@ func TestReadAhead(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer r.Close()
+		synctest.Wait()
+		if n := len(s.seen()); n != 1 {
+			t.Errorf("%d requests before the first byte, want 1", n)
+		}
 		buf := make([]byte, mib)
 		if _, err := io.ReadFull(r, buf); err != nil {
 			t.Fatal(err)

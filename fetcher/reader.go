@@ -26,6 +26,7 @@ type Reader struct {
 
 	next    int64 // where to plan again
 	planned bool
+	begun   bool // bytes were read
 	broken  bool // a read from the store failed once
 	closed  bool
 	over    chan struct{} // closed by Close
@@ -73,6 +74,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		}
 		if n > 0 {
 			r.pos += int64(n)
+			r.begun = true
 			if r.planned && r.pos >= r.next && r.pos < r.end {
 				r.plan()
 			}

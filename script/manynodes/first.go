@@ -47,31 +47,37 @@ func (c *cluster) firstBytes(ctx context.Context, rates []string, times int) err
 	return out.Flush()
 }
 
-// firstOf asks for the layers one after the other, and gives up each when it has
-// begun.
+// firstOf asks for the layers one after the other, each with nothing else on the
+// line: who gives one up when it has begun may still get more of it for a while.
 func (c *cluster) firstOf(ctx context.Context, w way) ([]time.Duration, error) {
-	n, at := c.Nodes[0], c.Registry.Host
-	if w.mirror {
-		if err := c.use(ctx, w); err != nil {
-			return nil, err
-		}
-		at = n.Daemon.Mirror
-	}
-	transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) { return n.Dial(ctx, network, addr) }}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport}
-	if _, err := firstByte(ctx, client, "http://"+at+"/v2/"+c.image+"/manifests/"+string(imagetest.Gzip)); err != nil {
-		return nil, err
-	}
 	var all []time.Duration
 	for d := range c.images[imagetest.Gzip].layers {
-		took, err := firstByte(ctx, client, "http://"+at+"/v2/"+c.image+"/blobs/"+d)
+		at := c.Registry.Host
+		if w.mirror {
+			if err := c.use(ctx, w); err != nil {
+				return nil, err
+			}
+			at = c.Nodes[0].Daemon.Mirror
+		}
+		took, err := c.firstOfLayer(ctx, "http://"+at+"/v2/"+c.image, d)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, took)
 	}
 	return all, nil
+}
+
+func (c *cluster) firstOfLayer(ctx context.Context, repo, layer string) (time.Duration, error) {
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return c.Nodes[0].Dial(ctx, network, addr)
+	}}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	if _, err := firstByte(ctx, client, repo+"/manifests/"+string(imagetest.Gzip)); err != nil {
+		return 0, err
+	}
+	return firstByte(ctx, client, repo+"/blobs/"+layer)
 }
 
 // firstByte returns how long it took. Small documents are read to their end, so
