@@ -28,6 +28,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store/storetest"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/warm"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 )
 
 func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
@@ -78,8 +79,13 @@ func (e *env) runner() *job.Runner {
 	k := e.key
 	client := registry.New(registry.Config{})
 	e.t.Cleanup(client.Close)
+	files, err := origin.New(origin.Config{})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.t.Cleanup(files.Close)
 	r, err := job.Open(job.Config{
-		Store: e.db, Registry: client, Warmer: e.runs, Key: k, Owner: "test", Concurrent: 4, Timeout: time.Minute, Keep: time.Hour,
+		Store: e.db, Registry: client, Files: files, Warmer: e.runs, Key: k, Owner: "test", Concurrent: 4, Timeout: time.Minute, Keep: time.Hour,
 		Pace: job.Pace{Poll: 20 * time.Millisecond, Again: time.Millisecond, Lease: time.Second}, Log: slog.New(slog.NewTextHandler(e.log, nil)), Registerer: prometheus.NewRegistry(),
 	})
 	if err != nil {

@@ -1,11 +1,16 @@
 package web_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store/storetest"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/web"
@@ -237,17 +242,88 @@ func TestSecretsStaySecret(t *testing.T) {
 	e.do("POST", "/api/v1/session", signIn("my-secret-password!", "x")) // typed into the wrong field
 	e.do("GET", "/api/v1/me", "", bearer("dfm_wrong-secret-token"))
 	e.want(201, e.do("POST", "/api/v1/users", `{"name":"x","password":"secret-of-x","role":"guest"}`, root))
+	for _, order := range []string{ // of servers that are not there
+		`{"image":"127.0.0.1:1/a:1","registry_user":"secret-user","registry_password":"secret-of-registry"}`,
+		`{"image":"127.0.0.1:1/a:1","registry_token":"secret-of-registry"}`,
+		`{"kind":"file","url":"http://secret-user:secret-in-url@127.0.0.1:1/a?X-Amz-Signature=secret-signature&token=secret-param","filter":["token"],"headers":{"X-A":"secret-header"}}`,
+	} {
+		var j struct{ ID int64 }
+		e.want(201, e.do("POST", "/api/v1/jobs", order, root)).into(t, &j)
+		e.ended(j.ID)
+	}
+	e.want(201, e.do("POST", "/api/v1/schedules", `{"cron":"@daily","kind":"file","url":"https://h/a?X-Amz-Signature=secret-signature","headers":{"X-A":"secret-header"}}`, root))
 	all := e.log.String()
-	for _, path := range []string{"/api/v1/users", "/api/v1/audit?limit=200", "/api/v1/me/tokens", "/api/v1/me"} {
+	for _, path := range []string{"/api/v1/users", "/api/v1/audit?limit=200", "/api/v1/me/tokens", "/api/v1/me", "/api/v1/jobs", "/api/v1/jobs/3", "/api/v1/jobs/3/blobs", "/api/v1/schedules"} {
 		all += e.want(200, e.do("GET", path, "", root)).text
 	}
-	for _, secret := range []string{password, k.Value, made.Token, "my-secret-password", "wrong-secret-token", "secret-of-x", "argon2", e.users["root"].Password} {
+	for _, secret := range []string{password, k.Value, made.Token, "my-secret-password", "wrong-secret-token", "secret-of-x", "secret-of-registry", "secret-user", "secret-in-url", "secret-signature", "secret-param", "secret-header", "argon2", e.users["root"].Password} {
 		if strings.Contains(all, secret) {
 			t.Errorf("%q is shown or logged", secret)
 		}
 	}
 	if !strings.Contains(all, "token.create") || !strings.Contains(all, "session.refuse") {
 		t.Error("the audit log says nothing")
+	}
+}
+
+// ended waits for a job's end.
+func (e *env) ended(id int64) {
+	e.t.Helper()
+	for range 1000 {
+		if j, err := e.db.Job(bg, id); err != nil {
+			e.t.Fatal(err)
+		} else if j.State.Done() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	e.t.Fatalf("job %d does not end", id)
+}
+
+// Whatever is typed is a value, and no part of a statement.
+func TestInjection(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	root := e.session("root")
+	tables := func() string {
+		text := ""
+		for _, path := range []string{"/api/v1/users?limit=200", "/api/v1/clusters", "/api/v1/me/tokens"} {
+			text += e.want(200, e.do("GET", path, "", root)).text
+		}
+		return text
+	}
+	before := tables()
+	for _, p := range []string{`' OR '1'='1`, `'; DROP TABLE users; --`, `"; DELETE FROM sessions; --`, `root' --`, `\'; UPDATE users SET role='root' --`, `$1`, `%' UNION SELECT password FROM users --`, "a\x00b"} {
+		typed, _ := json.Marshal(p)
+		q := url.QueryEscape(p)
+		for _, r := range []reply{
+			e.do("POST", "/api/v1/session", fmt.Sprintf(`{"name":%s,"password":%s}`, typed, typed)),
+			e.do("GET", "/api/v1/me", "", basic(p, p)),
+			e.do("GET", "/api/v1/me", "", bearer(strings.ReplaceAll(p, "\x00", ""))),
+			e.do("POST", "/api/v1/users", fmt.Sprintf(`{"name":%s,"password":"long enough","role":%s}`, typed, typed), root),
+			e.do("POST", "/api/v1/clusters", fmt.Sprintf(`{"name":%s}`, typed), root),
+			e.do("POST", "/api/v1/jobs", fmt.Sprintf(`{"image":%s}`, typed), root),
+			e.do("POST", "/api/v1/jobs", fmt.Sprintf(`{"kind":"file","url":%s}`, typed), root),
+			e.do("POST", "/api/v1/jobs", fmt.Sprintf(`{"kind":"remove","blob":%s}`, typed), root),
+			e.do("POST", "/api/v1/schedules", fmt.Sprintf(`{"image":"a","cron":%s}`, typed), root),
+			e.do("POST", "/api/v1/join-tokens", fmt.Sprintf(`{"role":%s}`, typed), root),
+			e.do("GET", "/api/v1/jobs?state="+q, "", root),
+			e.do("GET", "/api/v1/users?limit="+q, "", root),
+			e.do("GET", "/api/v1/users?after="+q, "", root),
+			e.do("GET", "/api/v1/clusters/1/blobs/"+url.PathEscape(p), "", root),
+		} {
+			if r.status < 400 || r.status >= 500 {
+				t.Errorf("%q: %d %s", p, r.status, r.text)
+			}
+		}
+		// These are values like others.
+		r := e.do("POST", "/api/v1/jobs", fmt.Sprintf(`{"kind":"file","url":"https://127.0.0.1:1/a","tag":%s,"filter":[%s]}`, typed, typed), root)
+		if printable := !strings.Contains(p, "\x00"); (r.status == 201) != printable {
+			t.Errorf("a tag %q: %d %s", p, r.status, r.text)
+		}
+	}
+	if diff := cmp.Diff(before, tables()); diff != "" {
+		t.Error(diff)
 	}
 }
 
