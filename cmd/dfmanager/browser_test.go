@@ -84,7 +84,9 @@ func (v *visitor) hear(event any) {
 // do does things with the browser.
 func (v *visitor) do(actions ...chromedp.Action[chromedp.Void]) {
 	v.t.Helper()
-	if err := chromedp.Do(v.ctx, actions...); err != nil {
+	ctx, cancel := context.WithTimeout(v.ctx, time.Minute) // a browser that is stuck is said where it is
+	defer cancel()
+	if err := chromedp.Do(ctx, actions...); err != nil {
 		v.fail(err)
 	}
 }

@@ -71,6 +71,7 @@ func TestConsole(t *testing.T) {
 	v.see("seed-2")
 	v.see("3 of 3")
 	v.look("find")
+	v.preheatsFile(newShelf(t, 3<<20, "open sesame"))
 	v.open("/jobs/new?from=1&remove=image")
 	v.look("remove")
 	v.press("Remove from all hosts")
@@ -208,6 +209,21 @@ func (v *visitor) preheats(r *origintest.Registry) {
 	v.look("job-failed")
 }
 
+// preheatsFile has a file preheated for which the server wants a header.
+func (v *visitor) preheatsFile(s *shelf) {
+	v.t.Helper()
+	v.open("/jobs/new")
+	v.press("A file")
+	v.fill("url", s.URL+"/model.bin")
+	v.do(chromedp.Click("summary"))
+	v.fill("headers", "X-Password: "+s.password)
+	v.look("new-file")
+	v.press("Preheat")
+	v.see("1 of 1 blobs")
+	v.see("succeeded")
+	v.look("job-file")
+}
+
 func (v *visitor) makesToken() {
 	v.t.Helper()
 	v.open("/tokens")
@@ -315,6 +331,7 @@ func (v *visitor) isGuest() {
 			v.t.Errorf("%s offers a guest %d changes", path, n)
 		}
 	}
+	v.open("/jobs/1")
 	v.look("guest-job")
 	for path, form := range map[string]string{
 		"/jobs/new": "image=nginx", "/jobs/1/cancel": "", "/users": "name=eve&password=a+long+password&role=root",

@@ -17,6 +17,15 @@ document.addEventListener("click", async (event) => {
 
 for (const button of document.querySelectorAll("button[data-copy]")) button.hidden = false;
 
+// Where the navigation is a row, the page that is shown may be out of sight.
+const reveal = () => {
+  const here = document.querySelector("nav [aria-current]");
+  const row = here?.closest("nav");
+  if (row) row.scrollLeft = here.offsetLeft - (row.clientWidth - here.offsetWidth) / 2;
+};
+addEventListener("resize", reveal);
+reveal();
+
 const pulse = document.getElementById("pulse");
 const say = (live, text) => {
   if (!pulse) return;
