@@ -26,6 +26,8 @@ var below = []struct {
 	why     string
 }{
 	{"cmd/dfsnapshotter/...", []string{"cmd/dfsnapshotter/...", "cmd/internal/...", "snapshot", "fs", "fs/index", "fs/indexes", "fs/keeper", "fs/profiles", "fetcher", "fetcher/...", "p2p/..."}, "flags, configuration and wiring: it knows all parts, and no part knows it"},
+	{"cmd/dfget/containerd", nil, "a client of containerd's"},
+	{"cmd/dfget/doctor", []string{"cmd/dfget/containerd", "cmd/internal/agent"}, "what is wrong; the command line prints it"},
 	{"cmd/dfget/...", []string{"cmd/dfget/...", "cmd/internal/...", "fs/index", "fs/indexes", "fetcher/origin", "p2p", "p2p/bucket"}, "the command line: it asks the local agent, or a registry by itself, and runs nothing that stays"},
 	{"snapshot", []string{"fs", "fetcher", "fetcher/origin"}, "containerd's contract; it says which layers, not where bytes come from"},
 	{"fs", []string{"fs/index", "fs/indexes", "fs/keeper", "fs/profiles", "fetcher", "fetcher/origin"}, "files from blobs; it does not know containerd"},
@@ -69,7 +71,9 @@ var doors = []struct {
 }{
 	{"github.com/containerd/containerd/v2/core/snapshots/...", []string{"snapshot"}, "containerd's snapshot API changes with containerd; one package follows it"},
 	{"github.com/containerd/containerd/v2/contrib/snapshotservice", []string{"snapshot"}, "the same API over gRPC"},
-	{"github.com/containerd/containerd/api/...", []string{"snapshot"}, "the same API over gRPC"},
+	{"github.com/containerd/containerd/api/...", []string{"snapshot", "cmd/dfget/containerd"}, "the same API over gRPC; dfget is a client of containerd's, in one package"},
+	{"github.com/containerd/containerd/v2/core/content/...", []string{"cmd/dfget/containerd"}, "containerd's content store has one client"},
+	{"k8s.io/cri-api/...", []string{"cmd/dfget/containerd"}, "CRI has one client"},
 	{"github.com/containerd/containerd/v2/core/remotes/...", []string{"fetcher/origin"}, "hosts.toml and registry authentication"},
 	{"github.com/docker/docker-credential-helpers/...", []string{"fetcher/origin"}, "registry credentials"},
 	{"k8s.io/kubelet/...", []string{"fetcher/origin"}, "registry credentials"},
@@ -77,8 +81,8 @@ var doors = []struct {
 	{"go.etcd.io/bbolt", []string{"snapshot"}, "only containerd's snapshot storage is a database"},
 	{"github.com/containerd/stargz-snapshotter/estargz/...", []string{"fs/index/..."}, "layer formats"},
 	{"github.com/klauspost/compress/...", []string{"fs/index/..."}, "layer formats"},
-	{"google.golang.org/grpc/...", []string{"cmd/dfsnapshotter", "cmd/dfscheduler", "snapshot", "p2p/wire/..."}, "RPC at the edges only"},
-	{"google.golang.org/protobuf/...", []string{"p2p/wire/..."}, "RPC at the edges only"},
+	{"google.golang.org/grpc/...", []string{"cmd/dfsnapshotter", "cmd/dfscheduler", "cmd/dfget/containerd", "snapshot", "p2p/wire/..."}, "RPC at the edges only"},
+	{"google.golang.org/protobuf/...", []string{"p2p/wire/...", "cmd/dfget/containerd"}, "RPC at the edges only"},
 	{"github.com/spf13/...", []string{"cmd/..."}, "flags belong to commands"},
 	{"flag", []string{"cmd/..."}, "flags belong to commands"},
 	{"github.com/pelletier/go-toml/...", []string{"cmd/...", "fetcher/origin"}, "configuration files belong to commands, hosts.toml to its reader"},

@@ -111,7 +111,8 @@ func (n *network) obey(ctx context.Context, m p2p.Command) error {
 }
 
 // Remove takes a blob off this host, from which others then get nothing of it.
-// store.ErrInUse says that it stays: somebody reads it, or a layer fills from it.
+// store.ErrInUse says that it stays: somebody reads it, or a layer fills from it; and so
+// does store.ErrPinned.
 func (f *Fetcher) Remove(ctx context.Context, d digest.Digest) error {
 	for tries := 0; ; tries++ {
 		err := f.remove(d)
@@ -129,6 +130,9 @@ func (f *Fetcher) Remove(ctx context.Context, d digest.Digest) error {
 }
 
 func (f *Fetcher) remove(d digest.Digest) error {
+	if f.store.Pinned(d) {
+		return fmt.Errorf("remove %s: %w", d, store.ErrPinned)
+	}
 	if n := f.network; n != nil && !n.abandon(d) {
 		return fmt.Errorf("remove %s: %w: something here reads it, or a layer fills from it", d, store.ErrInUse)
 	}

@@ -136,7 +136,12 @@ func exit(err error) error {
 	code := 1
 	var known *agent.Error
 	var down *origin.UnavailableError
+	var coded daemon.ExitError
 	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &coded):
+		code = coded.Code
 	case errors.As(err, &known):
 		code = map[agent.Code]int{
 			agent.NotFound: exitNotFound, agent.Unauthorized: exitUnauthorized, agent.Digest: exitDigest,

@@ -42,11 +42,15 @@ type node struct {
 	reg  *prometheus.Registry
 	lock *os.File
 
+	configFile string // "": there is none
+	started    time.Time
+
 	debug   *daemon.Debug
 	keeper  *keeper.Client
 	origin  *origin.Client
 	learned origin.Learned // tokens that other hosts lent, and what clients of the mirror log in with
 	host    p2p.HostID     // in the cluster; "" without one
+	member  *member        // of the cluster; nil: this host is alone
 	via     string         // this process, in requests to registries
 	indexes *indexes.Indexes
 	fetcher *fetcher.Fetcher
@@ -63,16 +67,16 @@ type node struct {
 
 // runDaemon serves until ctx ends.
 func runDaemon(ctx context.Context, c Config, configFile string, log *slog.Logger) (err error) {
-	n := &node{cfg: c, log: log, reg: prometheus.NewRegistry(), via: mirror.NewVia()}
+	n := &node{cfg: c, log: log, reg: prometheus.NewRegistry(), via: mirror.NewVia(), configFile: configFile, started: time.Now()}
 	n.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() { err = errors.Join(err, n.close()) }()
-	if err := n.open(ctx, configFile); err != nil {
+	if err := n.open(ctx); err != nil {
 		return err
 	}
 	return n.serve(ctx)
 }
 
-func (n *node) open(ctx context.Context, configFile string) (err error) {
+func (n *node) open(ctx context.Context) (err error) {
 	c := n.cfg
 	if n.ballast, err = newBallast(); err != nil {
 		return err
@@ -84,7 +88,7 @@ func (n *node) open(ctx context.Context, configFile string) (err error) {
 		return err
 	}
 	if c.mounts() {
-		if n.keeper, err = n.openKeeper(ctx, configFile); err != nil {
+		if n.keeper, err = n.openKeeper(ctx); err != nil {
 			return err
 		}
 	}
@@ -136,7 +140,7 @@ func (n *node) openFetcher() (*fetcher.Fetcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m != nil {
+	if n.member = m; m != nil {
 		config.Network = &fetcher.Network{
 			Self: m.host, Schedulers: c.Peer.Schedulers, Identity: m.identity, Listener: m.pieces, Upload: limits.upload,
 			Indexer: n.indexes,
@@ -236,14 +240,14 @@ func (n *node) own() error {
 	return errors.Join(daemon.FreeSocket(c.Address), daemon.FreeSocket(c.statusSocket()))
 }
 
-func (n *node) openKeeper(ctx context.Context, configFile string) (*keeper.Client, error) {
+func (n *node) openKeeper(ctx context.Context) (*keeper.Client, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	start := []string{self, "keeper", "--detach", "--socket", n.cfg.keeperSocket()}
-	if configFile != "" {
-		start = append(start, "--config", configFile)
+	if n.configFile != "" {
+		start = append(start, "--config", n.configFile)
 	}
 	if n.cfg.Relay {
 		start = append(start, "--relay")

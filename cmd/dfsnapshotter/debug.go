@@ -17,14 +17,21 @@ func (n *node) openStatus() (*daemon.Server, error) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/layers", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(n.layers()); err != nil {
-			n.log.Debug("write status", "err", err)
-		}
+		n.answer(w, n.layers())
 	})
 	mux.HandleFunc("GET /v1/image", n.image)
 	mux.HandleFunc("POST /v1/file", n.file)
+	mux.HandleFunc("GET /v1/status", n.about)
+	n.serveCache(mux)
 	return daemon.Serve(ln, mux), nil
+}
+
+// answer sends JSON.
+func (n *node) answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		n.log.Debug("write status", "err", err)
+	}
 }
 
 func (n *node) layers() []fs.Status {

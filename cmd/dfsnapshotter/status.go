@@ -2,14 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,23 +46,11 @@ func askStatus(ctx context.Context, socket string) ([]fs.Status, error) {
 
 // ask asks the daemon for what a path holds as JSON.
 func ask(ctx context.Context, socket, path string, answer any) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://daemon"+path, nil)
-	if err != nil {
-		return err
+	err := agent.Get(ctx, socket, path, answer)
+	if errors.Is(err, agent.ErrAgent) {
+		return fmt.Errorf("%w\nDoes the daemon run (systemctl status dfsnapshotter)? Does it have this configuration (--config)?", err)
 	}
-	resp, err := agent.Client(socket).Do(req)
-	if err != nil {
-		err = errors.Unwrap(err) // less the URL, which says nothing
-		return fmt.Errorf("no daemon answers: %w\nDoes it run (systemctl status dfsnapshotter)? Does it have this configuration (--config)?", err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		why, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		return fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(why)))
-	}
-	return json.NewDecoder(resp.Body).Decode(answer)
+	return err
 }
 
 func printStatus(w io.Writer, list []fs.Status) error {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -144,10 +143,7 @@ func (n *node) image(w http.ResponseWriter, r *http.Request) {
 			s.Layers = append(s.Layers, l)
 		}
 	}
-	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(s); err != nil {
-		n.log.Debug("write status", "err", err)
-	}
+	n.answer(w, s)
 }
 
 func askImage(ctx context.Context, socket, name string) (s imageStatus, err error) {

@@ -24,8 +24,9 @@ type Blob struct {
 	size   int64
 	dir    string
 
-	refs int           // guarded by Store.mu
-	elem *list.Element // in Store.idle; guarded by Store.mu
+	refs   int           // guarded by Store.mu
+	elem   *list.Element // in Store.idle; guarded by Store.mu
+	pinned bool          // guarded by Store.mu
 
 	// file is opened when the blob is, or by the first write: a full disk must
 	// not keep anyone from opening a blob. It is set before have lists a byte

@@ -48,6 +48,9 @@ func (s *Store) evictIdle(more func() bool) {
 	for e := s.idle.Front(); e != nil && more(); {
 		b := e.Value.(*Blob)
 		e = e.Next()
+		if b.pinned {
+			continue
+		}
 		if !b.life.TryLock() { // its map is being written: flushLoop comes back to it
 			continue
 		}
@@ -63,8 +66,8 @@ func (s *Store) evictIdle(more func() bool) {
 	}
 }
 
-// Remove takes away a blob that nobody has open; ErrInUse: somebody has. That there
-// is none is as good.
+// Remove takes away a blob that nobody has open; ErrInUse: somebody has, ErrPinned: it
+// is to stay. That there is none is as good.
 func (s *Store) Remove(d digest.Digest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,6 +79,8 @@ func (s *Store) Remove(d digest.Digest) error {
 		return nil
 	case b.refs > 0:
 		return fmt.Errorf("remove %s: %w", d, ErrInUse)
+	case b.pinned:
+		return fmt.Errorf("remove %s: %w", d, ErrPinned)
 	}
 	b.life.Lock()
 	defer b.life.Unlock()

@@ -118,6 +118,13 @@ func (b *Blob) flush(durable bool) error {
 	return removeFile(b.dir, bootMapName)
 }
 
+// Sync makes what is there durable: a crash of the machine loses none of it.
+func (b *Blob) Sync() error {
+	b.life.Lock()
+	defer b.life.Unlock()
+	return b.flush(true)
+}
+
 // settled notes that the durable map is up to date. The caller holds b.mu.
 func (b *Blob) settled() {
 	b.since, b.urgent = time.Time{}, false

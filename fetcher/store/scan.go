@@ -108,6 +108,9 @@ func (s *Store) load(d digest.Digest) (*Blob, time.Time, error) {
 	if n := len(m.have); n > 0 && m.have[n-1].End() > fi.Size() {
 		return nil, time.Time{}, fmt.Errorf("%w: lists bytes beyond the data", errBadMap)
 	}
+	if _, err := os.Lstat(filepath.Join(b.dir, pinName)); err == nil {
+		b.pinned = true
+	}
 	b.size, b.have, b.bytes, b.verified = m.size, m.have, m.have.bytes(), m.verified
 	if err := b.trim(f, fi); err != nil {
 		return nil, time.Time{}, err

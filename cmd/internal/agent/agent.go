@@ -5,6 +5,10 @@
 // of the file or 'e' for an Event as JSON, four bytes for the length of what follows,
 // big end first, and that. The first frame is a Start, the last one an End. An answer
 // without one was cut off.
+//
+// GET /v1/status answers a Status, and /v1/cache is the blobs that are kept: GET lists
+// them as Kept, and below it by their digests PUT brings one (?size=), DELETE removes it,
+// PUT and DELETE of …/pin say whether it stays, and GET of …/content reads it.
 package agent
 
 import (

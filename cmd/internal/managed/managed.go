@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
@@ -45,6 +46,7 @@ type Node struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	certify  chan struct{} // closed when there is a certificate
+	linked   atomic.Bool   // the manager is reachable
 }
 
 // Open reads what was given before. It asks nobody.
@@ -73,6 +75,9 @@ func (n *Node) Identity() *wire.Identity { return n.identity }
 
 // Orders are those that were heard before the daemon was started.
 func (n *Node) Orders() manage.Orders { return n.orders }
+
+// Linked reports whether the manager is reachable now.
+func (n *Node) Linked() bool { return n.linked.Load() }
 
 // Start begins to ask the manager. apply is called with what it says, one time
 // after the other, until Close. Whom to block is known to the identity by then.
@@ -231,8 +236,10 @@ func (n *Node) keepLink(ctx context.Context) {
 				n.Log.Info("manager is reachable", "manager", n.Manager)
 			}
 			linked, down, wait = true, false, firstBackOff
+			n.linked.Store(true)
 			n.hear(o)
 		}, tell)
+		n.linked.Store(false)
 		if ctx.Err() != nil {
 			return
 		}
