@@ -19,7 +19,7 @@ var errOutput = errors.New("the file cannot be written")
 // part is what has come of a file, beside where that is to be.
 type part struct {
 	to     string
-	out    io.Writer // instead of a file; then nothing can be taken back
+	out    io.Writer // instead of a file; then nothing can be taken back, unless it is a renewer
 	file   *os.File
 	size   int64
 	failed bool          // it takes no bytes
@@ -133,6 +133,9 @@ func (d digesters) write(p []byte) {
 	}
 }
 
+// renewer is what can begin anew.
+type renewer interface{ Anew() error }
+
 var errWritten = fmt.Errorf("%w: bytes were written that are not right, and cannot be taken back", errOutput)
 
 // restart throws away what is there.
@@ -141,8 +144,13 @@ func (p *part) restart() error {
 	case p.size == 0:
 		return nil
 	case p.file == nil:
-		p.failed = true
-		return errWritten
+		out, ok := p.out.(renewer)
+		if !ok || out.Anew() != nil {
+			p.failed = true
+			return errWritten
+		}
+		p.size, p.sums = 0, newDigesters(p.want)
+		return nil
 	}
 	p.size = 0
 	if err := errors.Join(p.file.Truncate(0), removed(p.beside(".json"))); err != nil {

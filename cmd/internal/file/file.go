@@ -32,6 +32,7 @@ type Spec struct {
 	Header http.Header   `json:"header,omitempty"` // secrets, maybe
 	Tag    string        `json:"tag,omitempty"`    // tells files of one URL apart
 	Filter []string      `json:"filter,omitempty"` // parameters of the query that do not
+	Size   int64         `json:"size,omitempty"`   // of a registry's blob, whose manifest was read; 0: unknown
 }
 
 // File is one version of a file.
@@ -99,6 +100,10 @@ func findBlob(ctx context.Context, c *origin.Client, s Spec) (*File, error) {
 	}
 	if s.Digest != "" && s.Digest != f.Name {
 		return nil, fmt.Errorf("%w: the URL names another digest than --digest", ErrSpec)
+	}
+	if s.Size > 0 {
+		f.Size = s.Size
+		return f, nil
 	}
 	b, err := c.Blob(ctx, f.Repo, f.Name, 0, 1)
 	if err != nil {
