@@ -28,10 +28,11 @@ const getLong = `dfget URL -O FILE downloads a file through the agent on this ho
 its server once however many hosts download it. Without an agent, and for a file
 that hosts cannot share, it comes straight from the server, which dfget then says.
 
-URL begins with http:// or https://, or is a blob of a registry,
-oci://REGISTRY/REPOSITORY@DIGEST. FILE appears when all of it is there and right;
+URL begins with http:// or https://, is an object s3://BUCKET/KEY of S3 or a store that
+speaks as it does, or a blob of a registry, oci://REGISTRY/REPOSITORY@DIGEST. FILE appears when all of it is there and right;
 until then the bytes are in .FILE.dfget beside it, where a second call finds them
-and goes on. "-" is the standard output.
+and goes on. "-" is the standard output. With --recursive URL is a folder, of an object
+store or as a web server lists it in HTML, and FILE becomes a folder with what is in it.
 
 The exit code is 0 when the file is there, and else
   1  for any other reason, such as a wrong flag
@@ -58,6 +59,8 @@ type download struct {
 	span   string // of --range
 	limit  *bucket.Bucket
 	access registryFlags
+	s3     s3Flags
+	given  string // the URL as it was given, if that is another one
 	show   progress
 	out    io.Writer
 	log    io.Writer // notes, for people
@@ -84,6 +87,7 @@ func getFlags(cmd *cobra.Command) {
 	var headers []string
 	var sum, rate string
 	var quiet, asJSON, noAgent bool
+	var t tree
 	cmd.Use, cmd.Long = "dfget URL", getLong
 	f := cmd.Flags()
 	f.StringVarP(&d.output, "output", "O", "", `where to put the file; "-" for the standard output (default: here, by its name in the URL)`)
@@ -98,6 +102,8 @@ func getFlags(cmd *cobra.Command) {
 	f.StringVar(&d.socket, "agent", agent.Socket, "socket of the agent")
 	f.BoolVar(&noAgent, "no-agent", false, "go straight to the server")
 	d.access.add(cmd)
+	d.s3.add(cmd)
+	t.add(cmd)
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 1 && !strings.Contains(args[0], "://") {
 			return fmt.Errorf("unknown command %q, nor is it a URL\nusage: %s (dfget --help says more)", args[0], cmd.UseLine())
@@ -123,6 +129,12 @@ func getFlags(cmd *cobra.Command) {
 		}
 		if terminal.Is(d.log) {
 			d.show.To = d.log
+		}
+		if t.recursive {
+			return exit(t.run(cmd.Context(), &d, asJSON, quiet))
+		}
+		if err := t.alone(); err != nil {
+			return err
 		}
 		if err := d.run(cmd.Context()); err != nil {
 			return exit(err)
@@ -238,6 +250,9 @@ func (d *download) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := d.sign(ctx); err != nil {
+		return err
+	}
 	p, err := openPart(to, d.out, want)
 	if err != nil {
 		return err
@@ -250,7 +265,7 @@ func (d *download) run(ctx context.Context) (err error) {
 	if err := p.commit(); err != nil {
 		return err
 	}
-	d.result.URL, d.result.File, d.result.Size, d.result.Took, d.result.Direct = shown(d.URL), to, p.size, time.Since(began).Seconds(), d.direct
+	d.result.URL, d.result.File, d.result.Size, d.result.Took, d.result.Direct = shown(or(d.given, d.URL)), to, p.size, time.Since(began).Seconds(), d.direct
 	return nil
 }
 

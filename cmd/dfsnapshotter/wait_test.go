@@ -97,7 +97,7 @@ func TestWait(t *testing.T) {
 		t.Errorf("an unknown image: %v", err)
 	}
 	w.socket += "x"
-	if err := w.wait(t.Context()); err == nil || !strings.Contains(err.Error(), "no daemon answers") {
+	if err := w.wait(t.Context()); err == nil || !strings.Contains(err.Error(), "no agent answers") {
 		t.Errorf("no daemon: %v", err)
 	}
 }

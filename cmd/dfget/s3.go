@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/net/http/httpproxy"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin/s3"
+)
+
+// s3Flags say how object stores are reached.
+type s3Flags struct {
+	endpoint, region string
+	role             bool
+}
+
+func (f *s3Flags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.endpoint, "s3-endpoint", "", "URL of the store that has s3:// objects (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, Amazon's)")
+	cmd.Flags().StringVar(&f.region, "s3-region", "", "region of the bucket (default: AWS_REGION, or the store is asked)")
+	cmd.Flags().BoolVar(&f.role, "s3-role", false, "log in to the store with the role that the cloud has given this machine, if there are no other credentials")
+}
+
+func (f *s3Flags) open() (*s3.Store, error) {
+	proxy := httpproxy.FromEnvironment().ProxyFunc()
+	return s3.Open(s3.Config{
+		Endpoint: f.endpoint, Region: f.region, Role: f.role,
+		Proxy: func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
+	})
+}
+
+// sign puts the place of an s3:// URL one that anybody can read for a while: credentials
+// stay here, and the file's name in the cluster does not depend on them.
+func (d *download) sign(ctx context.Context) error {
+	if !strings.HasPrefix(d.URL, "s3://") {
+		return nil
+	}
+	bucket, key, err := s3.Parse(d.URL)
+	if err != nil {
+		return err
+	}
+	store, err := d.s3.open()
+	if err != nil {
+		return err
+	}
+	u, err := store.Sign(ctx, bucket, key)
+	if err != nil {
+		return err
+	}
+	d.given, d.URL = d.URL, u.String()
+	return nil
+}
