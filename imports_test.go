@@ -25,6 +25,7 @@ var below = []struct {
 	imports []string
 	why     string
 }{
+	{"cmd/dfsnapshotter/imageservice", []string{"fetcher/origin"}, "calls between kubelet and containerd, and what they say of credentials"},
 	{"cmd/dfsnapshotter/...", []string{"cmd/dfsnapshotter/...", "cmd/internal/...", "snapshot", "fs", "fs/index", "fs/indexes", "fs/keeper", "fs/profiles", "fetcher", "fetcher/...", "p2p/..."}, "flags, configuration and wiring: it knows all parts, and no part knows it"},
 	{"cmd/dfget/containerd", nil, "a client of containerd's"},
 	{"cmd/dfget/doctor", []string{"cmd/dfget/containerd", "cmd/internal/agent"}, "what is wrong; the command line prints it"},
@@ -74,7 +75,7 @@ var doors = []struct {
 	{"github.com/containerd/containerd/v2/contrib/snapshotservice", []string{"snapshot"}, "the same API over gRPC"},
 	{"github.com/containerd/containerd/api/...", []string{"snapshot", "cmd/dfget/containerd"}, "the same API over gRPC; dfget is a client of containerd's, in one package"},
 	{"github.com/containerd/containerd/v2/core/content/...", []string{"cmd/dfget/containerd"}, "containerd's content store has one client"},
-	{"k8s.io/cri-api/...", []string{"cmd/dfget/containerd"}, "CRI has one client"},
+	{"k8s.io/cri-api/...", []string{"cmd/dfget/containerd", "cmd/dfsnapshotter/imageservice"}, "CRI has one client and one server"},
 	{"github.com/containerd/containerd/v2/core/remotes/...", []string{"fetcher/origin"}, "hosts.toml and registry authentication"},
 	{"github.com/docker/docker-credential-helpers/...", []string{"fetcher/origin"}, "registry credentials"},
 	{"github.com/minio/minio-go/...", []string{"fetcher/origin/s3"}, "signatures of object stores"},
@@ -83,8 +84,8 @@ var doors = []struct {
 	{"go.etcd.io/bbolt", []string{"snapshot"}, "only containerd's snapshot storage is a database"},
 	{"github.com/containerd/stargz-snapshotter/estargz/...", []string{"fs/index/..."}, "layer formats"},
 	{"github.com/klauspost/compress/...", []string{"fs/index/..."}, "layer formats"},
-	{"google.golang.org/grpc/...", []string{"cmd/dfsnapshotter", "cmd/dfscheduler", "cmd/dfget/containerd", "snapshot", "p2p/wire/..."}, "RPC at the edges only"},
-	{"google.golang.org/protobuf/...", []string{"p2p/wire/...", "cmd/dfget/containerd"}, "RPC at the edges only"},
+	{"google.golang.org/grpc/...", []string{"cmd/dfsnapshotter", "cmd/dfsnapshotter/imageservice", "cmd/dfscheduler", "cmd/dfget/containerd", "snapshot", "p2p/wire/..."}, "RPC at the edges only"},
+	{"google.golang.org/protobuf/...", []string{"p2p/wire/...", "cmd/dfget/containerd", "cmd/dfsnapshotter/imageservice"}, "RPC at the edges only"},
 	{"github.com/spf13/...", []string{"cmd/..."}, "flags belong to commands"},
 	{"flag", []string{"cmd/..."}, "flags belong to commands"},
 	{"github.com/pelletier/go-toml/...", []string{"cmd/...", "fetcher/origin"}, "configuration files belong to commands, hosts.toml to its reader"},

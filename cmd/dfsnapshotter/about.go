@@ -15,7 +15,7 @@ func (n *node) about(w http.ResponseWriter, _ *http.Request) {
 	c := n.cfg
 	s := agent.Status{
 		Version: version, PID: os.Getpid(), Time: time.Now(), Started: n.started, Config: n.configFile,
-		Root: c.Root, Address: c.Address, Mirror: c.Mirror.Listen, Upstream: c.Mirror.Upstream, HostsDir: c.Registry.HostsDir,
+		Root: c.Root, Address: c.Address, Mirror: c.Mirror.Listen, Upstream: c.Mirror.Upstream, HostsDir: c.Registry.HostsDir, CRI: c.CRI.Listen,
 		Cluster: n.cluster(), Layers: map[string]int{}, Cache: n.cache(),
 	}
 	for _, l := range n.layers() {

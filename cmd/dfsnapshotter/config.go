@@ -20,6 +20,7 @@ type Config struct {
 	Images   []ImageConfig  `toml:"image" comment:"Images that are not lazy: instead of this line a section [[image]] for each, the first that matches counts. match is\na repository, with or without its registry, * for any text, such as 'ml/*'; mode is 'lazy' (mounted at once), 'fill'\n(mounted, but the pull ends when all is here, as plain directories) or 'eager' (downloaded whole and unpacked)."`
 	Mirror   MirrorConfig   `toml:"mirror"`
 	Registry RegistryConfig `toml:"registry"`
+	CRI      CRIConfig      `toml:"cri"`
 	Lazy     LazyConfig     `toml:"lazy"`
 	Index    IndexConfig    `toml:"index"`
 	Cache    CacheConfig    `toml:"cache"`
@@ -93,6 +94,7 @@ func DefaultConfig() Config {
 		Images:   []ImageConfig{},
 		Mirror:   MirrorConfig{Listen: "127.0.0.1:65001", Upstream: "https://registry-1.docker.io"},
 		Registry: RegistryConfig{HostsDir: "/etc/containerd/certs.d", DockerConfig: "/root/.docker/config.json"},
+		CRI:      CRIConfig{Endpoint: "/run/containerd/containerd.sock"},
 		Lazy:     LazyConfig{Unproven: true},
 		Index:    IndexConfig{Trust: []string{}},
 		Cache:    CacheConfig{Max: "50GiB"},
@@ -150,6 +152,7 @@ func (c Config) Validate() error {
 			bad("index.trust", "%s", why)
 		}
 	}
+	c.CRI.validate(bad)
 	c.Peer.validate(bad)
 	c.Limits.validate(bad)
 	if c.Peer.Manager != "" && c.TLS != (daemon.TLS{}) {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfsnapshotter/imageservice"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/managed"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
@@ -59,6 +60,7 @@ type node struct {
 	fs      *fs.FS
 	sn      *snapshot.Snapshotter
 	status  *daemon.Server
+	images  *imageservice.Service // nil: there is none
 
 	setLimits func(manage.Limits) // what the manager says of them
 
@@ -110,6 +112,11 @@ func (n *node) open(ctx context.Context) (err error) {
 	}
 	if c.mounts() {
 		if err := n.openMounts(ctx); err != nil {
+			return err
+		}
+	}
+	if c.CRI.Listen != "" {
+		if err := n.openImageService(ctx); err != nil {
 			return err
 		}
 	}
@@ -369,6 +376,9 @@ func (n *node) close() error {
 	var errs []error
 	if n.status != nil {
 		errs = append(errs, n.status.Close())
+	}
+	if n.images != nil {
+		errs = append(errs, n.images.Close())
 	}
 	if n.sn != nil {
 		errs = append(errs, n.sn.Close())

@@ -18,25 +18,34 @@ type CRI struct {
 	cri.RuntimeServiceClient
 	cri.ImageServiceClient
 
-	at   *Host
-	conn *grpc.ClientConn
+	at    *Host
+	conns []*grpc.ClientConn
 }
 
 // CRI connects to containerd's CRI plugin.
-func (c *Containerd) CRI() (*CRI, error) {
-	conn, err := grpc.NewClient("unix://"+c.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return nil, err
+func (c *Containerd) CRI() (*CRI, error) { return c.CRIWith(c.Socket) }
+
+// CRIWith connects to containerd's CRI plugin, but for images to another socket.
+func (c *Containerd) CRIWith(images string) (*CRI, error) {
+	r := &CRI{at: c.at}
+	for _, socket := range []string{c.Socket, images} {
+		conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			return nil, errors.Join(err, r.Close())
+		}
+		r.conns = append(r.conns, conn)
 	}
-	return &CRI{
-		RuntimeServiceClient: cri.NewRuntimeServiceClient(conn),
-		ImageServiceClient:   cri.NewImageServiceClient(conn),
-		at:                   c.at, conn: conn,
-	}, nil
+	r.RuntimeServiceClient, r.ImageServiceClient = cri.NewRuntimeServiceClient(r.conns[0]), cri.NewImageServiceClient(r.conns[1])
+	return r, nil
 }
 
-// Close ends the connection.
-func (c *CRI) Close() error { return c.conn.Close() }
+// Close ends the connections.
+func (c *CRI) Close() (err error) {
+	for _, conn := range c.conns {
+		err = errors.Join(err, conn.Close())
+	}
+	return err
+}
 
 // Pull pulls an image.
 func (c *CRI) Pull(ctx context.Context, ref string) error {
