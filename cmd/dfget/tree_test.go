@@ -109,10 +109,10 @@ func TestTreeHostile(t *testing.T) {
 <a href="nul%00">x</a><a href="//elsewhere.invalid/m/x">x</a><a href="loop/">x</a>`
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", `"1"`)
-		switch {
-		case r.URL.Path == "/m/", r.URL.Path == "/m/loop/":
+		switch r.URL.Path {
+		case "/m/", "/m/loop/":
 			_, _ = fmt.Fprint(w, page)
-		case r.URL.Path == "/m/good.bin":
+		case "/m/good.bin":
 			_, _ = fmt.Fprint(w, "this is good.bin")
 		default:
 			t.Errorf("it asks for %s", r.URL)
@@ -137,11 +137,12 @@ func TestTreeHostile(t *testing.T) {
 	}
 	// A file that is missing does not keep the others from coming.
 	s2 := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/" {
+		switch r.URL.Path {
+		case "/":
 			_, _ = fmt.Fprint(w, `<a href="a">a</a><a href="b">b</a>`)
-		} else if r.URL.Path == "/b" {
+		case "/b":
 			_, _ = fmt.Fprint(w, "this is b")
-		} else {
+		default:
 			http.NotFound(w, r)
 		}
 	}))

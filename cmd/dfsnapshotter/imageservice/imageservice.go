@@ -103,7 +103,7 @@ func up(in grpc.ServerStream, out grpc.ClientStream, heard func(message []byte))
 			return err
 		}
 		heard(message)
-		if err := out.SendMsg(&message); err != nil {
+		if out.SendMsg(&message) != nil {
 			return nil // the answer says why
 		}
 	}
