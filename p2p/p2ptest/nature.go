@@ -124,6 +124,9 @@ func (s *Sim) assign(hosts []*node) {
 		if s.cfg.Colluding {
 			n.nature = falsary
 		}
+		if s.cfg.Slandering {
+			n.nature = slander
+		}
 	}
 	for _, n := range take(s.cfg.Slow) {
 		n.nature = slow

@@ -49,6 +49,7 @@ type Config struct {
 	Deaf               float64       // share of the hosts that know nothing of audits, as before there were any
 	SlowBy             float64       // 20
 	Colluding          bool          // liars all report the same false sums
+	Slandering         bool          // they accuse those who serve them, and do nothing else
 	Ahead              time.Duration // by so much those and slow hosts come before all others
 
 	Schedulers int // 1; with -1 there is none

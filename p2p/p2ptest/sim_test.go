@@ -80,6 +80,15 @@ func TestOthersMisbehave(t *testing.T) {
 	within(t, r, 1.6, 1.3)
 }
 
+// Hosts that accuse all who serve them cost those nothing, nor the only seed its place.
+func TestSlander(t *testing.T) {
+	t.Parallel()
+	r := run(t, p2ptest.New(p2ptest.Config{
+		Seed: *seed, Hosts: 300, Seeds: 1, Size: 256 << 20, Lying: 0.1, Slandering: true,
+	}))
+	within(t, r, 1.6, 1.01)
+}
+
 // Those that come first get the places from which all others get their stripes. If
 // their links are thin they lose them before that costs much.
 func TestSlowFirst(t *testing.T) {

@@ -32,6 +32,10 @@
 //	      three false complaints;
 //	      false sums
 //
+// A second host looks whether a complaint is true. Before that, only the first one that a
+// host has open counts as trouble, and none against the only seed: without it all would go
+// to the origin.
+//
 // A demoted host is a parent only where there is no other; a banned one never
 // is. Both still get parents for what they want. Each time lasts twice as long as
 // the one before, until the host has behaved for as long as the longest.

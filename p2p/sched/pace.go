@@ -79,8 +79,11 @@ func (s *State) transfer(p *peer, t p2p.Transfer) {
 			return // it may have dropped what was taken back, or is to ask the origin for
 		}
 		fallthrough
-	case p2p.Unreachable, p2p.Stalled, p2p.Mismatch:
+	case p2p.Unreachable, p2p.Stalled:
 		s.fail(p, q, t.Failed)
+		return
+	case p2p.Mismatch:
+		s.replace(p, q) // what else follows from that, its complaint decides
 		return
 	}
 	if t.Bytes < minSample || t.Took <= 0 {
@@ -133,6 +136,9 @@ func (s *State) fail(p, q *peer, why p2p.Failure) {
 	}
 	if why == p2p.Missing {
 		s.doubt(p, q)
+	}
+	if why == p2p.Mismatch && s.lastSeed(q.host) {
+		return // a trial is to show it: without the seed all would go to the origin
 	}
 	st := s.record(q.host.ID)
 	if n := note(&st.failing, p.host.ID, s.now, s.cfg.SlowFor); n >= min(maxWitnesses, max(2, kids/4)) {

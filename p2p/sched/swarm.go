@@ -45,6 +45,8 @@ type swarm struct {
 	tiny  []byte
 	asked int // hosts asked for sums
 
+	waiting [2][]trialKey // for a witness: those of credible accusers, then others
+
 	toldAt time.Time // when sums were told last
 	untold bool
 }

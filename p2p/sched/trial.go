@@ -13,12 +13,16 @@ import (
 
 // A trial begins with a complaint that a parent's piece is wrong, and ends with
 // the word of a second host that fetched the same piece: a ban, or a mark
-// against the accuser. As long as seeds are busy with others it has no witness.
+// against the accuser. As long as seeds are busy with others it has no witness; those
+// come first whose accuser had no other complaint open. They alone count against the
+// accused before that: a host that accuses all who serve it costs them nothing.
 type trial struct {
 	accuser, witness p2p.HostID
 	tried            []p2p.HostID
 	since            time.Time
 	got              p2p.Sum
+	credible         bool // its accuser had accused nobody else
+	waits            bool // is in swarm.waiting
 }
 
 type trialKey struct {
@@ -56,16 +60,23 @@ func (s *State) wrong(p *peer, m p2p.Wrong) error {
 		s.replace(p, q)
 		return nil
 	}
-	s.fail(p, q, p2p.Mismatch)
-	banned, _ := s.outcast(p.host)
-	key := trialKey{m.Digest, m.Piece, m.Parent}
-	if banned || s.trials[key] != nil || s.hosts[m.Parent] != q.host {
+	if banned, _ := s.outcast(p.host); banned {
 		return nil
 	}
 	if p.host.open >= s.cfg.MaxTrial {
 		return fmt.Errorf("complaint about %s: %w", m.Parent, ErrLimit)
 	}
-	t := &trial{accuser: p.host.ID, got: m.Got}
+	credible := p.host.open == 0
+	if credible {
+		s.fail(p, q, p2p.Mismatch)
+	} else {
+		s.replace(p, q)
+	}
+	key := trialKey{m.Digest, m.Piece, m.Parent}
+	if s.trials[key] != nil || s.hosts[m.Parent] != q.host {
+		return nil
+	}
+	t := &trial{accuser: p.host.ID, got: m.Got, credible: credible}
 	s.trials[key] = t
 	p.host.open++
 	s.summon(key, t)
@@ -96,7 +107,8 @@ func (s *State) summon(key trialKey, t *trial) {
 		return p.host.checks < atOnce
 	})
 	if witness < 0 && busy {
-		return // until remind looks again
+		t.wait(w, key)
+		return
 	}
 	for i := 0; witness < 0 && i < min(len(w.peers), maxLook); i++ {
 		if j := (key.piece + i) % len(w.peers); fit(w.peers[j]) {
@@ -112,6 +124,38 @@ func (s *State) summon(key trialKey, t *trial) {
 	t.witness, t.since = h.ID, s.now
 	t.tried = append(t.tried, t.witness)
 	s.send(t.witness, p2p.Check{Digest: key.blob, Piece: key.piece, Parent: accused.Host})
+}
+
+// wait has a trial wait for a witness, behind those of its kind.
+func (t *trial) wait(w *swarm, key trialKey) {
+	if t.waits {
+		return
+	}
+	t.waits = true
+	kind := 1
+	if t.credible {
+		kind = 0
+	}
+	w.waiting[kind] = append(w.waiting[kind], key)
+}
+
+// proceed goes on with the trials of a swarm that wait for a witness: one is free.
+func (s *State) proceed(w *swarm) {
+	for kind := range w.waiting {
+		for len(w.waiting[kind]) > 0 {
+			key := w.waiting[kind][0]
+			if t := s.trials[key]; t != nil {
+				if t.witness == "" {
+					s.summon(key, t)
+				}
+				if t.witness == "" && s.trials[key] == t {
+					return
+				}
+				t.waits = false
+			}
+			w.waiting[kind] = w.waiting[kind][1:]
+		}
+	}
 }
 
 // dismiss ends what the witness was asked for.
@@ -140,6 +184,7 @@ func (s *State) checked(p *peer, m p2p.Checked) error {
 	if t == nil || t.witness != p.host.ID {
 		return nil // it was not asked, or answers late
 	}
+	defer s.proceed(p.swarm)
 	switch m.Failed {
 	case p2p.None:
 		s.close(key, t)
