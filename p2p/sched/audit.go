@@ -95,7 +95,7 @@ func (s *State) auditor(w *swarm) *peer {
 	least := 0
 	for k := range min(len(w.peers), maxLook) {
 		q := w.peers[(start+k)%len(w.peers)]
-		if banned, slow := s.outcast(q.host); banned || slow || q.host.left != "" || !q.wants && !q.have.Full() || u.audit.asked(q) {
+		if banned, slow := s.outcast(q.host.ID); banned || slow || q.host.left != "" || !q.wants && !q.have.Full() || u.audit.asked(q) {
 			continue
 		}
 		rank := 0

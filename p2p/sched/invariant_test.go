@@ -197,7 +197,7 @@ func peerInvariants(s *State, p *peer) error {
 			if q.host.left != "" {
 				continue // for as long as it is in State.leaving
 			}
-			if banned, _ := s.outcast(q.host); banned || s.hosts[q.host.ID] != q.host || !q.host.Share || q.role == idle {
+			if banned, _ := s.outcast(q.host.ID); banned || s.hosts[q.host.ID] != q.host || !q.host.Share || q.role == idle {
 				return fmt.Errorf("stripe %d: parent %s must not be one", st, q.host.ID)
 			}
 		}

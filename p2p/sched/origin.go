@@ -75,7 +75,7 @@ func (s *State) own(w *swarm) {
 func (s *State) able(w *swarm) []string {
 	var ids []string
 	for _, h := range s.seeds {
-		banned, slow := s.outcast(h)
+		banned, slow := s.outcast(h.ID)
 		if until, ok := w.failed[h.ID]; !banned && !slow && (!ok || !s.now.Before(until)) {
 			ids = append(ids, string(h.ID))
 		}

@@ -131,7 +131,7 @@ func (p *peer) childOf(q *peer) bool {
 func (s *State) fail(p, q *peer, why p2p.Failure) {
 	kids := int(q.prim)
 	s.replace(p, q)
-	if banned, _ := s.outcast(p.host); banned {
+	if s.isBanned(p.host.ID) {
 		return
 	}
 	if why == p2p.Missing {
@@ -209,7 +209,7 @@ func (s *State) slow(p, q *peer) {
 // the origin. It is easily slow beside hosts that pass on what it alone has.
 func (s *State) lastSeed(h *host) bool {
 	return h.Seed && !slices.ContainsFunc(s.seeds, func(other *host) bool {
-		banned, slow := s.outcast(other)
+		banned, slow := s.outcast(other.ID)
 		return other != h && !banned && !slow
 	})
 }

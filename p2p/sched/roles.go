@@ -91,7 +91,7 @@ func (w *swarm) groupOf(idc string) *group {
 
 // roleOf says how a peer may serve now.
 func (s *State) roleOf(p *peer) role {
-	banned, slow := s.outcast(p.host)
+	banned, slow := s.outcast(p.host.ID)
 	switch {
 	case banned || p.host.left != "" || !p.host.Share || s.now.Before(p.doubted):
 		return idle

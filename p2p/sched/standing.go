@@ -68,8 +68,8 @@ func (st *standing) next() time.Time {
 }
 
 // outcast reports whether a host is banned, or demoted.
-func (s *State) outcast(h *host) (banned, slow bool) {
-	st := s.standing[h.ID]
+func (s *State) outcast(id p2p.HostID) (banned, slow bool) {
+	st := s.standing[id]
 	if st == nil {
 		return false, false
 	}
@@ -77,8 +77,8 @@ func (s *State) outcast(h *host) (banned, slow bool) {
 }
 
 func (s *State) isBanned(id p2p.HostID) bool {
-	st := s.standing[id]
-	return st != nil && s.now.Before(st.banned)
+	banned, _ := s.outcast(id)
+	return banned
 }
 
 // ban makes a host nobody's parent, for longer each time.

@@ -100,7 +100,7 @@ func (s *State) digests(p *peer, m p2p.Digests) error {
 		return fmt.Errorf("sums of pieces %d to %d of %d: %w", m.First, m.First+len(m.Sums)-1, n, p2p.ErrInvalid)
 	}
 	u := &p.swarm.sums
-	if banned, _ := s.outcast(p.host); banned || u.seeded || u.verified && !p.host.Seed {
+	if s.isBanned(p.host.ID) || u.seeded || u.verified && !p.host.Seed {
 		return nil
 	}
 	u.open(n)
@@ -251,10 +251,8 @@ func (s *State) unclear(w *swarm, i int, sum p2p.Sum) bool {
 func (s *State) punish(liars []p2p.HostID) {
 	slices.Sort(liars)
 	for _, id := range slices.Compact(liars) {
-		if h := s.hosts[id]; h != nil && !h.Seed {
-			if banned, _ := s.outcast(h); !banned {
-				s.ban(h, "false sums")
-			}
+		if h := s.hosts[id]; h != nil && !h.Seed && !s.isBanned(id) {
+			s.ban(h, "false sums")
 		}
 	}
 }

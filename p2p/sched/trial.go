@@ -60,7 +60,7 @@ func (s *State) wrong(p *peer, m p2p.Wrong) error {
 		s.replace(p, q)
 		return nil
 	}
-	if banned, _ := s.outcast(p.host); banned {
+	if s.isBanned(p.host.ID) {
 		return nil
 	}
 	if p.host.open >= s.cfg.MaxTrial {
@@ -95,7 +95,7 @@ func (s *State) summon(key trialKey, t *trial) {
 		return
 	}
 	fit := func(p *peer) bool {
-		banned, slow := s.outcast(p.host)
+		banned, slow := s.outcast(p.host.ID)
 		return !banned && !slow && p.host.left == "" && p.host.ID != t.accuser && p.host.ID != key.accused && !slices.Contains(t.tried, p.host.ID)
 	}
 	busy := false

@@ -53,8 +53,7 @@ func (s *State) confirm(p *peer) {
 func (s *State) vouch(p *peer) {
 	w := p.swarm
 	u := &w.sums
-	banned, _ := s.outcast(p.host)
-	if u.seeded || banned || s.now.Before(p.doubted) || !p.have.Full() && !p.host.Seed {
+	if u.seeded || s.isBanned(p.host.ID) || s.now.Before(p.doubted) || !p.have.Full() && !p.host.Seed {
 		return
 	}
 	s.word(p, matched)
@@ -82,8 +81,7 @@ func (s *State) vouch(p *peer) {
 
 // spoiled takes a host's word that all pieces matched and the blob did not.
 func (s *State) spoiled(p *peer) {
-	banned, _ := s.outcast(p.host)
-	if banned || s.now.Before(p.swarm.sums.oldAt.Add(soon)) {
+	if s.isBanned(p.host.ID) || s.now.Before(p.swarm.sums.oldAt.Add(soon)) {
 		return // or it does not know yet what was taken back
 	}
 	if p.word == spoilt {
