@@ -26,7 +26,7 @@ var below = []struct {
 	why     string
 }{
 	{"cmd/dfsnapshotter/imageservice", []string{"fetcher/origin"}, "calls between kubelet and containerd, and what they say of credentials"},
-	{"cmd/dfsnapshotter/...", []string{"cmd/dfsnapshotter/...", "cmd/internal/...", "snapshot", "fs", "fs/index", "fs/indexes", "fs/keeper", "fs/profiles", "fetcher", "fetcher/...", "p2p/..."}, "flags, configuration and wiring: it knows all parts, and no part knows it"},
+	{"cmd/dfsnapshotter/...", []string{"cmd/dfsnapshotter/...", "cmd/internal/...", "deploy/systemd", "snapshot", "fs", "fs/index", "fs/indexes", "fs/keeper", "fs/profiles", "fetcher", "fetcher/...", "p2p/..."}, "flags, configuration and wiring: it knows all parts, and no part knows it"},
 	{"cmd/dfget/containerd", nil, "a client of containerd's"},
 	{"cmd/dfget/doctor", []string{"cmd/dfget/containerd", "cmd/internal/agent"}, "what is wrong; the command line prints it"},
 	{"cmd/dfget/...", []string{"cmd/dfget/...", "cmd/internal/...", "fs/index", "fs/indexes", "fetcher/origin", "fetcher/origin/s3", "p2p", "p2p/bucket"}, "the command line: it asks the local agent, or a registry by itself, and runs nothing that stays"},
@@ -62,6 +62,7 @@ var below = []struct {
 	{"cmd/dfmanager/store/...", []string{"cmd/dfmanager/store"}, "what the manager remembers; it knows nobody who asks"},
 	{"cmd/dfmanager/clustertest", []string{"p2p", "p2p/wire", "p2p/wire/wiretest"}, "runs the programs of a cluster"},
 	{"cmd/dfmanager/...", []string{"cmd/dfmanager/...", "cmd/internal/...", "fetcher/origin", "p2p", "p2p/peer", "p2p/wire", "p2p/wire/manage"}, "the manager, which asks web servers for versions of files as hosts do; nothing needs it to move a byte, so nothing imports it"},
+	{"deploy/systemd", nil, "files"},
 	{"script/...", []string{"..."}, "tools and tests, not part of the product"},
 }
 

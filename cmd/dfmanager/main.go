@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -38,9 +39,19 @@ created: its password is the value of DFMANAGER_ROOT_PASSWORD, or is made up and
 printed, and has to be changed at the first sign-in.`,
 		Version: version,
 		File:    "/etc/dfsnapshotter/dfmanager.toml",
-		Default: DefaultConfig, Validate: Config.Validate, Probe: probe, Run: run,
+		Default: defaults, Validate: Config.Validate, Probe: probe, Run: run,
 		Debug: func(c Config) string { return c.Debug.Listen },
 	}
+}
+
+// defaults are DefaultConfig, with the database that the environment names: its
+// password may have to be kept out of the file.
+func defaults() Config {
+	c := DefaultConfig()
+	if url := os.Getenv("DFMANAGER_DATABASE"); url != "" {
+		c.Database = url
+	}
+	return c
 }
 
 // probe reads the certificates.

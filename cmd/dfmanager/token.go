@@ -48,7 +48,7 @@ machine. Run this on a manager's machine, as the user that the manager runs as.`
 	f.StringVar(&name, "cluster", "", "name of the cluster (default: the one whose scope fits the machine)")
 	f.TextVar(&expires, "expires", expires, "for how long it is good")
 	f.BoolVar(&once, "once", false, "it is good for one machine")
-	cmd.AddCommand(create, writeTokens(p))
+	cmd.AddCommand(create, writeTokens(p), secretTokens(p))
 	return cmd
 }
 

@@ -42,6 +42,6 @@ func newCommand() *cobra.Command {
 	}
 	cmd := p.Command()
 	cmd.Flags().BoolVar(&relay, "relay", false, "keep the keeper between kernel and daemon even where the kernel (6.9 or later) can resend requests")
-	cmd.AddCommand(keeperCommand(p), indexCommand(), statusCommand(p), waitCommand(p), installCommand(p))
+	cmd.AddCommand(keeperCommand(p), indexCommand(), statusCommand(p), waitCommand(p), installCommand(p), nodeCommand(p))
 	return cmd
 }

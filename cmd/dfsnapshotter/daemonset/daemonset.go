@@ -1,0 +1,188 @@
+// Package daemonset puts dfsnapshotter onto a machine from a container that has the
+// machine's root: a pod of a DaemonSet. What runs there are services of the
+// machine, so nothing ends with the pod, and containerd does not depend on one to
+// start pods.
+package daemonset
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
+	"github.com/dfsnapshotter/dfsnapshotter/deploy/systemd"
+)
+
+// Config says what goes where.
+type Config struct {
+	Host     string   // the machine's root folder
+	Bin      string   // folder on the machine for programs
+	Programs []string // their files here
+	Config   string   // dfsnapshotter.toml, here; "" for none
+	Token    string   // join token, here; "" for none
+	Install  []string // arguments of `dfsnapshotter install`, on the machine; none: it is not called
+	Log      *slog.Logger
+}
+
+const (
+	keeper  = "dfsnapshotter-keeper.service"
+	agent   = "dfsnapshotter.service"
+	etc     = "/etc/dfsnapshotter"
+	unitDir = "/etc/systemd/system"
+)
+
+// Put writes what is missing or another version and has the services run. Of
+// those that run, only the agent is started anew, and only if something of it has
+// changed: the keeper holds the mounts meanwhile.
+func (c Config) Put(ctx context.Context) error {
+	changed, err := c.files()
+	if err != nil {
+		return err
+	}
+	units, err := c.units()
+	if err != nil {
+		return err
+	}
+	if units {
+		if err := c.systemctl(ctx, "daemon-reload"); err != nil {
+			return err
+		}
+	}
+	if err := c.systemctl(ctx, "enable", "--now", keeper); err != nil {
+		return err
+	}
+	verb := "start"
+	if changed || units {
+		verb = "restart"
+	}
+	if err := c.systemctl(ctx, "enable", agent); err != nil {
+		return err
+	}
+	if err := c.systemctl(ctx, verb, agent); err != nil {
+		return err
+	}
+	c.Log.Info("the agent runs on this machine", "done", verb)
+	if len(c.Install) == 0 {
+		return nil
+	}
+	return c.run(ctx, append([]string{filepath.Join(c.Bin, "dfsnapshotter"), "install"}, c.Install...)...)
+}
+
+// files writes programs and configuration, and reports whether any has changed
+// that the agent reads at its start only.
+func (c Config) files() (changed bool, err error) {
+	for _, p := range c.Programs {
+		did, err := c.copy(p, filepath.Join(c.Bin, filepath.Base(p)), 0o755)
+		if err != nil {
+			return false, err
+		}
+		changed = changed || did
+	}
+	if c.Config != "" {
+		text, err := os.ReadFile(c.Config)
+		if err != nil {
+			return false, err
+		}
+		did, err := c.write(etc+"/dfsnapshotter.toml", []byte(services(string(text))), 0o644)
+		if err != nil {
+			return false, err
+		}
+		changed = changed || did
+	}
+	if c.Token != "" { // the agent reads it when it needs it
+		if _, err := c.copy(c.Token, etc+"/join-token", 0o600); err != nil {
+			return false, err
+		}
+	}
+	return changed, nil
+}
+
+// services puts in the addresses of Kubernetes' services, as pods have them in
+// their environment: the machine itself does not know their names.
+func services(text string) string {
+	return os.Expand(text, func(name string) string {
+		if strings.HasSuffix(name, "_SERVICE_HOST") {
+			if v := os.Getenv(name); v != "" {
+				return v
+			}
+		}
+		return "${" + name + "}"
+	})
+}
+
+func (c Config) units() (changed bool, err error) {
+	for _, name := range []string{keeper, agent} {
+		text, err := systemd.Units.ReadFile(name)
+		if err != nil {
+			return false, err
+		}
+		text = bytes.ReplaceAll(text, []byte("/usr/local/bin/"), []byte(strings.TrimSuffix(c.Bin, "/")+"/"))
+		did, err := c.write(filepath.Join(unitDir, name), text, 0o644)
+		if err != nil {
+			return false, err
+		}
+		changed = changed || did
+	}
+	return changed, nil
+}
+
+func (c Config) copy(from, to string, mode fs.FileMode) (changed bool, err error) {
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return false, err
+	}
+	return c.write(to, text, mode)
+}
+
+// write gives a file of the machine's its content, and reports whether it had
+// another.
+func (c Config) write(path string, text []byte, mode fs.FileMode) (changed bool, err error) {
+	to := filepath.Join(c.Host, path)
+	old, err := os.ReadFile(to)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	if err == nil && bytes.Equal(old, text) {
+		return false, nil
+	}
+	c.Log.Info("write", "file", path)
+	return true, daemon.WriteFile(to, text, mode)
+}
+
+func (c Config) systemctl(ctx context.Context, args ...string) error {
+	return c.run(ctx, append([]string{"systemctl"}, args...)...)
+}
+
+// run runs a program of the machine's.
+func (c Config) run(ctx context.Context, argv ...string) error {
+	const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	name := argv[0]
+	for _, dir := range filepath.SplitList(path) {
+		if _, err := os.Stat(filepath.Join(c.Host, dir, argv[0])); err == nil && !filepath.IsAbs(argv[0]) {
+			name = filepath.Join(dir, argv[0])
+		}
+	}
+	if !filepath.IsAbs(name) {
+		return fmt.Errorf("%s is not on this machine", name)
+	}
+	cmd := exec.CommandContext(ctx, name, argv[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: c.Host}
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=" + path, "HOME=/root", "SYSTEMD_IGNORE_CHROOT=1"}
+	out, err := cmd.CombinedOutput()
+	if text := strings.TrimSpace(string(out)); text != "" {
+		c.Log.Info("ran", "command", strings.Join(argv, " "), "output", text)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
