@@ -19,7 +19,8 @@ lint: ## vet, format and golangci-lint
 verify: ## tidy, format, lint: no diff
 	script/verify tidy lint
 
-demo: install-deps ## pull and run an image lazily and with overlayfs, side by side (IMAGE=… for a public one)
+demo: ## pull and run an image lazily and with overlayfs, side by side (IMAGE=… for a public one)
+	@script/install-deps demo
 	script/demo $(IMAGE)
 
 bench: install-deps ## the figures of the README on one node (ROUNDS=3)
