@@ -12,7 +12,6 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/dfsnapshotter/dfsnapshotter/script/imagetest"
-	"github.com/dfsnapshotter/dfsnapshotter/script/lab"
 )
 
 // TestImageService pulls a private image with a pull secret through the CRI image service,
@@ -58,10 +57,7 @@ func imageService(t *testing.T, old bool) {
 	// What was learned is in the keeper's memory, and on no disk.
 	n.must(n.d.Kill())
 	n.must(n.d.Start(n.ctx))
-	n.must(lab.Eventually(n.ctx, 30*time.Second, func() error { // containerd waits before it connects again
-		_, err := n.c.Ctr(n.ctx, "snapshots", "--snapshotter", ours, "ls")
-		return err
-	}))
+	n.connected()
 	n.podRuns(k, "private", ref, 0, want)
 	n.must(n.d.Complete(n.ctx, time.Minute))
 	if _, err := k.RemoveImage(n.ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: ref}}); err != nil {

@@ -214,6 +214,17 @@ func (n *node) runs(ref, id, want string) {
 	}
 }
 
+// connected waits until containerd talks with a daemon that was started again: it
+// tries less often the longer it has not found one, and says meanwhile what it
+// found last.
+func (n *node) connected() {
+	n.Helper()
+	n.must(lab.Eventually(n.ctx, 30*time.Second, func() error {
+		_, err := n.c.Ctr(n.ctx, "snapshots", "--snapshotter", ours, "ls")
+		return err
+	}))
+}
+
 // states returns the number of layers in each state.
 func (n *node) states() map[string]int {
 	n.Helper()

@@ -210,6 +210,7 @@ func TestKillDuringPull(t *testing.T) {
 		if err := <-pulled; err != nil {
 			failed++
 		}
+		n.connected()
 		n.must(n.c.Pull(n.ctx, ns, ours, ref))
 		n.runs(ref, fmt.Sprint("c", i), want)
 		n.must(n.c.Collect(n.ctx, ns, ref))
@@ -238,6 +239,7 @@ func TestKillDuringCompletion(t *testing.T) {
 		}
 		n.must(n.d.Kill())
 		n.must(n.d.Start(n.ctx))
+		n.connected()
 		n.runs(ref, fmt.Sprint("before", i), want)
 		n.must(n.d.Complete(n.ctx, time.Minute))
 		n.runs(ref, fmt.Sprint("after", i), want)
