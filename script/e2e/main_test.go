@@ -219,10 +219,13 @@ func (n *node) runs(ref, id, want string) {
 // found last.
 func (n *node) connected() {
 	n.Helper()
-	n.must(lab.Eventually(n.ctx, 30*time.Second, func() error {
-		_, err := n.c.Ctr(n.ctx, "snapshots", "--snapshotter", ours, "ls")
+	ctr := func(args ...string) error {
+		_, err := n.c.Ctr(n.ctx, append([]string{"-n", ns, "snapshots", "--snapshotter", ours}, args...)...)
 		return err
-	}))
+	}
+	// What is only listed is not always asked for.
+	n.must(lab.Eventually(n.ctx, 30*time.Second, func() error { return ctr("prepare", "connected") }))
+	n.must(ctr("rm", "connected"))
 }
 
 // states returns the number of layers in each state.

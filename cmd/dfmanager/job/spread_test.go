@@ -60,7 +60,7 @@ func (k *crew) commands(sees *sighttest.Schedulers) func(*job.Config) {
 	sees.Set("", `{"Hosts":[`+hosts+`]}`)
 	return func(c *job.Config) {
 		c.Commander, c.Sight = k, sight.New(sees)
-		c.Pace.Stall = 300 * time.Millisecond
+		c.Pace.Stall = 2 * time.Second
 	}
 }
 
