@@ -102,7 +102,7 @@ func (l *Lab) Close() error {
 		l.mu.Unlock()
 		l.closeErr = sweep(l.Dir)
 		for _, p := range procs {
-			<-p.done
+			l.closeErr = errors.Join(l.closeErr, p.Kill()) // sweep goes by names
 		}
 		l.closeErr = errors.Join(l.closeErr, l.lock.Close())
 		openMu.Lock()

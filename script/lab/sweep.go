@@ -66,7 +66,7 @@ func sweep(dir string) error {
 
 // programs are what a lab starts, directly or not, cut to the 15 letters that
 // the kernel keeps.
-var programs = []string{"containerd", "containerd-shim", "containerd-star", "ctr", "dfscheduler", "dfsnapshotter", "dockerd", "linerate", "nginx", "registry", "runc"}
+var programs = []string{"containerd", "containerd-shim", "containerd-star", "ctr", "dfget", "dfmanager", "dfscheduler", "dfsnapshotter", "dockerd", "linerate", "nginx", "registry", "runc"}
 
 // processes returns the processes of the lab in dir: its programs, known by
 // their arguments, and all that descend from them, as containers do.
