@@ -106,7 +106,7 @@ func (s *Snapshotter) janitor(ctx context.Context) {
 		case now := <-t.C:
 			expired := s.images.expire(now.Add(-s.idle))
 			if now.Sub(start) >= s.idle {
-				expired = s.releaseOrphans() || expired
+				expired = s.holds.leaveOrphans() || expired
 			}
 			if !expired {
 				continue
@@ -116,17 +116,4 @@ func (s *Snapshotter) janitor(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// releaseOrphans lets go of the layers that no snapshot had at the start: they
-// are of images whose pull was interrupted, and perhaps tried again.
-func (s *Snapshotter) releaseOrphans() (any bool) {
-	s.sweeping.Lock()
-	defer s.sweeping.Unlock()
-	for _, id := range s.orphans {
-		s.holds.release(id)
-		any = true
-	}
-	s.orphans = nil
-	return any
 }

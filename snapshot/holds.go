@@ -3,16 +3,18 @@ package snapshot
 import "sync"
 
 // holds counts who needs a layer: remote snapshots, and images that are being
-// pulled. A layer that nobody needs any more waits for a sweep to remove it.
+// pulled, or were when the daemon ended. A layer that nobody needs any more waits for
+// a sweep to remove it.
 type holds struct {
-	mu    sync.Mutex // guards all fields
-	n     map[uint32]int
-	idle  map[uint32]struct{}      // needed by nobody, to be removed
-	going map[uint32]chan struct{} // being removed; closed when that is over
+	mu      sync.Mutex // guards all fields
+	n       map[uint32]int
+	orphans map[uint32]struct{}      // counted in n, although no snapshot had them at the start
+	idle    map[uint32]struct{}      // needed by nobody, to be removed
+	going   map[uint32]chan struct{} // being removed; closed when that is over
 }
 
 func newHolds() *holds {
-	return &holds{n: map[uint32]int{}, idle: map[uint32]struct{}{}, going: map[uint32]chan struct{}{}}
+	return &holds{n: map[uint32]int{}, orphans: map[uint32]struct{}{}, idle: map[uint32]struct{}{}, going: map[uint32]chan struct{}{}}
 }
 
 // take holds a layer. A layer that is being removed cannot be held: then take
@@ -29,9 +31,49 @@ func (h *holds) take(id uint32) (gone <-chan struct{}) {
 	return nil
 }
 
+// orphan holds a layer that no snapshot has at the start: it is of an image whose
+// pull was interrupted, and is perhaps tried again.
+func (h *holds) orphan(id uint32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.n[id]++
+	h.orphans[id] = struct{}{}
+}
+
+// adopt ends that: a snapshot holds the layer now.
+func (h *holds) adopt(id uint32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.leave(id)
+}
+
+// leaveOrphans ends it for all layers, and reports whether there are any.
+func (h *holds) leaveOrphans() (any bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id := range h.orphans {
+		h.leave(id)
+		any = true
+	}
+	return any
+}
+
+// leave ends it for one layer, if it is one. The caller holds h.mu.
+func (h *holds) leave(id uint32) {
+	if _, ok := h.orphans[id]; ok {
+		delete(h.orphans, id)
+		h.drop(id)
+	}
+}
+
 func (h *holds) release(id uint32) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.drop(id)
+}
+
+// drop ends one hold. The caller holds h.mu.
+func (h *holds) drop(id uint32) {
 	h.n[id]--
 	switch n := h.n[id]; {
 	case n == 0:

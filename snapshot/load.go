@@ -36,8 +36,7 @@ func (s *Snapshotter) load() error {
 	})
 	for _, id := range s.layers.List() {
 		if !used[id] {
-			s.holds.take(id)
-			s.orphans = append(s.orphans, id)
+			s.holds.orphan(id)
 		}
 	}
 	return nil
@@ -59,6 +58,7 @@ func (s *Snapshotter) adds(id string, info snapshots.Info) func() {
 	return func() {
 		if r.layer != 0 {
 			s.holds.take(r.layer)
+			s.holds.adopt(r.layer)
 		}
 		s.releaseOf(s.catalog.put(r))
 	}

@@ -168,6 +168,24 @@ func TestUnfinishedPull(t *testing.T) {
 	}
 }
 
+// TestOrphanAdopted has a daemon begin with a layer that no snapshot has. It is kept for
+// a pull that is tried again, and goes with the image that the pull brought.
+func TestOrphanAdopted(t *testing.T) {
+	n := newNode(t)
+	i := n.image("example.org/app:1", three[:1])
+	if _, err := n.layers.Resolve(t.Context(), snapshot.Want{Desc: i.layers[0]}); err != nil {
+		t.Fatal(err)
+	}
+	n.reopen()
+	if err := n.sn.Cleanup(t.Context()); err != nil || len(n.layers.List()) != 1 {
+		t.Fatalf("Cleanup: %v; left %v, want the layer", err, n.layers.List())
+	}
+	n.mustPull("a", i, true)
+	if err := errors.Join(n.sn.Remove(t.Context(), i.top()), n.sn.Cleanup(t.Context())); err != nil || len(n.layers.List()) != 0 {
+		t.Errorf("%v; left %v", err, n.layers.List())
+	}
+}
+
 func mustNew(t testing.TB, cfg snapshot.Config) *snapshot.Snapshotter {
 	t.Helper()
 	sn, err := snapshot.New(cfg)

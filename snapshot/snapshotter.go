@@ -66,7 +66,6 @@ type Snapshotter struct {
 	catalog *catalog
 	holds   *holds
 	images  *images
-	orphans []uint32 // held layers that no snapshot had at the start; guarded by sweeping
 
 	sweeping sync.Mutex // one sweep at a time
 	cancel   context.CancelCauseFunc
