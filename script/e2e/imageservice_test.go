@@ -54,13 +54,10 @@ func imageService(t *testing.T, old bool) {
 	if _, err := k.ImageFsInfo(n.ctx, &cri.ImageFsInfoRequest{}); err != nil {
 		t.Error(err)
 	}
-	// What was learned is in the keeper's memory, and on no disk. For seconds after a
-	// daemon's death containerd 1.6 fails pods that it could run.
-	if !old {
-		n.must(n.d.Kill())
-		n.must(n.d.Start(n.ctx))
-		n.connected()
-	}
+	// What was learned is in the keeper's memory, and on no disk.
+	n.must(n.d.Kill())
+	n.must(n.d.Start(n.ctx))
+	n.connected()
 	n.podRuns(k, "private", ref, 0, want)
 	n.must(n.d.Complete(n.ctx, time.Minute))
 	if _, err := k.RemoveImage(n.ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: ref}}); err != nil {
