@@ -68,7 +68,7 @@ func (n *node) pulls(p imageservice.Pull) func(err error) {
 	n.learned.Add(p.Repo, p.Credential, time.Now().Add(secretTried))
 	return func(err error) {
 		if err != nil {
-			n.learned.Add(p.Repo, p.Credential, time.Now())
+			n.learned.Forget(p.Repo, p.Credential) // not if an earlier pull has succeeded with it: containers may still read
 			return
 		}
 		n.learned.Add(p.Repo, p.Credential, time.Time{})

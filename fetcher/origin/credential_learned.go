@@ -36,14 +36,33 @@ type learned struct {
 type secret Credential
 
 // Add remembers a credential for a repository, or with an empty Path for a
-// whole host. It is forgotten at expires, unless that is zero.
+// whole host. It is forgotten at expires, unless that is zero; one that is known for
+// longer stays so.
 func (l *Learned) Add(r Repo, c Credential, expires time.Time) {
 	if c.empty() {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.add(learned{Repo: r, Credential: secret(c), Added: time.Now(), Expires: expires})
+	e := learned{Repo: r, Credential: secret(c), Added: time.Now(), Expires: expires}
+	for _, o := range l.m[r] {
+		if Credential(o.Credential).same(c) && !e.Expires.IsZero() && (o.Expires.IsZero() || o.Expires.After(e.Expires)) {
+			e.Expires = o.Expires
+		}
+	}
+	l.add(e)
+}
+
+// Forget forgets a credential, unless it is known for good.
+func (l *Learned) Forget(r Repo, c Credential) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := slices.DeleteFunc(l.m[r], func(o learned) bool { return Credential(o.Credential).same(c) && !o.Expires.IsZero() })
+	if len(list) == 0 {
+		delete(l.m, r)
+	} else {
+		l.m[r] = list
+	}
 }
 
 func (l *Learned) add(e learned) {

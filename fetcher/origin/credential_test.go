@@ -200,6 +200,27 @@ func TestLearned(t *testing.T) {
 	}
 }
 
+// TestLearnedForGood holds that a credential that is known for good is not lost by what
+// is tried with it later, and one that was only tried is.
+func TestLearnedForGood(t *testing.T) {
+	var l origin.Learned
+	repo := origin.Repo{Host: "a.test", Path: "x"}
+	good, tried := origin.Credential{Username: "good"}, origin.Credential{Username: "tried"}
+	l.Forget(repo, good) // nothing is known
+	l.Add(repo, good, time.Time{})
+	for _, c := range []origin.Credential{good, tried} {
+		l.Add(repo, c, time.Now().Add(time.Hour))
+	}
+	if diff := cmp.Diff([]origin.Credential{tried, good}, lookup(t, &l, "a.test", "x")); diff != "" {
+		t.Errorf("while both are tried (-want +got):\n%s", diff)
+	}
+	l.Forget(repo, good)
+	l.Forget(repo, tried)
+	if diff := cmp.Diff([]origin.Credential{good}, lookup(t, &l, "a.test", "x")); diff != "" {
+		t.Errorf("afterwards (-want +got):\n%s", diff)
+	}
+}
+
 func TestLearnedIsBounded(t *testing.T) {
 	var l origin.Learned
 	for i := range 1500 {
