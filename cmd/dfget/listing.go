@@ -18,8 +18,11 @@ import (
 
 const (
 	maxPage  = 16 << 20 // bytes of a listing
-	maxFiles = 100_000  // of a tree
+	maxFiles = 100_000  // of a tree, and folders
+	maxPath  = 4096     // bytes of a file's, as Linux has it
 )
+
+var errTooMany = fmt.Errorf("there are more than %d files and folders", maxFiles)
 
 // found is a file of a tree.
 type found struct {
@@ -59,6 +62,9 @@ func (l *lister) folder(ctx context.Context, root, at *url.URL, depth int) error
 		if !ok || l.seen[rel] {
 			continue
 		}
+		if len(l.seen) >= maxFiles {
+			return errTooMany
+		}
 		l.seen[rel] = true
 		switch {
 		case folder && (l.depth >= 0 && depth >= l.depth || l.skips(rel)):
@@ -66,8 +72,6 @@ func (l *lister) folder(ctx context.Context, root, at *url.URL, depth int) error
 			if err := l.folder(ctx, root, u, depth+1); err != nil {
 				return err
 			}
-		case len(l.files) >= maxFiles:
-			return fmt.Errorf("there are more than %d files", maxFiles)
 		default:
 			l.files = append(l.files, found{rel, u.String(), -1})
 		}
@@ -88,6 +92,9 @@ func below(root, u *url.URL) (rel string, folder, ok bool) {
 
 // local reports whether a path leads to something below a folder, and nowhere else.
 func local(rel string) bool {
+	if len(rel) > maxPath {
+		return false
+	}
 	for part := range strings.SplitSeq(rel, "/") {
 		if part == "" || part == "." || part == ".." || strings.ContainsAny(part, "\x00\\") {
 			return false
@@ -137,9 +144,12 @@ func (l *lister) listStore(ctx context.Context, store *s3.Store, address string)
 	if prefix != "" && !strings.HasSuffix(prefix, "/") {
 		prefix += "/"
 	}
-	objects, err := store.List(ctx, bucket, prefix)
+	objects, err := store.List(ctx, bucket, prefix, maxFiles)
 	if err != nil {
 		return err
+	}
+	if len(objects) > maxFiles {
+		return errTooMany
 	}
 	for _, o := range objects {
 		rel := strings.TrimPrefix(o.Key, prefix)

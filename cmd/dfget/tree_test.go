@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 )
 
 // model is a folder as such files are published.
@@ -97,6 +99,28 @@ func TestTree(t *testing.T) {
 		if code(err) != c.code || !strings.Contains(fmt.Sprint(err), c.says) {
 			t.Errorf("%s: %d, %v; want %d, %q", name, code(err), err, c.code, c.says)
 		}
+	}
+}
+
+// TestTreeEndless has a server show a folder in each folder, and then one with too many
+// files.
+func TestTreeEndless(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/many/") {
+			_, _ = fmt.Fprintf(w, `<a href="%s/">x</a>`, strings.Repeat("x", 50))
+			return
+		}
+		for i := range maxFiles + 1 {
+			_, _ = fmt.Fprintf(w, `<a href="%d">x</a>`, i)
+		}
+	}))
+	t.Cleanup(s.Close)
+	if out, err := run(t, s.URL+"/", "-r", "--list", "--no-agent"); !errors.Is(err, origin.ErrNotFound) {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, err := run(t, s.URL+"/many/", "-r", "--list", "--no-agent"); !errors.Is(err, errTooMany) {
+		t.Errorf("too many files: %v", err)
 	}
 }
 

@@ -121,8 +121,8 @@ func (s *Store) Sign(ctx context.Context, bucket, key string) (*url.URL, error) 
 	return u, nil
 }
 
-// List lists the objects whose keys begin so.
-func (s *Store) List(ctx context.Context, bucket, prefix string) ([]Object, error) {
+// List lists the objects whose keys begin so, and ends when there are more than most.
+func (s *Store) List(ctx context.Context, bucket, prefix string, most int) ([]Object, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var all []Object
@@ -130,7 +130,9 @@ func (s *Store) List(ctx context.Context, bucket, prefix string) ([]Object, erro
 		if o.Err != nil {
 			return nil, fmt.Errorf("list s3://%s/%s: %w", bucket, prefix, translated(o.Err))
 		}
-		all = append(all, Object{o.Key, o.Size})
+		if all = append(all, Object{o.Key, o.Size}); len(all) > most {
+			break
+		}
 	}
 	return all, nil
 }
