@@ -37,36 +37,33 @@ const (
 	agent   = "dfsnapshotter.service"
 	etc     = "/etc/dfsnapshotter"
 	unitDir = "/etc/systemd/system"
+
+	// stale is a file that is there from before something of the agent changes until
+	// it was started anew: whoever is interrupted in between finds it next time.
+	stale = etc + "/.agent-is-to-start-anew"
 )
 
 // Put writes what is missing or another version and has the services run. Of
 // those that run, only the agent is started anew, and only if something of it has
 // changed: the keeper holds the mounts meanwhile.
 func (c Config) Put(ctx context.Context) error {
-	changed, err := c.files()
-	if err != nil {
+	if err := errors.Join(c.files(), c.units()); err != nil {
 		return err
 	}
-	units, err := c.units()
-	if err != nil {
-		return err
-	}
-	if units {
+	verb := "start"
+	marker := filepath.Join(c.Host, stale)
+	if _, err := os.Lstat(marker); err == nil {
+		verb = "restart"
 		if err := c.systemctl(ctx, "daemon-reload"); err != nil {
 			return err
 		}
 	}
-	if err := c.systemctl(ctx, "enable", "--now", keeper); err != nil {
-		return err
+	for _, args := range [][]string{{"enable", "--now", keeper}, {"enable", agent}, {verb, agent}} {
+		if err := c.systemctl(ctx, args...); err != nil {
+			return err
+		}
 	}
-	verb := "start"
-	if changed || units {
-		verb = "restart"
-	}
-	if err := c.systemctl(ctx, "enable", agent); err != nil {
-		return err
-	}
-	if err := c.systemctl(ctx, verb, agent); err != nil {
+	if err := os.Remove(marker); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	c.Log.Info("the agent runs on this machine", "done", verb)
@@ -76,33 +73,34 @@ func (c Config) Put(ctx context.Context) error {
 	return c.run(ctx, append([]string{filepath.Join(c.Bin, "dfsnapshotter"), "install"}, c.Install...)...)
 }
 
-// files writes programs and configuration, and reports whether any has changed
-// that the agent reads at its start only.
-func (c Config) files() (changed bool, err error) {
+// files writes programs and configuration.
+func (c Config) files() error {
 	for _, p := range c.Programs {
-		did, err := c.copy(p, filepath.Join(c.Bin, filepath.Base(p)), 0o755)
-		if err != nil {
-			return false, err
+		text, err := os.ReadFile(p)
+		if err == nil {
+			err = c.change(filepath.Join(c.Bin, filepath.Base(p)), text, 0o755)
 		}
-		changed = changed || did
+		if err != nil {
+			return err
+		}
 	}
 	if c.Config != "" {
 		text, err := os.ReadFile(c.Config)
-		if err != nil {
-			return false, err
+		if err == nil {
+			err = c.change(etc+"/dfsnapshotter.toml", []byte(services(string(text))), 0o644)
 		}
-		did, err := c.write(etc+"/dfsnapshotter.toml", []byte(services(string(text))), 0o644)
 		if err != nil {
-			return false, err
-		}
-		changed = changed || did
-	}
-	if c.Token != "" { // the agent reads it when it needs it
-		if _, err := c.copy(c.Token, etc+"/join-token", 0o600); err != nil {
-			return false, err
+			return err
 		}
 	}
-	return changed, nil
+	if c.Token == "" {
+		return nil
+	}
+	text, err := os.ReadFile(c.Token)
+	if err != nil || c.has(etc+"/join-token", text) {
+		return err
+	}
+	return c.write(etc+"/join-token", text, 0o600) // the agent reads it when it needs it
 }
 
 // services puts in the addresses of Kubernetes' services, as pods have them in
@@ -118,43 +116,40 @@ func services(text string) string {
 	})
 }
 
-func (c Config) units() (changed bool, err error) {
+func (c Config) units() error {
 	for _, name := range []string{keeper, agent} {
 		text, err := systemd.Units.ReadFile(name)
 		if err != nil {
-			return false, err
+			return err
 		}
 		text = bytes.ReplaceAll(text, []byte("/usr/local/bin/"), []byte(strings.TrimSuffix(c.Bin, "/")+"/"))
-		did, err := c.write(filepath.Join(unitDir, name), text, 0o644)
-		if err != nil {
-			return false, err
+		if err := c.change(filepath.Join(unitDir, name), text, 0o644); err != nil {
+			return err
 		}
-		changed = changed || did
 	}
-	return changed, nil
+	return nil
 }
 
-func (c Config) copy(from, to string, mode fs.FileMode) (changed bool, err error) {
-	text, err := os.ReadFile(from)
-	if err != nil {
-		return false, err
+// change gives a file that the agent knows at its start only another content.
+func (c Config) change(path string, text []byte, mode fs.FileMode) error {
+	if c.has(path, text) {
+		return nil
 	}
-	return c.write(to, text, mode)
+	if err := daemon.WriteFile(filepath.Join(c.Host, stale), nil, 0o600); err != nil {
+		return err
+	}
+	return c.write(path, text, mode)
 }
 
-// write gives a file of the machine's its content, and reports whether it had
-// another.
-func (c Config) write(path string, text []byte, mode fs.FileMode) (changed bool, err error) {
-	to := filepath.Join(c.Host, path)
-	old, err := os.ReadFile(to)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, err
-	}
-	if err == nil && bytes.Equal(old, text) {
-		return false, nil
-	}
+// has reports whether a file of the machine's has this content.
+func (c Config) has(path string, text []byte) bool {
+	old, err := os.ReadFile(filepath.Join(c.Host, path))
+	return err == nil && bytes.Equal(old, text)
+}
+
+func (c Config) write(path string, text []byte, mode fs.FileMode) error {
 	c.Log.Info("write", "file", path)
-	return true, daemon.WriteFile(to, text, mode)
+	return daemon.WriteFile(filepath.Join(c.Host, path), text, mode)
 }
 
 func (c Config) systemctl(ctx context.Context, args ...string) error {
