@@ -441,6 +441,17 @@ func TestRegistries(t *testing.T) {
 	}
 }
 
+// TestRegistriesInline has mirrors that are no tables, beside which none can be put.
+func TestRegistriesInline(t *testing.T) {
+	t.Parallel()
+	for _, mirrors := range []string{"['a text']", "[{location = 'm'}]"} {
+		m := newMachine(t, map[string]string{"containers/registries.conf": "[[registry]]\nlocation = 'docker.io'\nmirror = " + mirrors + "\n"})
+		if p, err := m.Plan(t.Context(), CRIO); err == nil || !strings.Contains(err.Error(), "by hand") {
+			t.Errorf("%s: %v, %+v", mirrors, err, p)
+		}
+	}
+}
+
 // TestLink keeps a link, a mode and an owner.
 func TestLink(t *testing.T) {
 	t.Parallel()

@@ -178,6 +178,9 @@ func (c Config) planRegistries(p *Plan) error {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 		if there {
+			if _, err := d.tree(); err != nil {
+				return fmt.Errorf("%s: its mirrors are not written as tables: add %s by hand", path, c.mirror())
+			}
 			p.write(path, old, d.text)
 			return nil
 		}
@@ -222,7 +225,10 @@ func (d *document) addMirror(name, location, text string) (there bool, err error
 		return false, nil
 	}
 	mirrors, _ := at(registries[which].(tree), "mirror").([]any)
-	if slices.ContainsFunc(mirrors, func(m any) bool { return at(m.(tree), "location") == location }) {
+	if slices.ContainsFunc(mirrors, func(m any) bool {
+		t, _ := m.(tree)
+		return at(t, "location") == location
+	}) {
 		return true, nil
 	}
 	all, err := d.statements()
