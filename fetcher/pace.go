@@ -12,8 +12,9 @@ import (
 // brought all of its bytes, one that is older and far slower is ended: what is
 // still to come is asked for again, on the connection that is free now.
 const (
-	paceBy   = 3 // so many times as fast
-	paceMost = 3 // requests of one fetch that are ended
+	paceBy    = 3           // so many times as fast
+	paceMost  = 3           // requests of one fetch that are ended
+	paceWorth = time.Second // that ending a request must save, as what it has under way is sent twice
 )
 
 var errOutpaced = errors.New("another request for the blob is far faster")
@@ -36,11 +37,22 @@ func (c *content) outpace(s *fetch) {
 		if f.pacing.end == nil || f.pacing.ended == paceMost || f.place != s.place || f.prio != s.prio || f == c.stream {
 			continue
 		}
-		if f.began.Before(s.began) && f.end-f.pos > almost && paceBy*float64(f.got) < speed*now.Sub(f.began).Seconds() {
+		if f.began.Before(s.began) && f.end-f.pos > almost && f.slower(speed, now.Sub(f.began)) {
 			f.pacing.end(errOutpaced)
 			f.pacing = pacing{ended: f.pacing.ended + 1}
 		}
 	}
+}
+
+// slower reports whether f, which has run for so long, is so far below a speed
+// in bytes per second that beginning again with it is worth while.
+func (f *fetch) slower(speed float64, ran time.Duration) bool {
+	if ran < paceWorth || paceBy*float64(f.got) >= speed*ran.Seconds() {
+		return false
+	}
+	left := float64(f.end - f.pos)
+	saved := left*ran.Seconds()/max(float64(f.got), 1) - left/speed
+	return saved >= paceWorth.Seconds()
 }
 
 // paced says what ends the request under way.

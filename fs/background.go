@@ -13,9 +13,6 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 )
 
-// minFree is the part of the file system that filling leaves free, in percent.
-const minFree = 15
-
 const (
 	backgroundRun = 4 << 20          // blob bytes filled between two looks at what else is going on
 	retryAfter    = 30 * time.Second // pause after a layer could not be filled
@@ -70,8 +67,6 @@ func (f *FS) unfinished() []*Layer {
 	slices.SortFunc(ls, func(a, b *Layer) int { return cmp.Compare(a.id, b.id) })
 	return ls
 }
-
-var errLowSpace = errors.New("less than 15 % of the disk is free")
 
 // fill brings what the layer lacks, in the blob's order, and completes it.
 func (l *Layer) fill(ctx context.Context) error {
@@ -148,28 +143,6 @@ func (f *FS) waitQuiet(ctx context.Context) error {
 		}
 	}
 }
-
-// space says why nothing more should be filled, if so.
-func (f *FS) space() error {
-	if time.Since(time.Unix(0, f.noSpace.Load())) < fullFor {
-		return unix.ENOSPC
-	}
-	var s unix.Statfs_t
-	if err := unix.Statfs(f.root, &s); err != nil {
-		return err
-	}
-	if s.Bavail*100 < s.Blocks*minFree {
-		return errLowSpace
-	}
-	return nil
-}
-
-// isFull reports whether err says that the disk, or somebody's part of it, has
-// no room for a file or its content.
-func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
-
-// diskFull notes that a write found no space.
-func (f *FS) diskFull() { f.noSpace.Store(time.Now().UnixNano()) }
 
 // comparer is a sink that checks what it is given against the backing files.
 type comparer struct {

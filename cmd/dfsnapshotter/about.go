@@ -5,9 +5,8 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/agent"
+	"github.com/dfsnapshotter/dfsnapshotter/fs"
 )
 
 // about serves what `dfget status` shows.
@@ -46,9 +45,6 @@ func (n *node) cache() agent.Cache {
 	var c agent.Cache
 	c.Used, c.Max = n.fetcher.Quota()
 	c.Blobs = len(n.fetcher.Kept())
-	var s unix.Statfs_t
-	if err := unix.Statfs(n.cfg.Root, &s); err == nil {
-		c.Free, c.Disk = int64(s.Bavail)*s.Bsize, int64(s.Blocks)*s.Bsize
-	}
+	c.Free, c.Disk, _ = fs.DiskSpace(n.cfg.Root) // doctor says so of a zero
 	return c
 }

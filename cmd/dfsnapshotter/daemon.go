@@ -322,11 +322,11 @@ func cacheLimit(c Config) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	var s unix.Statfs_t
-	if err := unix.Statfs(c.Root, &s); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: c.Root, Err: err}
+	_, size, err := fs.DiskSpace(c.Root)
+	if err != nil {
+		return 0, err
 	}
-	most := int64(s.Blocks) * s.Bsize / 5
+	most := size / 5
 	if !c.mounts() {
 		most *= 4
 	}

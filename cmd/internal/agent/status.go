@@ -51,8 +51,8 @@ type Cache struct {
 	Used  int64 `json:"used"`
 	Max   int64 `json:"max"`
 	Blobs int   `json:"blobs"`
-	Free  int64 `json:"free"` // of the file system
-	Disk  int64 `json:"disk"` // its size
+	Free  int64 `json:"free"` // bytes of the file system that may be written
+	Disk  int64 `json:"disk"` // its bytes, without those that are kept for root
 }
 
 // Moved is what an agent has read of blobs since it was started, in bytes, by where it
