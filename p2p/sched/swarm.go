@@ -195,10 +195,6 @@ func (s *State) unwant(p *peer) {
 	if w.wanting--; w.wanting == 0 {
 		s.active = without(s.active, w)
 	}
-	if w.whole && w.fillers == 0 && !w.rests && w.tiny == nil {
-		w.rests = true
-		s.fetch(w)
-	}
 	w.whole = w.whole && w.wanting > 0
 }
 
@@ -272,15 +268,21 @@ func (s *State) want(h *host, m p2p.Want) error {
 	return nil
 }
 
-// fills notes whether a peer wants all of the blob.
+// fills notes whether a peer wants all of the blob. The owner is told when none does
+// any more.
 func (s *State) fills(p *peer, was, is bool) {
+	w := p.swarm
 	if was {
-		p.swarm.fillers--
+		w.fillers--
 	}
 	if is {
-		p.swarm.fillers++
+		w.fillers++
 	}
-	if !is || was || s.roleOf(p) == p.role && (!p.lined || p.swarm.narrow() > 0) {
+	if was && w.fillers == 0 && w.whole && !w.rests && w.tiny == nil {
+		w.rests = true
+		s.fetch(w)
+	}
+	if !is || was || s.roleOf(p) == p.role && (!p.lined || w.narrow() > 0) {
 		return
 	}
 	s.relist(p)
