@@ -48,10 +48,11 @@ type sourcing struct {
 func (h *Host) fetch(m p2p.Fetch) {
 	b := h.blob(m.Blob)
 	b.origin = m.Origin
-	if b.source.whole && !m.Whole && !b.filling() {
+	whole := b.source.whole
+	b.source.owner, b.source.whole = true, m.Whole
+	if whole && !b.filling() {
 		h.relent(b)
 	}
-	b.source.owner, b.source.whole = true, m.Whole
 	if b.source.since.IsZero() {
 		b.source.since = h.now
 	}
