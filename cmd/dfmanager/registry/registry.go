@@ -10,14 +10,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 )
 
 // What went wrong, as far as it makes a difference to what is done next.
@@ -53,7 +58,7 @@ func New(c Config) *Client {
 	return &Client{http: &http.Client{
 		Timeout: requestIn,
 		Transport: &http.Transport{
-			Proxy: c.Proxy, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.Roots},
+			Proxy: c.Proxy, DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.Roots},
 			ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 4,
 			TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10,
 		},
@@ -64,6 +69,20 @@ func New(c Config) *Client {
 			return nil
 		},
 	}}
+}
+
+// dialer connects to registries, which are named by whoever may have an image
+// preheated, and name token servers themselves: not where clouds tell this machine its
+// secrets.
+var dialer = net.Dialer{
+	Timeout: 10 * time.Second, KeepAlive: 30 * time.Second,
+	Control: func(_, address string, _ syscall.RawConn) error {
+		at, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return err
+		}
+		return origin.CheckAddress(at.Addr())
+	},
 }
 
 // Close closes idle connections.
@@ -230,6 +249,9 @@ func (r *Repo) away(err error) error {
 	var e *url.Error
 	if errors.As(err, &e) {
 		err = e.Err
+	}
+	if errors.Is(err, origin.ErrAddress) {
+		return fmt.Errorf("%w: %s: %w", ErrInvalid, r.ref.Host, err)
 	}
 	return fmt.Errorf("%w: %s: %w", ErrUnavailable, r.ref.Host, err)
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
+	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin/origintest"
 )
 
@@ -150,6 +153,37 @@ func TestResolveFails(t *testing.T) {
 	}
 	if _, err := registry.New(registry.Config{}).Repo(ref, registry.Credential{}).Resolve(t.Context(), nil); !errors.Is(err, registry.ErrUnavailable) {
 		t.Errorf("nobody listens: %v", err)
+	}
+}
+
+// TestAddress holds that nobody has the manager ask where clouds tell machines their
+// secrets: not by an image's name, nor by a redirect or challenge of a registry.
+func TestAddress(t *testing.T) {
+	t.Parallel()
+	const metadata = "http://169.254.169.254/latest/meta-data"
+	redirects := httptest.NewServer(http.RedirectHandler(metadata, http.StatusFound))
+	t.Cleanup(redirects.Close)
+	challenges := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="`+metadata+`"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	t.Cleanup(challenges.Close)
+	for name, at := range map[string]string{
+		"by name": "http://169.254.169.254", "in another form": "http://[::ffff:169.254.169.254]", "by zone": "http://[fe80::1]",
+		"by a redirect": redirects.URL, "by a challenge": challenges.URL,
+	} {
+		t.Run(name, func(t *testing.T) {
+			ref, err := registry.ParseURL(at + "/v2/a/manifests/1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := registry.New(registry.Config{})
+			defer c.Close()
+			_, err = c.Repo(ref, registry.Credential{}).Resolve(t.Context(), nil)
+			if !errors.Is(err, origin.ErrAddress) || !errors.Is(err, registry.ErrInvalid) {
+				t.Error(err)
+			}
+		})
 	}
 }
 
