@@ -83,6 +83,7 @@ func (b *bench) ways() []way {
 		{"nginx to curl | tee | openssl sha256", b.curl("http", "8080", "openssl sha256")}, // which hashes by the CPU's own instructions
 		{"piece server to piece client", b.peers("serve", "take", false)},
 		{"seed to host", b.peers("seed", "host", false)},
+		{"seed to dfget (CPU of its agent)", b.dfget},
 		{"nginx to curl | tee | sha256sum, TLS", b.curl("https", "8443", "sha256sum")},
 		{"nginx to curl | tee | openssl sha256, TLS", b.curl("https", "8443", "openssl sha256")},
 		{"piece server to piece client, TLS", b.peers("serve", "take", true)},
@@ -103,54 +104,132 @@ http {
 // curl moves the blob from nginx to a pipe.
 func (b *bench) curl(scheme, port, hash string) func(context.Context) (_, _, _ time.Duration, _ error) {
 	return func(ctx context.Context) (sender, receiver, took time.Duration, err error) {
-		conf := b.seed.Path("nginx.conf")
-		if err := os.WriteFile(conf, fmt.Appendf(nil, nginx, filepath.Dir(conf), filepath.Dir(b.blob), b.certs), 0o644); err != nil {
-			return 0, 0, 0, err
-		}
-		server, err := b.start(b.seed, "nginx", "nginx", "-c", conf)
+		server, err := b.nginx(ctx)
 		if err != nil {
 			return 0, 0, 0, err
-		}
-		if err := b.listening(ctx, port); err != nil {
-			return 0, 0, 0, errors.Join(err, server.Stop())
 		}
 		script := fmt.Sprintf("set -o pipefail; curl -skf %s://%s/blob | tee %s | %s", scheme, b.seed.Addr(port), b.host.Path("got", "blob"), hash)
 		return b.receive(server, "curl", b.digest.Encoded(), "bash", "-c", script)
 	}
 }
 
+// nginx serves the blob at the seed's address.
+func (b *bench) nginx(ctx context.Context) (*lab.Process, error) {
+	conf := b.seed.Path("nginx.conf")
+	if err := os.WriteFile(conf, fmt.Appendf(nil, nginx, filepath.Dir(conf), filepath.Dir(b.blob), b.certs), 0o644); err != nil {
+		return nil, err
+	}
+	server, err := b.start(b.seed, "nginx", "nginx", "-c", conf)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.listening(ctx, "8080"); err != nil {
+		return nil, errors.Join(err, server.Stop())
+	}
+	return server, nil
+}
+
+// dfget moves the blob from a seed that has it to a file, through a dfsnapshotter on
+// the host. nginx, which has it, too, is asked for its size only.
+func (b *bench) dfget(ctx context.Context) (sender, receiver, took time.Duration, err error) {
+	origin, err := b.nginx(ctx)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	defer func() { err = errors.Join(err, origin.Stop()) }()
+	server, stop, err := b.serve(ctx, "seed", "")
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	agent, err := b.host.Daemon(ctx, fmt.Sprintf("[peer]\nschedulers = [%q]\n[tls]\ninsecure = true\n", b.seed.Addr("8002")))
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	defer func() { err = errors.Join(err, agent.Stop(), agent.Reset(ctx)) }()
+	if err := b.linked(ctx, agent); err != nil {
+		return 0, 0, 0, err
+	}
+	unix.Sync()
+	sent, got, began := usage(server), usage(agent.Process), time.Now()
+	if _, err := b.host.Dfget(ctx, "http://"+b.seed.Addr("8080")+"/blob", "--digest", b.digest.String(), "-O", b.host.Path("got", "blob"), "-q", "--agent", b.host.StatusSocket()); err != nil {
+		return 0, 0, 0, err
+	}
+	took = time.Since(began)
+	m, err := agent.Metrics(ctx)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	if n := m[`dfsnapshotter_fetcher_bytes_total{source="origin"}`]; n != 0 {
+		return 0, 0, 0, fmt.Errorf("%.0f bytes came from nginx", n)
+	}
+	return usage(server) - sent, usage(agent.Process) - got, took, nil
+}
+
+// linked waits until a dfsnapshotter has its scheduler.
+func (b *bench) linked(ctx context.Context, d *lab.Daemon) error {
+	return lab.Eventually(ctx, 10*time.Second, func() error {
+		m, err := d.Metrics(ctx)
+		if err == nil && m["dfsnapshotter_peer_schedulers_reachable"] == 0 {
+			err = errors.New("no scheduler is reachable")
+		}
+		return err
+	})
+}
+
 // peers moves the blob between two parts of this program.
 func (b *bench) peers(sender, receiver string, secure bool) func(context.Context) (_, _, _ time.Duration, _ error) {
 	return func(ctx context.Context) (_, _, _ time.Duration, err error) {
-		const port = "65002"
-		args := []string{"-blob", b.digest.String(), "-size", fmt.Sprint(b.size), "-seed", b.seed.Addr(port), "-scheduler", b.seed.Addr("8002")}
+		certs := ""
 		if secure {
-			args = append(args, "-certs", b.certs)
+			certs = b.certs
 		}
-		if sender == "seed" {
-			more := "[tls]\ninsecure = true\n"
-			if secure {
-				more = fmt.Sprintf("[tls]\nca = '%[1]s/ca.pem'\ncert = '%[1]s/scheduler.pem'\nkey = '%[1]s/scheduler.key'\n", b.certs)
-			}
-			s, err := b.seed.Scheduler(ctx, more)
-			if err != nil {
-				return 0, 0, 0, err
-			}
-			defer func() { err = errors.Join(err, s.Stop()) }()
-		}
-		at := b.seed.Path("store")
-		if err := os.RemoveAll(at); err != nil {
-			return 0, 0, 0, err
-		}
-		server, err := b.start(b.seed, sender, append([]string{b.self, sender, "-dir", at, "-file", b.blob, "-listen", b.seed.Addr(port)}, args...)...)
+		server, stop, err := b.serve(ctx, sender, certs)
 		if err != nil {
 			return 0, 0, 0, err
 		}
-		if err := b.says(ctx, server, "ready"); err != nil {
-			return 0, 0, 0, errors.Join(err, server.Stop())
-		}
-		return b.receive(server, receiver, "took", append([]string{b.self, receiver, "-dir", b.host.Path("got"), "-listen", b.host.Addr(port)}, args...)...)
+		s, r, took, err := b.receive(server, receiver, "took", b.part(receiver, b.host, b.host.Path("got"), certs)...)
+		return s, r, took, errors.Join(err, stop())
 	}
+}
+
+// part is the command line of a part of this program.
+func (b *bench) part(name string, at *lab.Host, dir, certs string) []string {
+	const port = "65002"
+	return []string{
+		b.self, name, "-dir", dir, "-file", b.blob, "-listen", at.Addr(port), "-blob", b.digest.String(), "-size", fmt.Sprint(b.size),
+		"-seed", b.seed.Addr(port), "-scheduler", b.seed.Addr("8002"), "-certs", certs,
+	}
+}
+
+// serve starts a sender, with a scheduler if it needs one, and waits until it has the
+// blob. stop ends both.
+func (b *bench) serve(ctx context.Context, sender, certs string) (server *lab.Process, stop func() error, err error) {
+	stop = func() error { return nil }
+	if sender == "seed" {
+		more := "[tls]\ninsecure = true\n"
+		if certs != "" {
+			more = fmt.Sprintf("[tls]\nca = '%[1]s/ca.pem'\ncert = '%[1]s/scheduler.pem'\nkey = '%[1]s/scheduler.key'\n", certs)
+		}
+		s, err := b.seed.Scheduler(ctx, more)
+		if err != nil {
+			return nil, nil, err
+		}
+		stop = s.Stop
+	}
+	dir := b.seed.Path("store")
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, nil, errors.Join(err, stop())
+	}
+	if server, err = b.start(b.seed, sender, b.part(sender, b.seed, dir, certs)...); err != nil {
+		return nil, nil, errors.Join(err, stop())
+	}
+	end := stop
+	stop = func() error { return errors.Join(server.Stop(), end()) }
+	if err := b.says(ctx, server, "ready"); err != nil {
+		return nil, nil, errors.Join(err, stop())
+	}
+	return server, stop, nil
 }
 
 // receive runs a receiver, whose output must hold a word, and ends the sender.

@@ -5,6 +5,7 @@
 //	manynodes [-nodes 8] [-rates 20mbit,200mbit] [-only REGEXP] [-json FILE]
 //	manynodes -soak 10m [-nodes 4] [-rates 200mbit]
 //	manynodes -first 5 [-rates 20mbit]
+//	manynodes -file 1024 [-nodes 8] [-rates 100mbit]
 package main
 
 import (
@@ -43,6 +44,7 @@ type options struct {
 	waves  int
 	soak   time.Duration
 	first  int
+	file   int
 	stargz string
 	debug  bool
 }
@@ -60,6 +62,7 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.waves, "waves", 2, "1, or with P2P: 2: when all layers are complete, start on other hosts; 3: and, when it is known what these have read first, on others again")
 	flag.DurationVar(&o.soak, "soak", 0, "start images again and again for as long, and see whether daemons grow")
 	flag.IntVar(&o.first, "first", 0, "instead, measure so often when a layer's first byte comes to one host, directly and through its mirror")
+	flag.IntVar(&o.file, "file", 0, "instead, measure how hosts get a file of so many MiB with dfget")
 	flag.StringVar(&o.stargz, "stargz", "", "a containerd-stargz-grpc to compare with")
 	flag.BoolVar(&o.debug, "debug", false, "have daemons log at level debug")
 	flag.Parse()
@@ -80,11 +83,17 @@ func run(ctx context.Context) error {
 	if o.first > 0 {
 		only = regexp.MustCompile("^overlayfs, mirror, alone") // one host, and a seed
 	}
+	if o.file > 0 {
+		only = regexp.MustCompile("^overlayfs, mirror, P2P, one seed$")
+		o.waves = 1
+	}
 	c, err := openCluster(ctx, o, func(w way) bool { return only.MatchString(w.name) && (o.soak == 0 || w.p2p) })
 	switch {
 	case err != nil:
 	case o.first > 0:
 		err = c.firstBytes(ctx, rates, o.first)
+	case o.file > 0:
+		err = c.files(ctx, rates, o.file, o.rounds)
 	case o.soak > 0:
 		err = c.soak(ctx, rates[len(rates)-1], o.soak)
 	default:
