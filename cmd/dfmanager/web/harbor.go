@@ -69,12 +69,18 @@ type dragonflyJob struct {
 	Args struct {
 		Type     string            `json:"type"`
 		URL      string            `json:"url"`
+		URLs     []string          `json:"urls,omitempty"` // in its place, of one file
 		Headers  map[string]string `json:"headers"`
+		Username string            `json:"username,omitempty"` // who may read an image
+		Password string            `json:"password,omitempty"`
 		Tag      string            `json:"tag,omitempty"`                   // of a file, as what follows
 		Filter   string            `json:"filtered_query_params,omitempty"` // a&b
 		Scope    string            `json:"scope"`
 		Percent  int               `json:"percentage,omitempty"`
 		Count    int               `json:"concurrent_count"`
+		Peers    int               `json:"concurrent_peer_count,omitempty"` // as Dragonfly calls it
+		IPs      []string          `json:"ips,omitempty"`
+		Some     int               `json:"count,omitempty"`
 		Timeout  time.Duration     `json:"timeout"` // nanoseconds
 		Platform string            `json:"platform,omitempty"`
 	} `json:"args"`
@@ -123,22 +129,9 @@ func (s *Server) createDragonfly(c *call) (any, error) {
 	if len(in.Clusters) > 1 {
 		return nil, invalid(map[string]string{"scheduler_cluster_ids": "one at a time"})
 	}
-	of := job.Order{Tag: in.Args.Tag, Filter: names(in.Args.Filter)}
-	q, err := request(in.Args.Type, in.Args.URL, in.Args.Headers, of)
+	q, err := in.request()
 	if err != nil {
 		return nil, err
-	}
-	if p := in.Args.Platform; p != "" {
-		if !job.IsPlatform(p) {
-			return nil, invalid(map[string]string{"platform": "must be like linux/amd64"})
-		}
-		q.Platforms = []string{p}
-	}
-	a := in.Args
-	q.Scope = job.Scope{Kind: a.Scope, Percent: a.Percent, Concurrent: a.Count, Seconds: int(a.Timeout / time.Second)}
-	wrong := field.Errors{}
-	if q.Scope.Check(wrong); len(wrong) > 0 {
-		return nil, wrong
 	}
 	if len(in.Clusters) == 1 {
 		q.Cluster = in.Clusters[0]
@@ -148,6 +141,35 @@ func (s *Server) createDragonfly(c *call) (any, error) {
 		return nil, err
 	}
 	return s.dragonfly(c, j)
+}
+
+// request is what is to be preheated, and where.
+func (in dragonflyJob) request() (q job.Request, err error) {
+	a := in.Args
+	switch {
+	case len(a.IPs) > 0 || a.Some > 0:
+		return q, invalid(map[string]string{"scope": "ips and count are not supported: percentage is, and hosts of POST /api/v1/jobs"})
+	case len(a.URLs) > 1 || len(a.URLs) == 1 && a.URL != "":
+		return q, invalid(map[string]string{"urls": "one at a time"})
+	case len(a.URLs) == 1:
+		a.URL = a.URLs[0]
+	}
+	if q, err = request(a.Type, a.URL, a.Headers, job.Order{Tag: a.Tag, Filter: names(a.Filter)}); err != nil {
+		return q, err
+	}
+	if a.Type == job.Image && a.Username != "" {
+		q.Credential = registry.Credential{User: a.Username, Password: a.Password}
+	}
+	if p := a.Platform; p != "" {
+		if !job.IsPlatform(p) {
+			return q, invalid(map[string]string{"platform": "must be like linux/amd64"})
+		}
+		q.Platforms = []string{p}
+	}
+	q.Scope = job.Scope{Kind: a.Scope, Percent: a.Percent, Concurrent: cmp.Or(a.Count, a.Peers), Seconds: int(a.Timeout / time.Second)}
+	wrong := field.Errors{}
+	q.Scope.Check(wrong)
+	return q, wrong.Err()
 }
 
 func (s *Server) pollDragonfly(c *call) (any, error) {

@@ -311,13 +311,15 @@ func TestWhatDragonflyTakesAndThisDoesNot(t *testing.T) {
 	op := e.session("operator")
 	for body, want := range map[string]string{
 		`{"type":"sync_peers"}`: "sync_peers",
-		`{"type":"preheat","args":{"type":"model","url":"https://h/v2/a/manifests/1"}}`:                                      "only image and file",
-		`{"type":"preheat","args":{"type":"file","url":"ftp://h/a"}}`:                                                        "begin with http",
-		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","scope":"all_the_peers"}}`:              "single_seed_peer",
-		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","platform":"x"}}`:                       "linux/amd64",
-		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","headers":{"authorization":"\u0000"}}}`: "printable",
-		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1"},"scheduler_cluster_ids":[1,2]}`:        "one at a time",
-		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1"},"scheduler_cluster_ids":[9]}`:          "no such cluster",
+		`{"type":"preheat","args":{"type":"model","url":"https://h/v2/a/manifests/1"}}`:                                       "only image and file",
+		`{"type":"preheat","args":{"type":"file","url":"ftp://h/a"}}`:                                                         "begin with http",
+		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","scope":"all_the_peers"}}`:               "single_seed_peer",
+		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","platform":"x"}}`:                        "linux/amd64",
+		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","headers":{"authorization":"\u0000"}}}`:  "printable",
+		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1"},"scheduler_cluster_ids":[1,2]}`:         "one at a time",
+		`{"type":"preheat","args":{"type":"file","urls":["https://h/a","https://h/b"]}}`:                                      "one at a time",
+		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1","scope":"all_peers","ips":["1.2.3.4"]}}`: "not supported",
+		`{"type":"preheat","args":{"type":"image","url":"https://h/v2/a/manifests/1"},"scheduler_cluster_ids":[9]}`:           "no such cluster",
 	} {
 		if r := e.do("POST", "/oapi/v1/jobs", body, op); r.status != 400 || !strings.Contains(r.text, want) {
 			t.Errorf("%s: %d %s", body, r.status, r.text)
@@ -346,6 +348,24 @@ func TestHarborNamesACluster(t *testing.T) {
 	e.want(200, e.do("GET", fmt.Sprintf("/oapi/v1/jobs/%d", v.ID), "", e.session("guest"))).into(t, &v)
 	if got := v.Result.JobStates[0].Results[0].Cluster; int64(got) != k.ID {
 		t.Errorf("cluster %d", got)
+	}
+}
+
+// What users of Dragonfly send, besides Harbor.
+func TestDragonflyWithPassword(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	r := origintest.New(t, origintest.Options{Auth: origintest.Bearer, Users: map[string]string{"jane": "secret"}})
+	url := push(t, r, "v1")
+	h := harbor{endpoint: e.url, mode: "OAUTH", info: map[string]string{"token": e.token("operator", "preheat")}, newer: true}
+	for password, want := range map[string]string{"secret": "SUCCESS", "wrong": "FAIL"} {
+		body := fmt.Sprintf(`{"type":"preheat","args":{"type":"image","url":%q,"username":"jane","password":%q,"scope":"single_seed_peer","concurrent_peer_count":10}}`, url, password)
+		var v answer
+		rep := e.want(200, e.do("POST", "/oapi/v1/jobs", body, e.session("operator")))
+		rep.into(t, &v)
+		if status, say := h.poll(t, fmt.Sprint(v.ID)); status != want || strings.Contains(rep.text+say, password) {
+			t.Errorf("%s: %s %s", password, status, say)
+		}
 	}
 }
 
