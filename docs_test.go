@@ -136,8 +136,8 @@ func isForeign(text string) bool {
 	return mirrors || slices.ContainsFunc(foreign, func(k string) bool { return keys[k] != nil })
 }
 
-// othersSettings look like ours in the guides, and are containerd's and podman's.
-var othersSettings = []string{"registry.mirrors", "registry.configs", "registry.config_path", "registries.conf"}
+// othersSettings look like ours in the guides, and are containerd's, podman's and Dragonfly's.
+var othersSettings = []string{"registry.mirrors", "registry.configs", "registry.config_path", "registries.conf", "auth.jwt.key"}
 
 // TestDocs holds what the guides show of our programs against the programs.
 func TestDocs(t *testing.T) {
