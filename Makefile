@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help build test lint verify demo bench bench-many faults soak e2e fuzz man install-deps clean
+.PHONY: help build test lint verify demo bench bench-many faults soak e2e fuzz release man install-deps clean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -42,8 +42,12 @@ e2e: install-deps ## the tests on a real containerd only (RUN=… for some of th
 fuzz: ## each fuzz target for FUZZTIME (default 30s)
 	script/fuzz $(PKG)
 
-man: ## dfget's man pages in out/man
-	HOME=/root go run ./cmd/dfget man out/man
+release: ## archives and Debian packages for amd64 and arm64, SBOM and SHA256SUMS in out/release
+	@script/install-deps release
+	script/release out/release
+
+man: ## manual pages in out/man
+	for p in cmd/df*; do HOME=/root go run ./$$p man out/man || exit; done
 
 install-deps: ## what the targets above need: apt packages and pinned tools in .tools/ (repeatable)
 	@script/install-deps

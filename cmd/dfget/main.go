@@ -21,7 +21,7 @@ func newCommand() *cobra.Command {
 	cmd := daemon.Root(daemon.Group("dfget", "The command line of dfsnapshotter's clusters"))
 	getFlags(cmd)
 	cmd.Version = version
-	cmd.AddCommand(statusCommand(), doctorCommand(), imageCommand(), cacheCommand(), loginCommand(), preheatCommand(), indexCommand(), manCommand(), versionCommand())
+	cmd.AddCommand(statusCommand(), doctorCommand(), imageCommand(), cacheCommand(), loginCommand(), preheatCommand(), indexCommand(), daemon.ManCommand(1), versionCommand())
 	return cmd
 }
 

@@ -64,7 +64,7 @@ func exitCode(err error) int {
 	return 1
 }
 
-// Command returns the command line: the daemon itself and `config`.
+// Command returns the command line: the daemon itself, `config`, `health` and `man`.
 func (p *Program[C]) Command() *cobra.Command {
 	cmd := Root(&cobra.Command{
 		Use: p.Name, Short: p.Short, Long: p.Long, Version: p.Version, Args: NoArgs,
@@ -83,7 +83,7 @@ func (p *Program[C]) Command() *cobra.Command {
 	f := cmd.PersistentFlags()
 	f.StringVar(&p.config, "config", "", "configuration file (default "+p.File+", if there is one)")
 	f.StringVar(&p.logLevel, "log-level", "info", "debug, info, warn or error")
-	cmd.AddCommand(p.configCommand(), p.healthCommand())
+	cmd.AddCommand(p.configCommand(), p.healthCommand(), ManCommand(8))
 	return cmd
 }
 

@@ -120,6 +120,22 @@ func TestProgram(t *testing.T) {
 	}
 }
 
+// TestMan has a daemon write its pages, which are an administrator's.
+func TestMan(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
+	dir := t.TempDir()
+	if out, _, _, err := run(t, "", "man", dir); err != nil {
+		t.Fatal(err, out)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "d-config-check.8"))
+	if err != nil || !strings.Contains(string(text), `.TH "D-CONFIG-CHECK" "8" "Nov 2023" "d 1" "dfsnapshotter"`) {
+		t.Errorf("%v: %.400s", err, text)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "d-man.8")); err == nil {
+		t.Error("there is a page for the command that makes them")
+	}
+}
+
 func TestAddresses(t *testing.T) {
 	t.Parallel()
 	type is struct{ HostPort, Dialable bool }
