@@ -93,6 +93,9 @@ func TestChart(t *testing.T) {
 					want[k] = true
 				}
 			}
+			if full := strings.Contains(values, "postgres"); full != (strings.Count(out, `"uid": "dfsnapshotter-`) == 3) {
+				t.Errorf("dashboards are there: %t", !full)
+			}
 			for k, w := range want {
 				if w != (kinds[k] > 0) {
 					t.Errorf("%d of kind %s", kinds[k], k)
@@ -138,6 +141,9 @@ func check(t *testing.T, dec runtime.Decoder, programs, doc string) (kind string
 		node(t, o)
 	}
 	for name, text := range files {
+		if !strings.HasSuffix(name, ".toml") {
+			continue // a dashboard
+		}
 		// As `dfsnapshotter node` does with the address of a service.
 		text = strings.ReplaceAll(text, "${DF_DFSNAPSHOTTER_MANAGER_SERVICE_HOST}", "10.0.0.1")
 		path := filepath.Join(t.TempDir(), name)

@@ -13,7 +13,8 @@ import (
 // Manager is a dfmanager, of which one is asked as its first user.
 type Manager struct {
 	*Process
-	Addr string // on its host
+	Addr  string // on its host
+	Debug string // host:port of metrics and health, on its host
 
 	at *Host
 }
@@ -29,7 +30,7 @@ func (h *Host) Manager(ctx context.Context, more string) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{at: h, Addr: "127.0.0.1:8080"}
+	m := &Manager{at: h, Addr: "127.0.0.1:8080", Debug: debug}
 	config, err := h.write("manager.toml", fmt.Sprintf("listen = %q\ngrpc_listen = '127.0.0.1:0'\ndatabase = 'sqlite://%s'\nkey_file = %q\n[debug]\nlisten = %q\n%s",
 		m.Addr, h.Path("manager.db"), h.Path("manager.key"), debug, more))
 	if err != nil {
@@ -64,6 +65,11 @@ func (m *Manager) first(ctx context.Context) error {
 		return err
 	}
 	return resp.Body.Close()
+}
+
+// Metrics returns the manager's metrics by name and labels, as they are written.
+func (m *Manager) Metrics(ctx context.Context) (map[string]float64, error) {
+	return m.at.metrics(ctx, m.Debug)
 }
 
 // send asks the manager; another status than 2xx is an error.
