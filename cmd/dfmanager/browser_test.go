@@ -14,6 +14,7 @@ import (
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 )
@@ -26,19 +27,26 @@ type visitor struct {
 	ctx  context.Context
 	base string
 
-	mu       sync.Mutex // guards problems
+	mu       sync.Mutex // guards what follows
 	problems []string   // what the browser complained of
+	lost     []string   // why pages could not be loaded
 }
 
-// visit starts Chromium with a profile of its own.
-func visit(t *testing.T, base string, flags ...chromedp.ExecAllocatorOption) *visitor {
+// browser is where Chromium is. Without it the test is skipped.
+func browser(t *testing.T) string {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Skip("chromium is not installed")
 	}
+	return path
+}
+
+// visit starts Chromium with a profile of its own.
+func visit(t *testing.T, base string, flags ...chromedp.ExecAllocatorOption) *visitor {
+	t.Helper()
 	options := append([]chromedp.ExecAllocatorOption{
-		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
+		chromedp.ExecPath(browser(t)), chromedp.UserDataDir(t.TempDir()), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.WindowSize(1280, 900),
 	}, flags...)
@@ -68,6 +76,10 @@ func (v *visitor) hear(event any) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch e := event.(type) {
+	case *network.EventLoadingFailed:
+		if e.Type == network.ResourceTypeDocument && !e.Canceled {
+			v.lost = append(v.lost, e.ErrorText)
+		}
 	case *log.EventEntryAdded:
 		if e.Entry.Source != log.EntrySourceNetwork && e.Entry.Level == log.EntryLevelError || e.Entry.Source == log.EntrySourceSecurity {
 			v.problems = append(v.problems, e.Entry.Text)
@@ -94,7 +106,9 @@ func (v *visitor) do(actions ...chromedp.Action[chromedp.Void]) {
 func (v *visitor) fail(why any) {
 	v.t.Helper()
 	text, _ := chromedp.Run(v.ctx, chromedp.Evaluate[string]("location.href + '\\n' + document.body.innerText")) // why is what counts
-	v.t.Fatalf("%v at %s", why, text)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.t.Fatalf("%v at %s; pages that could not be loaded: %q", why, text, v.lost)
 }
 
 // eval returns what an expression is in the page, or what it resolves to.
