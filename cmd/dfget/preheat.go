@@ -275,7 +275,7 @@ func (p *progress) blobs(all []heatedBlob) {
 		return
 	}
 	p.size, p.total = got, size
-	p.Show(fmt.Sprintf("%s  %d of %d blobs", p.line(time.Now()), ready, len(all)))
+	p.Show(p.line(time.Now(), fmt.Sprintf("%d of %d blobs", ready, len(all))))
 }
 
 // report says how the job ended, or that it is begun.

@@ -34,18 +34,18 @@ func (p *progress) came(size int64) {
 	p.size = size
 	if now := time.Now(); now.Sub(p.shown) >= showEvery {
 		p.shown = now
-		p.Show(p.line(now))
+		p.Show(p.line(now, ""))
 	}
 }
 
-// line says how far the download is.
-func (p *progress) line(now time.Time) string {
+// line says how far the download is; more, if it is not empty, stands at its end.
+func (p *progress) line(now time.Time, more string) string {
 	rate := float64(p.size-p.first) / max(now.Sub(p.began).Seconds(), 0.001)
-	text := fmt.Sprintf("%s  %s", p.name, terminal.Size(p.size))
+	text := terminal.Size(p.size)
 	if p.total > 0 {
 		const width = 24
 		full := int(min(p.size*width/p.total, width))
-		text = fmt.Sprintf("%s  %3d %% [%s%s] %s of %s", p.name, p.size*100/p.total,
+		text = fmt.Sprintf("%3d %% [%s%s] %s of %s", p.size*100/p.total,
 			strings.Repeat("#", full), strings.Repeat(".", width-full), terminal.Size(p.size), terminal.Size(p.total))
 	}
 	text += fmt.Sprintf("  %s/s", terminal.Size(int64(rate)))
@@ -55,7 +55,21 @@ func (p *progress) line(now time.Time) string {
 	if p.total > p.size && rate > 0 {
 		text += fmt.Sprintf("  %s left", time.Duration(float64(p.total-p.size)/rate*float64(time.Second)).Round(time.Second))
 	}
-	return text
+	if more != "" {
+		text += "  " + more
+	}
+	return p.shortName(len(text)) + "  " + text
+}
+
+// shortName is as much of the name's end as leaves room for so much on the line.
+func (p *progress) shortName(rest int) string {
+	const least, gaps = 12, 3 // before the rest, and at the end
+	all, columns := []rune(p.name), p.Columns()
+	room := max(columns-rest-gaps, least)
+	if columns == 0 || len(all) <= room {
+		return p.name
+	}
+	return "…" + string(all[len(all)-room+1:])
 }
 
 // sourcesText says where bytes came from, in percent.

@@ -81,8 +81,31 @@ func (l *Line) show(text string) {
 	if l.To == nil || text == "" && l.shown.IsZero() {
 		return
 	}
+	if n := l.Columns(); n > 0 { // of a line that wraps the beginning would stay
+		text = cut(text, n-1)
+	}
 	_, _ = fmt.Fprintf(l.To, "\r\033[K%s", text) // who does not see it loses little
 	if l.shown = time.Now(); text == "" {
 		l.shown = time.Time{}
 	}
+}
+
+func cut(text string, n int) string {
+	if all := []rune(text); len(all) > n {
+		return string(all[:n])
+	}
+	return text
+}
+
+// Columns is how wide the terminal is; 0: that is not known.
+func (l *Line) Columns() int {
+	f, ok := l.To.(*os.File)
+	if !ok {
+		return 0
+	}
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	return int(size.Col)
 }
