@@ -101,6 +101,7 @@ func getFlags(cmd *cobra.Command) {
 	f.BoolVar(&asJSON, "json", false, "print the result as JSON")
 	f.StringVar(&d.socket, "agent", agent.Socket, "socket of the agent")
 	f.BoolVar(&noAgent, "no-agent", false, "go straight to the server")
+	f.StringVar(&d.access.ca, "ca", "", "PEM file with CAs of the server, besides the system's, where dfget goes straight to it; the agent has files_ca")
 	d.access.add(cmd)
 	d.s3.add(cmd)
 	t.add(cmd)

@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -168,6 +171,33 @@ func TestDirect(t *testing.T) {
 				t.Errorf("it leaves %v", rest)
 			}
 		})
+	}
+}
+
+// TestDirectCA downloads from a server whose certificate only --ca vouches for.
+func TestDirectCA(t *testing.T) {
+	t.Parallel()
+	s := &server{data: random(1*mib, 2), etag: `"1"`}
+	s.Server = httptest.NewUnstartedServer(s)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // of who does not know it
+	s.StartTLS()
+	defer s.Close()
+	dir := t.TempDir()
+	ca, to := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "file")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t, s.URL+"/f", "-O", to, "--no-agent"); code(err) != exitUnavailable || !strings.Contains(err.Error(), "unknown authority") {
+		t.Errorf("without --ca: %v", err)
+	}
+	if _, err := run(t, s.URL+"/f", "-O", to, "--no-agent", "--ca", to+".none"); code(err) != 1 || !strings.Contains(err.Error(), "--ca: ") {
+		t.Errorf("with a file that is not there: %v", err)
+	}
+	if _, err := run(t, s.URL+"/f", "-O", to, "--no-agent", "--ca", ca); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(to); err != nil || !bytes.Equal(got, s.data) {
+		t.Errorf("it wrote %d bytes of %d, %v", len(got), len(s.data), err)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -128,17 +127,8 @@ func openManager(a account) (*manager, error) {
 		return nil, fmt.Errorf("%q is not like https://manager.example:8080", a.URL)
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if a.CA != "" {
-		pem, err := os.ReadFile(a.CA)
-		if err != nil {
-			return nil, err
-		}
-		if config.RootCAs, err = x509.SystemCertPool(); err != nil {
-			config.RootCAs = x509.NewCertPool() // there are none
-		}
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s: no certificate in it", a.CA)
-		}
+	if config.RootCAs, err = daemon.Roots("CA", a.CA); err != nil {
+		return nil, err
 	}
 	return &manager{
 		base: u.Scheme + "://" + u.Host, token: a.Token,

@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/net/http/httpproxy"
 
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 )
@@ -33,6 +34,7 @@ const maxDocument = 4 << 20
 type registryFlags struct {
 	hostsDir, dockerConfig string
 	plain                  bool
+	ca                     string // of a file's server: PEM file; "": the system's alone
 }
 
 func (f *registryFlags) add(cmd *cobra.Command) {
@@ -58,10 +60,14 @@ func dockerConfig() string {
 func (f registryFlags) open(repo origin.Repo, writes bool, messages io.Writer) (*origin.Client, error) {
 	log := slog.New(slog.NewTextHandler(messages, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	proxy := httpproxy.FromEnvironment().ProxyFunc()
+	cas, err := daemon.Roots("--ca", f.ca)
+	if err != nil {
+		return nil, err
+	}
 	c := origin.Config{
 		HostsDir: f.hostsDir, Credentials: origin.Chain(log, origin.NewDockerConfig(f.dockerConfig)), Log: log, UserAgent: "dfget/" + version,
 		Proxy:      func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
-		ServerOnly: writes, HeaderTimeout: time.Minute,
+		ServerOnly: writes, HeaderTimeout: time.Minute, FileRoots: cas,
 	}
 	if f.plain {
 		c.Plain = []string{repo.Host}

@@ -42,7 +42,7 @@ type JobsConfig struct {
 // RegistriesConfig says how registries reach the manager, and it them.
 type RegistriesConfig struct {
 	OpenTo []string `toml:"open_to" comment:"CIDRs from which registries may have images preheated without saying who they are. Anybody there can."`
-	CA     string   `toml:"ca" comment:"PEM file with CAs of registries, besides the system's."`
+	CA     string   `toml:"ca" comment:"PEM file with CAs of registries, and of web servers whose files are preheated, besides the system's."`
 }
 
 // WebConfig says how browsers and registries reach the manager.

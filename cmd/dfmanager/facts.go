@@ -49,6 +49,6 @@ func (c Config) facts() []console.Fact {
 		{Name: "Jobs are kept for", Value: span(c.Jobs.Keep), Key: "jobs.keep"},
 		{Name: "Platforms of images for several", Value: list(c.Jobs.Platforms, "all"), Key: "jobs.platforms"},
 		{Name: "Registries need no credentials at", Value: list(c.Registries.OpenTo, "no address"), Key: "registries.open_to"},
-		{Name: "CAs of registries", Value: list(strings.Fields(c.Registries.CA), "the system's only"), Key: "registries.ca"},
+		{Name: "CAs of registries and file servers", Value: list(strings.Fields(c.Registries.CA), "the system's only"), Key: "registries.ca"},
 	}
 }

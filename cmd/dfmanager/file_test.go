@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -33,21 +36,49 @@ type shelf struct {
 }
 
 func newShelf(t *testing.T, size int, password string) *shelf {
-	s := &shelf{data: make([]byte, size), password: password}
-	_, _ = rand.NewChaCha8([32]byte{byte(size)}).Read(s.data)
-	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case s.password != "" && r.Header.Get("X-Password") != s.password:
-			http.Error(w, "who are you?", http.StatusForbidden)
-		case r.URL.Path != "/model.bin":
-			http.NotFound(w, r)
-		default:
-			w.Header().Set("ETag", `"one"`)
-			http.ServeContent(&counted{w, &s.sent}, r, "", time.Time{}, bytes.NewReader(s.data))
-		}
-	}))
+	s := fill(size, password)
+	s.Server = httptest.NewServer(s)
 	t.Cleanup(s.Close)
 	return s
+}
+
+// newSafeShelf is one that speaks TLS, with a certificate that no system knows.
+func newSafeShelf(t *testing.T, size int, password string) *shelf {
+	s := fill(size, password)
+	s.Server = httptest.NewUnstartedServer(s)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // of who does not know it
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
+}
+
+func fill(size int, password string) *shelf {
+	s := &shelf{data: make([]byte, size), password: password}
+	_, _ = rand.NewChaCha8([32]byte{byte(size)}).Read(s.data)
+	return s
+}
+
+// ServeHTTP gives the file to who has the password.
+func (s *shelf) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case s.password != "" && r.Header.Get("X-Password") != s.password:
+		http.Error(w, "who are you?", http.StatusForbidden)
+	case r.URL.Path != "/model.bin":
+		http.NotFound(w, r)
+	default:
+		w.Header().Set("ETag", `"one"`)
+		http.ServeContent(&counted{w, &s.sent}, r, "", time.Time{}, bytes.NewReader(s.data))
+	}
+}
+
+// ca is a PEM file with the certificate of all servers that newSafeShelf makes.
+func (s *shelf) ca(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 type counted struct {
@@ -66,6 +97,7 @@ func (c *counted) Write(p []byte) (int, error) {
 func TestPreheatFile(t *testing.T) {
 	t.Parallel()
 	members := clustertest.New(t, true)
+	members.FilesCA = newSafeShelf(t, 1, "").ca(t)
 	r := origintest.New(t, origintest.Options{})
 	s := members.Scheduler()
 	seeds := []*clustertest.Process{members.Seed(r.Host(), s.Addr), members.Seed(r.Host(), s.Addr)}
@@ -74,6 +106,7 @@ func TestPreheatFile(t *testing.T) {
 	cfg := testConfig(storetest.SQLite(t))
 	cfg.Cluster.Schedulers, cfg.Web.Rate = []string{s.Addr}, 10_000
 	cfg.TLS.CA, cfg.TLS.Cert, cfg.TLS.Key = f.CA, f.Cert, f.Key
+	cfg.Registries.CA = members.FilesCA
 	m, _ := start(t, cfg, rootPassword)
 	c := newClient(t, "http://"+m.ln.Addr().String())
 	c.first()
@@ -85,16 +118,18 @@ func TestPreheatFile(t *testing.T) {
 		size           int
 		password, more string // of the job
 		flags          []string
+		shelf          func(*testing.T, int, string) *shelf
 	}{
-		"open":        {9<<20 + 17, "", ``, nil},
-		"private":     {7<<20 + 3, secret, `,"headers":{"x-password":"` + secret + `"}`, []string{"-H", "X-Password: " + secret}},
-		"with a tag":  {3 << 20, "", `,"tag":"nightly","filter":["ts"]`, []string{"--tag", "nightly", "--filter", "ts"}},
-		"a tiny one":  {100, secret, `,"headers":{"X-Password":"` + secret + `"}`, []string{"-H", "X-Password: " + secret}},
-		"an empty":    {0, "", ``, nil},
-		"by its sums": {2<<20 + 5, "", `,"digest":"DIGEST"`, []string{"--digest", "DIGEST"}},
+		"open":        {9<<20 + 17, "", ``, nil, newShelf},
+		"private":     {7<<20 + 3, secret, `,"headers":{"x-password":"` + secret + `"}`, []string{"-H", "X-Password: " + secret}, newShelf},
+		"of a CA":     {5<<20 + 1, secret, `,"headers":{"x-password":"` + secret + `"}`, []string{"-H", "X-Password: " + secret}, newSafeShelf},
+		"with a tag":  {3 << 20, "", `,"tag":"nightly","filter":["ts"]`, []string{"--tag", "nightly", "--filter", "ts"}, newShelf},
+		"a tiny one":  {100, secret, `,"headers":{"X-Password":"` + secret + `"}`, []string{"-H", "X-Password: " + secret}, newShelf},
+		"an empty":    {0, "", ``, nil, newShelf},
+		"by its sums": {2<<20 + 5, "", `,"digest":"DIGEST"`, []string{"--digest", "DIGEST"}, newShelf},
 	} {
 		t.Run(name, func(t *testing.T) {
-			web := newShelf(t, k.size, k.password)
+			web := k.shelf(t, k.size, k.password)
 			sum := digest.FromBytes(web.data).String()
 			url := web.URL + "/model.bin?ts=1&X-Amz-Signature=hush"
 			j := c.order(fmt.Sprintf(`{"kind":"file","url":%q,"scope":"all_peers"%s}`, url, strings.ReplaceAll(k.more, "DIGEST", sum)))

@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -28,12 +26,12 @@ import (
 
 // openJobs opens what jobs need, and runs them.
 func (s *server) openJobs(c Config, reg prometheus.Registerer, log *slog.Logger) error {
-	cas, err := roots("registries.ca", c.Registries.CA)
+	cas, err := daemon.Roots("registries.ca", c.Registries.CA)
 	if err != nil {
 		return err
 	}
 	s.images = registry.New(registry.Config{Roots: cas, Proxy: http.ProxyFromEnvironment})
-	if s.files, err = origin.New(origin.Config{Proxy: http.ProxyFromEnvironment, Log: log, UserAgent: "dfmanager"}); err != nil {
+	if s.files, err = origin.New(origin.Config{Proxy: http.ProxyFromEnvironment, FileRoots: cas, Log: log, UserAgent: "dfmanager"}); err != nil {
 		return err
 	}
 	config := warm.Config{Schedulers: c.Cluster.Schedulers, Name: p2p.HostID(s.name), Log: log}
@@ -116,23 +114,4 @@ func (c Config) key(secret string) (*seal.Key, error) {
 		return nil, fmt.Errorf("DFMANAGER_SECRET_KEY: %w", err)
 	}
 	return k, nil
-}
-
-// roots are the CAs that the file of a key adds to the system's; nil: there is none.
-func roots(key, file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", key, err)
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool() // there are none
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s: no certificate in %s", key, file)
-	}
-	return pool, nil
 }

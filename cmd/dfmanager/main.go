@@ -59,7 +59,7 @@ func probe(c Config, log *slog.Logger) error {
 	if _, err := c.TLS.Identity(wire.RoleManager, log); err != nil {
 		return err
 	}
-	if _, err := roots("registries.ca", c.Registries.CA); err != nil {
+	if _, err := daemon.Roots("registries.ca", c.Registries.CA); err != nil {
 		return err
 	}
 	if _, err := c.Auth.OIDC.provider(nil); err != nil {

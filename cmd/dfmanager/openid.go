@@ -8,6 +8,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/openid"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/seal"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/daemon"
 )
 
 // OIDCConfig names an OpenID Connect provider.
@@ -62,7 +63,7 @@ func (c OIDCConfig) provider(key *seal.Key) (*openid.Provider, error) {
 	if c.Issuer == "" {
 		return nil, nil
 	}
-	cas, err := roots("auth.oidc.ca", c.CA)
+	cas, err := daemon.Roots("auth.oidc.ca", c.CA)
 	if err != nil {
 		return nil, err
 	}

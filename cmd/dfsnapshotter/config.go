@@ -43,6 +43,7 @@ type RegistryConfig struct {
 	DockerConfig       string `toml:"docker_config" comment:"Credentials: a docker config.json, with its credential helpers."`
 	CredentialProvider string `toml:"credential_provider_config" comment:"Credentials: kubelet's CredentialProviderConfig; empty for none."`
 	CredentialBin      string `toml:"credential_provider_bin_dir" comment:"Folder of the plugins that file names."`
+	FilesCA            string `toml:"files_ca" comment:"PEM file with CAs of web servers that files come from for dfget, besides the system's. It is read at the start."`
 	Proxy              string `toml:"proxy" comment:"Proxy to registries; empty for what HTTPS_PROXY and NO_PROXY say."`
 }
 

@@ -269,8 +269,12 @@ func (n *node) openOrigin() (*origin.Client, error) {
 		sources = append(sources, origin.NewKubeletPlugins(c.CredentialProvider, c.CredentialBin))
 	}
 	sources = append(sources, &n.learned)
+	cas, err := daemon.Roots("registry.files_ca", c.FilesCA)
+	if err != nil {
+		return nil, err
+	}
 	config := origin.Config{
-		HostsDir: c.HostsDir, Proxy: proxy(c.Proxy), Credentials: origin.Chain(n.log, sources...),
+		FileRoots: cas, HostsDir: c.HostsDir, Proxy: proxy(c.Proxy), Credentials: origin.Chain(n.log, sources...),
 		Log: n.log, Registerer: n.reg, UserAgent: "dfsnapshotter/" + version,
 		Own: mirror.Own(n.cfg.Mirror.Listen), Via: n.via,
 	}

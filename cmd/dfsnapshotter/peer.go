@@ -218,8 +218,11 @@ func hostID(id *wire.Identity, root string) (p2p.HostID, error) {
 	return daemon.HostID(root)
 }
 
-// probe reads the certificates that a manager has not to give.
+// probe reads CAs, and the certificates that a manager has not to give.
 func probe(c Config, log *slog.Logger) error {
+	if _, err := daemon.Roots("registry.files_ca", c.Registry.FilesCA); err != nil {
+		return err
+	}
 	if c.Peer.Manager != "" {
 		return nil
 	}

@@ -2,6 +2,7 @@ package origin
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -100,6 +101,7 @@ func newFiles(cfg Config) *files {
 	dial := (&net.Dialer{Timeout: cfg.DialTimeout, KeepAlive: 30 * time.Second}).DialContext
 	f.client = &http.Client{CheckRedirect: checkRedirect, Transport: &http.Transport{
 		Proxy: f.dialer.proxy(cfg.Proxy), DialContext: f.dialer.guard(dial), TLSHandshakeTimeout: cfg.DialTimeout,
+		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: cfg.FileRoots},
 		ResponseHeaderTimeout: cfg.HeaderTimeout, DisableCompression: true, ForceAttemptHTTP2: true,
 		MaxIdleConnsPerHost: 32, IdleConnTimeout: 90 * time.Second,
 	}}

@@ -2,6 +2,7 @@ package origin
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -50,6 +51,10 @@ type Config struct {
 	// Plain are the registries that speak plain HTTP where hosts.toml does not
 	// say what they speak.
 	Plain []string
+
+	// FileRoots are the CAs of web servers that files come from; nil means the
+	// system's. Those of registries stand in hosts.toml.
+	FileRoots *x509.CertPool
 
 	// ServerOnly leaves the mirrors of hosts.toml out: what they say of a tag may
 	// be old.

@@ -60,6 +60,8 @@ func Remove() error {
 
 // Cluster is one with or without certificates, or one of a manager.
 type Cluster struct {
+	FilesCA string // CA of web servers, for hosts and seeds: PEM file; "": none besides the system's
+
 	t       testing.TB
 	ca      *wiretest.CA // nil: without
 	n       int
@@ -180,11 +182,12 @@ seed = %t
 %s[registry]
 hosts_dir = '%s/certs.d'
 docker_config = '%s/none'
+files_ca = '%s'
 [mirror]
 listen = '%s'
 [debug]
 listen = ''
-%s`, dir, role == wire.RoleSeed, told, dir, dir, mirror, c.tls(name, role)))
+%s`, dir, role == wire.RoleSeed, told, dir, dir, c.FilesCA, mirror, c.tls(name, role)))
 	p.Name = name
 	p.Root = dir + "/root"
 	ln, err := net.Listen("tcp", p.Addr) // it does not say where it listens
