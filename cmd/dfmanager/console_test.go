@@ -190,6 +190,12 @@ func (v *visitor) preheats(r *origintest.Registry) {
 	v.do(chromedp.Click(chromedp.CSS("input[name=plain_http]")))
 	v.press("Preheat")
 	v.at("/jobs/1")
+	v.see("2 of 3 blobs")
+	v.open("/clusters/1/blobs/" + layers[1].String())
+	v.see("Time line")
+	v.see("s for the origin") // it waited
+	v.look("blob-waiting")
+	v.open("/jobs/1")
 	eval[bool](v, "window.same = true") // gone with the next page
 	v.see("Live")
 	v.see("2 of 3 blobs")

@@ -87,6 +87,7 @@ type blobDetail struct {
 	Unseen string // why it may be there, and is not shown
 	Images []string
 	Rows   []holderRow
+	Time   timeLine
 }
 
 // holderRow is one line of the piece map.
@@ -130,6 +131,7 @@ func (c *Console) blobFrame(ctx context.Context, v *web.Visit) (f frame, err err
 		}
 		d.Rows = append(d.Rows, row)
 	}
+	d.Time = lineUp(c.Sight.Trace(k.ID, digest.Digest(d.Digest)), d.Pieces)
 	images, err := c.Store.ImagesOf(ctx, []string{d.Digest})
 	d.Images = images[d.Digest]
 	live := clusterPath(k.ID) + "/blobs/" + url.PathEscape(d.Digest) + "/events"

@@ -86,7 +86,7 @@ type Blob struct {
 // Holder is a host that has pieces of a blob, or wants it.
 type Holder struct {
 	ID, Addr    string
-	Seed        bool
+	Seed, Share bool
 	Wants, Lazy bool
 	Have        int      // pieces
 	Runs        [][2]int // of pieces: first and last
@@ -112,6 +112,7 @@ type Sight struct {
 
 	mu     sync.Mutex // guards what follows
 	all    map[question]*answer
+	traces map[question]*Trace // without a scheduler
 	pruned time.Time
 }
 
@@ -134,16 +135,19 @@ type answer struct {
 var ErrUnseen = errors.New("the scheduler cannot be asked what it sees")
 
 // New makes a Sight.
-func New(s Source) *Sight { return &Sight{source: s, all: map[question]*answer{}} }
+func New(s Source) *Sight {
+	return &Sight{source: s, all: map[question]*answer{}, traces: map[question]*Trace{}}
+}
 
 // Blob returns the swarm of a blob, of whichever of the schedulers has it; false
 // if there is none. ErrUnseen reports that some could not be asked, and the others
 // have none.
 func (s *Sight) Blob(ctx context.Context, cluster int64, schedulers []string, d digest.Digest) (b Blob, found bool, err error) {
 	for _, name := range p2p.Rendezvous(string(d), schedulers) {
-		got, e := read[Blob](ctx, s, question{cluster, name, d})
+		got, at, e := read[Blob](ctx, s, question{cluster, name, d})
 		switch {
 		case e == nil:
+			s.trace(cluster, d, at, *got)
 			return *got, true, nil
 		case !errors.Is(e, wire.ErrNoSwarm):
 			err = fmt.Errorf("%w: %s: %w", ErrUnseen, name, e)
@@ -164,8 +168,8 @@ func (s *Sight) Now(ctx context.Context, cluster int64, scheduler string, d dige
 	return b, err
 }
 
-// read reads JSON, of now or of a moment ago.
-func read[T any](ctx context.Context, s *Sight, q question) (*T, error) {
+// read reads JSON, of now or of a moment ago, and says when that was.
+func read[T any](ctx context.Context, s *Sight, q question) (said *T, at time.Time, err error) {
 	v := s.answer(q)
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -173,14 +177,14 @@ func read[T any](ctx context.Context, s *Sight, q question) (*T, error) {
 		got := new(T)
 		err := s.ask(ctx, q, got)
 		if err != nil && ctx.Err() != nil {
-			return nil, ctx.Err() // who asked has left; the next one asks again
+			return nil, at, ctx.Err() // who asked has left; the next one asks again
 		}
 		v.said, v.err, v.at = got, err, time.Now()
 	}
 	if v.err != nil {
-		return nil, v.err
+		return nil, v.at, v.err
 	}
-	return v.said.(*T), nil
+	return v.said.(*T), v.at, nil
 }
 
 const forget = time.Minute
@@ -235,7 +239,7 @@ func (s *Sight) Gather(ctx context.Context, cluster int64, schedulers []string) 
 	seen, why := make([]*Scheduler, len(schedulers)), make([]error, len(schedulers))
 	var wg sync.WaitGroup
 	for i, name := range schedulers {
-		wg.Go(func() { seen[i], why[i] = read[Scheduler](ctx, s, question{cluster, name, ""}) })
+		wg.Go(func() { seen[i], _, why[i] = read[Scheduler](ctx, s, question{cluster, name, ""}) })
 	}
 	wg.Wait()
 	hosts := map[string]Host{}
