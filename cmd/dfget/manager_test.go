@@ -240,6 +240,7 @@ func TestPreheat(t *testing.T) {
 		{"chosen", good, []string{"app:v1", "--platform", "linux/amd64,linux/arm64", "--cluster", "fra", "--plain-http"}, 0, "in place", `"cluster_id":2,"image":"app:v1","plain_http":true,"platforms":["linux/amd64","linux/arm64"]`},
 		{"a private one", good, []string{"app:v1", "--registry-user", "robot", "--registry-password-stdin"}, 0, "in place", `"registry_password":"typed","registry_user":"robot"`},
 		{"everywhere", good, []string{"app:v1", "--scope", "all_peers", "--percentage", "10", "--concurrent", "5", "--timeout", "90s"}, 0, "and the hosts of scope all_peers", `"concurrent_hosts":5,"image":"app:v1","percentage":10,"scope":"all_peers","timeout_seconds":90`},
+		{"some layers", good, []string{"app:v1", "--layer", "sha256:a,sha256:b"}, 0, "in place", `"image":"app:v1","layers":["sha256:a","sha256:b"]`},
 		{"to some hosts", good, []string{"app:v1", "--host", "a,b"}, 0, "and the hosts of scope hosts", `"hosts":["a","b"],"image":"app:v1","scope":"hosts"`},
 		{"a file", good, []string{"https://files.example/m.bin?sig=typed", "-H", "X-Password: typed", "--tag", "t", "--filter", "a,b", "--digest", "sha256:x"}, 0, "m.bin  3.0 MiB",
 			`{"digest":"sha256:x","filter":["a","b"],"headers":{"X-Password":"typed"},"kind":"file","tag":"t","url":"https://files.example/m.bin?sig=typed"}`},

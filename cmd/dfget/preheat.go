@@ -44,6 +44,7 @@ type preheat struct {
 	Hosts     []string `json:"hosts,omitempty"`
 	Count     int      `json:"concurrent_hosts,omitempty"`
 	Seconds   int      `json:"timeout_seconds,omitempty"`
+	Layers    []string `json:"layers,omitempty"`
 	fileOptions
 
 	name                  string // as it was given
@@ -69,6 +70,7 @@ func preheatCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&p.Platforms, "platform", nil, "of an image for several platforms those for these, such as linux/amd64 (default: as the manager is configured)")
+	f.StringSliceVar(&p.Layers, "layer", nil, "of an image only the layers with these digests")
 	f.StringVar(&p.cluster, "cluster", "", "name of the cluster (default: the manager's default one)")
 	f.StringVar(&p.Scope, "scope", "", "where to: "+strings.Join(scopes, ", ")+" (default: the first, from which others get it when they start it)")
 	f.IntVar(&p.Percent, "percentage", 0, "of the hosts of that scope only so many")

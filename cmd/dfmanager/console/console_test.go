@@ -275,11 +275,12 @@ func TestJobs(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	operator, guest := e.session("operator"), e.session("guest")
-	r := e.do("/jobs/new", url.Values{"image": {"<b>no image"}, "registry_password": {"top secret"}, "registry_user": {"robot"}, "platforms": {"linux/amd64, x"}}, operator)
-	if r.status != 400 || strings.Contains(r.text, "<b>no") || strings.Contains(r.text, "top secret") || !strings.Contains(r.text, "must be like linux/amd64") {
+	layer := "sha256:" + strings.Repeat("0a", 32)
+	r := e.do("/jobs/new", url.Values{"image": {"<b>no image"}, "registry_password": {"top secret"}, "registry_user": {"robot"}, "platforms": {"linux/amd64, x"}, "layers": {"sha256:short"}}, operator)
+	if r.status != 400 || strings.Contains(r.text, "<b>no") || strings.Contains(r.text, "top secret") || !strings.Contains(r.text, "must be like linux/amd64") || !strings.Contains(r.text, "must be digests") {
 		t.Errorf("a form with mistakes: %d %s", r.status, r.text)
 	}
-	r = e.do("/jobs/new", url.Values{"image": {"registry.example/team/app:v7"}, "registry_password": {"top secret"}, "registry_user": {"robot"}, "platforms": {"linux/amd64 linux/arm64"}}, operator)
+	r = e.do("/jobs/new", url.Values{"image": {"registry.example/team/app:v7"}, "registry_password": {"top secret"}, "registry_user": {"robot"}, "platforms": {"linux/amd64 linux/arm64"}, "layers": {layer}}, operator)
 	if r.status != 303 || r.to() != "/jobs/1" {
 		t.Fatalf("created: %d to %q", r.status, r.to())
 	}
@@ -300,7 +301,7 @@ func TestJobs(t *testing.T) {
 			t.Errorf("%s shows a guest too much: %s", path, r.text)
 		}
 	}
-	if r := e.do("/jobs/new?from=1", nil, operator); !strings.Contains(r.text, `value="registry.example/team/app:v7"`) || !strings.Contains(r.text, "linux/amd64 linux/arm64") {
+	if r := e.do("/jobs/new?from=1", nil, operator); !strings.Contains(r.text, `value="registry.example/team/app:v7"`) || !strings.Contains(r.text, "linux/amd64 linux/arm64") || !strings.Contains(r.text, `value="`+layer+`"`) {
 		t.Errorf("repeated: %d %s", r.status, r.text)
 	}
 	for range 2 { // the second time it has ended

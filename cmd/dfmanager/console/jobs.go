@@ -331,12 +331,15 @@ func (f *jobForm) orders(v *web.Visit, o *job.Order) {
 		return n
 	}
 	f.Hosts = v.PostFormValue("hosts")
-	f.Scope = job.Scope{Kind: v.PostFormValue("scope"), Percent: number("percentage"), Hosts: typed(f.Hosts), Concurrent: number("concurrent_hosts"), Seconds: number("timeout_minutes") * 60}
+	f.Scope = job.Scope{Kind: v.PostFormValue("scope"), Percent: number("percentage"), Hosts: typed(f.Hosts), Concurrent: number("concurrent_hosts"), Seconds: number("timeout_minutes") * 60, Layers: typed(v.PostFormValue("layers"))}
 	f.Remove, f.Blob = v.PostFormValue("kind") == job.Remove, v.PostFormValue("blob")
 	if o.Scope = f.Scope; f.Remove {
 		o.Kind, o.Blob, o.Scope.Kind = job.Remove, f.Blob, ""
 	}
 }
+
+// Layers are those that are brought there; "": all.
+func (f jobForm) Layers() string { return strings.Join(f.Scope.Layers, " ") }
 
 // Minutes is for how long the job is tried; 0: as configured.
 func (f jobForm) Minutes() int { return f.Scope.Seconds / 60 }

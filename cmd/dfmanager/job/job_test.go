@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -173,6 +174,38 @@ func TestImageIsPreheated(t *testing.T) {
 		for _, b := range blobs {
 			if b.State != store.Succeeded || b.Got != b.Size || b.Host != "seed-1" {
 				e.t.Errorf("%+v", b)
+			}
+		}
+	})
+}
+
+// Of an image whose layers are chosen these are brought, and its config.
+func TestLayersAreChosen(t *testing.T) {
+	each(t, origintest.Options{}, func(e *env) {
+		e.image("v1")
+		r := e.runner(newCluster())
+		chosen := func(layers ...string) job.Request {
+			q := e.request("v1")
+			for _, l := range layers {
+				q.Scope.Layers = append(q.Scope.Layers, digest.FromString(l).String())
+			}
+			return q
+		}
+		j := e.ends(e.create(r, chosen("layer of v1")).ID, store.Succeeded)
+		blobs, err := e.db.JobBlobs(e.t.Context(), j.ID)
+		var got []string
+		for _, b := range blobs {
+			got = append(got, b.Kind+" "+b.Digest)
+		}
+		want := []string{"layer " + digest.FromString("layer of v1").String(), "config " + digest.FromString("config").String()}
+		slices.Sort(got)
+		slices.Sort(want)
+		if err != nil || !slices.Equal(got, want) {
+			e.t.Errorf("it brought %v, %v; want %v", got, err, want)
+		}
+		for _, not := range []string{"no layer", "config"} {
+			if j := e.ends(e.create(r, chosen("shared layer", not)).ID, store.Failed); j.Tries != 0 || !strings.Contains(j.Error, "the image has no layer "+digest.FromString(not).String()) {
+				e.t.Errorf("%s: %d tries, %s", not, j.Tries, j.Error)
 			}
 		}
 	})

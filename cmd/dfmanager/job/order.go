@@ -78,6 +78,9 @@ func (o Order) Request() (q Request, err error) {
 	if o.Kind != File && (o.Digest != "" || o.Tag != "" || len(o.Filter) > 0 || len(o.Headers) > 0) {
 		wrong["kind"] = "must be file, with digest, tag, filter or headers"
 	}
+	if (o.Kind == File || q.Remove) && len(o.Layers) > 0 {
+		wrong["layers"] = "go with preheating an image"
+	}
 	switch {
 	case o.Kind != "" && o.Kind != Image && o.Kind != File && o.Kind != Remove:
 		wrong["kind"] = "must be image, file or remove"

@@ -31,6 +31,9 @@ func (r *Runner) preheat(ctx context.Context, j store.Job) error {
 	if err != nil {
 		return err
 	}
+	if image, err = ScopeOf(j.Scope).part(image); err != nil {
+		return err
+	}
 	if err := r.list(ctx, j, image); err != nil {
 		return err
 	}

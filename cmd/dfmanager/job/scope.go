@@ -8,8 +8,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/field"
+	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/registry"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
 // The kinds of scopes, named as Harbor and Dragonfly do. In each of them one seed
@@ -24,17 +28,19 @@ const (
 // Kinds are all of them; "" is the first.
 var Kinds = []string{OneSeed, AllSeeds, AllPeers, Listed}
 
-// Scope is which hosts an image is brought to, and how.
+// Scope is which hosts an image is brought to, and how, and how much of it.
 type Scope struct {
 	Kind       string   `json:"scope,omitempty"`
 	Percent    int      `json:"percentage,omitempty"`       // of them, always the same ones; 0: all
 	Hosts      []string `json:"hosts,omitempty"`            // IDs or addresses, with scope hosts
 	Concurrent int      `json:"concurrent_hosts,omitempty"` // at a time; 0: 50
 	Seconds    int      `json:"timeout_seconds,omitempty"`  // for how long the job is tried; 0: as configured
+	Layers     []string `json:"layers,omitempty"`           // digests of those that are brought there; none: all
 }
 
 const (
 	maxHosts        = 10_000
+	maxLayers       = 500
 	usualConcurrent = 50
 	maxConcurrent   = 1000
 	maxTimeout      = 24 * time.Hour
@@ -61,6 +67,9 @@ func (s Scope) Check(wrong field.Errors) {
 	if s.Concurrent < 0 || s.Concurrent > maxConcurrent {
 		wrong["concurrent_hosts"] = fmt.Sprintf("must be from 1 to %d", maxConcurrent)
 	}
+	if len(s.Layers) > maxLayers || slices.ContainsFunc(s.Layers, func(d string) bool { return p2p.ValidateDigest(digest.Digest(d)) != nil }) {
+		wrong["layers"] = fmt.Sprintf("must be digests such as sha256:… with 64 hexadecimal digits, %d at most", maxLayers)
+	}
 	if s.Seconds < 0 || s.Seconds > int(maxTimeout/time.Second) {
 		wrong["timeout_seconds"] = fmt.Sprintf("must be from 1 to %d", int(maxTimeout/time.Second))
 	}
@@ -83,6 +92,28 @@ func (s Scope) timeout(usual time.Duration) time.Duration {
 		return usual
 	}
 	return time.Duration(s.Seconds) * time.Second
+}
+
+// part leaves the layers of an image that are meant, and its configs, which say what
+// layers are.
+func (s Scope) part(image registry.Image) (registry.Image, error) {
+	if len(s.Layers) == 0 {
+		return image, nil
+	}
+	found := map[string]bool{}
+	image.Blobs = slices.DeleteFunc(image.Blobs, func(b registry.Blob) bool {
+		meant := slices.Contains(s.Layers, b.Digest.String())
+		if meant && b.Kind == registry.KindLayer {
+			found[b.Digest.String()] = true
+		}
+		return !meant && b.Kind == registry.KindLayer
+	})
+	for _, d := range s.Layers {
+		if !found[d] {
+			return image, fmt.Errorf("%w: the image has no layer %s", registry.ErrNotFound, d)
+		}
+	}
+	return image, nil
 }
 
 // text is how it is stored; "" if it says nothing.

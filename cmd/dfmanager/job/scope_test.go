@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/field"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 )
@@ -66,6 +68,7 @@ func TestScopeCheck(t *testing.T) {
 		{Scope{Kind: "some"}, "scope"}, {Scope{Kind: Listed}, "hosts"}, {Scope{Hosts: []string{"a"}}, "hosts"}, {Scope{Kind: Listed, Hosts: make([]string, maxHosts+1)}, "hosts"},
 		{Scope{Percent: 5}, "percentage"}, {Scope{Kind: AllPeers, Percent: 101}, "percentage"}, {Scope{Kind: AllPeers, Percent: -1}, "percentage"},
 		{Scope{Concurrent: 1001}, "concurrent_hosts"}, {Scope{Seconds: -1}, "timeout_seconds"}, {Scope{Seconds: 86401}, "timeout_seconds"},
+		{Scope{Layers: []string{digest.FromString("a").String()}}, ""}, {Scope{Layers: []string{"sha256:a"}}, "layers"}, {Scope{Layers: make([]string, maxLayers+1)}, "layers"},
 	} {
 		wrong := field.Errors{}
 		c.scope.Check(wrong)
