@@ -23,7 +23,13 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/fs/indexes"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		main()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const team = "team/app"
 
