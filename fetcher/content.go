@@ -3,6 +3,7 @@ package fetcher
 import (
 	"cmp"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -159,8 +160,16 @@ func (c *content) arriving(f *fetch, n int) (pos, count int64, p Priority) {
 }
 
 // arrived takes in that bytes of fetch f have come; data is nil if they are in
-// the store.
+// the store. Whoever waits for them goes on at once, and not when f next waits
+// for its source, which on a fast line may be some megabytes later.
 func (c *content) arrived(f *fetch, n int64, data []byte) {
+	if c.takeIn(f, n, data) {
+		runtime.Gosched()
+	}
+}
+
+// takeIn reports whether somebody had waited for the bytes.
+func (c *content) takeIn(f *fetch, n int64, data []byte) (awaited bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	from := f.pos
@@ -176,11 +185,13 @@ func (c *content) arrived(f *fetch, n int64, data []byte) {
 			}
 			w.from = source
 			c.wake(w)
+			awaited = true
 		}
 	}
 	if c.f.network != nil && data == nil {
 		c.f.network.inspect(c, from, f.pos)
 	}
+	return awaited
 }
 
 // came takes in n bytes at off that the network brought; data is nil if they

@@ -114,7 +114,7 @@ func TestLoop(t *testing.T) {
 // viaOf returns what a mirror calls itself, as registries get to see it.
 func viaOf(f *front) string {
 	f.Helper()
-	reg := origintest.New(f.T, origintest.Options{})
+	reg := origintest.New(f.TB, origintest.Options{})
 	f.do("GET", "/v2/a/tags/list?ns="+reg.Host())
 	for _, q := range reg.Requests() {
 		return q.Header.Get("Via")

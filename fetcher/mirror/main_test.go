@@ -58,7 +58,7 @@ func (l *log) String() string {
 
 // front is a mirror that runs, in front of a fetcher of its own.
 type front struct {
-	*testing.T
+	testing.TB
 	url    string
 	addr   string
 	log    *log
@@ -68,13 +68,13 @@ type front struct {
 
 // open opens a mirror whose upstream is a registry. hosts are files of hosts.toml
 // by registry; ADDR in them stands for the mirror itself.
-func open(t *testing.T, upstream string, hosts map[string]string) *front {
+func open(t testing.TB, upstream string, hosts map[string]string) *front {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &front{T: t, addr: ln.Addr().String(), log: &log{}, reg: prometheus.NewRegistry()}
+	f := &front{TB: t, addr: ln.Addr().String(), log: &log{}, reg: prometheus.NewRegistry()}
 	f.url = "http://" + f.addr
 	root := t.TempDir()
 	for name, text := range hosts {
