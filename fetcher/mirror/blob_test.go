@@ -47,13 +47,19 @@ func TestBlob(t *testing.T) {
 				if s := r.header.Get("Server-Timing"); !strings.Contains(s, `first;desc="store"`) || !strings.Contains(s, `auth;desc="known"`) {
 					t.Errorf("Server-Timing: %s", s)
 				}
-				if s := fmt.Sprintf("task=%s", d.Encoded()); strings.Count(f.log.String(), s) != 2 {
-					t.Errorf("%d bytes: no two lines say %s", size, s)
+				eventually(t, func() error { // it is said when the client has it all
+					if s := fmt.Sprintf("task=%s", d.Encoded()); strings.Count(f.log.String(), s) != 2 {
+						return fmt.Errorf("%d bytes: no two lines say %s", size, s)
+					}
+					return nil
+				})
+			}
+			eventually(t, func() error {
+				if n, m := f.metric("dfsnapshotter_mirror_sent_bytes_total", "source", "store"), f.metric("dfsnapshotter_mirror_sent_bytes_total", "source", "origin"); n < 25*mib || m < 25*mib {
+					return fmt.Errorf("metrics say %.0f bytes of the store, %.0f of the origin", n, m)
 				}
-			}
-			if n, m := f.metric("dfsnapshotter_mirror_sent_bytes_total", "source", "store"), f.metric("dfsnapshotter_mirror_sent_bytes_total", "source", "origin"); n < 25*mib || m < 25*mib {
-				t.Errorf("metrics say %.0f bytes of the store, %.0f of the origin", n, m)
-			}
+				return nil
+			})
 			if !strings.Contains(f.log.String(), `msg="peer task done" cost=`) || !strings.Contains(f.log.String(), "peer=this-host") {
 				t.Error("no line says that a task is done")
 			}
