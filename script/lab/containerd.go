@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -131,9 +132,20 @@ func (c *Containerd) Pull(ctx context.Context, ns, snapshotter, ref string) erro
 }
 
 // Run runs an image's command, or args, in a container that is then removed,
-// and returns what it printed.
+// and returns what it printed. Its shim writes that to a file: what goes through ctr is
+// lost if the container ends before a ctr on a busy machine has opened its pipes.
 func (c *Containerd) Run(ctx context.Context, ns, snapshotter, ref, id string, args ...string) (string, error) {
-	return c.Ctr(ctx, append([]string{"-n", ns, "run", "--rm", "--net-host", "--snapshotter", snapshotter, ref, id}, args...)...)
+	f, err := os.CreateTemp(c.at.Path(), "printed")
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(f.Name())
+	_, err = c.Ctr(ctx, append([]string{"-n", ns, "run", "--rm", "--net-host", "--log-uri", "file://" + f.Name(), "--snapshotter", snapshotter, ref, id}, args...)...)
+	out, rerr := io.ReadAll(f)
+	if err != nil && len(out) > 0 {
+		err = fmt.Errorf("%w: it printed %q", err, out[max(0, len(out)-500):])
+	}
+	return string(out), errors.Join(err, rerr, f.Close())
 }
 
 // Task is a container's task that was started.
