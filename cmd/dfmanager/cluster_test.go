@@ -21,6 +21,7 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/clustertest"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/store/storetest"
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin/origintest"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p/wire"
 )
 
@@ -192,6 +193,40 @@ func TestPreheat(t *testing.T) {
 	}
 	if j, _ := c.preheat(url, nil); !strings.Contains(c.poll(j.ID, true).Result.JobStates[0].Error, "refuses") {
 		t.Error("without credentials")
+	}
+}
+
+// A private registry with a certificate of its own, as Harbor has where nobody bought one:
+// with its CA in the manager's and the seed's configuration it is read, and not without.
+func TestPreheatSelfSigned(t *testing.T) {
+	t.Parallel()
+	cluster := clustertest.New(t, true)
+	r := origintest.New(t, origintest.Options{TLS: true, Auth: origintest.Bearer, Users: map[string]string{"robot": "secret"}})
+	cluster.RegistryCA = filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(cluster.RegistryCA, r.CA(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := cluster.Scheduler()
+	cluster.Seed(r.Host(), s.Addr)
+	url, layers := image(t, r, "p/app", "v1")
+	for name, ca := range map[string]string{"without": "", "with": cluster.RegistryCA} {
+		f := cluster.Files(p2p.HostID("manager-"+name), wire.RoleManager)
+		cfg := testConfig(storetest.SQLite(t))
+		cfg.Cluster.Schedulers, cfg.Registries.CA = []string{s.Addr}, ca
+		cfg.TLS.CA, cfg.TLS.Cert, cfg.TLS.Key = f.CA, f.Cert, f.Key
+		m, _ := start(t, cfg, rootPassword)
+		c := newClient(t, "http://"+m.ln.Addr().String())
+		c.first()
+		j, status := c.preheat(url, map[string]string{"Authorization": "Basic cm9ib3Q6c2VjcmV0"})
+		if status != http.StatusOK {
+			t.Fatal(status, j)
+		}
+		j = c.poll(j.ID, true)
+		if ca == "" && (j.State != "FAILURE" || !strings.Contains(j.Result.JobStates[0].Error, "unknown authority")) {
+			t.Errorf("without the CA: %+v", j)
+		} else if ca != "" && (j.State != "SUCCESS" || r.Sent(layers[1]) != int64(200_000*len("v1p/app"))) {
+			t.Errorf("with it: %+v; the registry sent %d bytes of a layer", j, r.Sent(layers[1]))
+		}
 	}
 }
 

@@ -60,7 +60,8 @@ func Remove() error {
 
 // Cluster is one with or without certificates, or one of a manager.
 type Cluster struct {
-	FilesCA string // CA of web servers, for hosts and seeds: PEM file; "": none besides the system's
+	RegistryCA string // CA of the registry, for hosts and seeds: PEM file; "": it speaks plain HTTP
+	FilesCA    string // CA of web servers, for hosts and seeds: PEM file; "": none besides the system's
 
 	t       testing.TB
 	ca      *wiretest.CA // nil: without
@@ -140,7 +141,7 @@ func (c *Cluster) Scheduler() *Process {
 	return p
 }
 
-// Seed starts a seed that speaks plain HTTP to a registry. A managed one hears
+// Seed starts a seed that knows how to speak to a registry. A managed one hears
 // of schedulers from its manager.
 func (c *Cluster) Seed(registry string, schedulers ...string) *Process {
 	c.t.Helper()
@@ -159,7 +160,11 @@ func (c *Cluster) member(role wire.Role, registry string, schedulers []string) *
 	name := p2p.HostID(fmt.Sprint(role, "-", c.n))
 	dir := c.t.TempDir()
 	hosts := filepath.Join(dir, "certs.d", registry)
-	text := fmt.Sprintf("server = 'http://%[1]s'\n[host.'http://%[1]s']\ncapabilities = ['pull', 'resolve']\n", registry)
+	url, ca := "http://"+registry, ""
+	if c.RegistryCA != "" {
+		url, ca = "https://"+registry, fmt.Sprintf("ca = '%s'\n", c.RegistryCA)
+	}
+	text := fmt.Sprintf("server = '%[1]s'\n[host.'%[1]s']\ncapabilities = ['pull', 'resolve']\n%[2]s", url, ca)
 	if err := os.MkdirAll(hosts, 0o700); err != nil {
 		c.t.Fatal(err)
 	}
