@@ -14,7 +14,6 @@ import (
 	"regexp"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -231,51 +230,6 @@ func TestAgents(t *testing.T) {
 		}
 	})
 	t.Run("refused", func(t *testing.T) { refused(t, hosts, to(9)) })
-	t.Run("the parent is killed", func(sub *testing.T) {
-		parentKilled(sub, hosts[0], hosts[1], to(10), func() { hosts[1].start(t) })
-	})
-}
-
-// parentKilled kills the host that a file comes from in the middle: the rest comes from
-// the server. again starts the child, whose download is limited, so that there is a
-// middle.
-func parentKilled(t *testing.T, parent, child *host, to string, again func()) {
-	data := random(24*mib, 18)
-	s := serve(t, data)
-	if r, says, err := parent.get(t.Context(), t, s.URL+"/f", "-O", to); err != nil {
-		t.Fatalf("%+v, %v: %s", r, err, says)
-	}
-	if err := child.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = child.cmd.Wait() // it was killed
-	f, err := os.OpenFile(child.config, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = f.WriteString("[limits]\ndownload = '4MiB'\n")
-	if err = errors.Join(err, f.Close(), os.Remove(to)); err != nil {
-		t.Fatal(err)
-	}
-	again()
-	sent := s.sent.Load()
-	done := make(chan struct{})
-	var r result
-	var says string
-	go func() {
-		defer close(done)
-		r, says, err = child.get(t.Context(), t, s.URL+"/f", "-O", to)
-	}()
-	grown(t, filepath.Join(filepath.Dir(to), "."+filepath.Base(to)+".dfget"), int64(len(data)/4))
-	if err := parent.cmd.Process.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	<-done
-	more := s.sent.Load() - sent
-	if err != nil || r.Direct != "" || r.Digest != digest.FromBytes(data) || r.From.Peers < int64(len(data)/8) || more == 0 || more > int64(len(data)*7/8) {
-		t.Errorf("%+v, %v: %s; the server sent %d bytes", r, err, says, more)
-	}
-	checkFile(t, to, data)
 }
 
 // killed kills dfget in the middle, and calls it again.
@@ -345,10 +299,7 @@ func agentKilled(t *testing.T, h *host, to string, again func()) {
 		r, says, err = h.get(t.Context(), t, s.URL+"/f", "-O", to, "--rate-limit", "8MiB")
 	}()
 	grown(t, filepath.Join(filepath.Dir(to), "."+filepath.Base(to)+".dfget"), 4*mib)
-	if err := h.cmd.Process.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	_ = h.cmd.Wait() // it was killed
+	h.kill(t)
 	again()
 	<-done
 	if err != nil || r.Direct != "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/agent"
@@ -96,6 +97,13 @@ func (d *download) straight(why string) {
 	_, _ = fmt.Fprintf(d.log, "dfget: straight from the server, %s\n", why)
 }
 
+// brokeOff reports whether the agent was there, and went away before it answered: it
+// was killed, perhaps, or is being upgraded.
+func brokeOff(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, agent.ErrAgent) && (!errors.As(err, &op) || op.Op != "dial")
+}
+
 // fromAgent reads what is missing of p from the agent.
 func (d *download) fromAgent(ctx context.Context, p *part, served *bool) (err error) {
 	q := agent.Request{Spec: d.Spec, Have: p.size}
@@ -108,6 +116,7 @@ func (d *download) fromAgent(ctx context.Context, p *part, served *bool) (err er
 	}
 	s, err := agent.Ask(ctx, d.socket, q)
 	if err != nil {
+		*served = *served || brokeOff(err)
 		return err
 	}
 	defer func() { _ = s.Close() }() // it was only read

@@ -38,6 +38,7 @@ type server struct {
 	*httptest.Server
 	sent atomic.Int64
 	most atomic.Int64 // bytes of one answer, before it breaks off; 0: all
+	pace atomic.Int64 // bytes per second of one answer; 0: as they go
 
 	mu   sync.Mutex // guards what follows
 	data []byte
@@ -91,6 +92,9 @@ func (c *counting) Write(p []byte) (int, error) {
 		n, _ := c.ResponseWriter.Write(p[:most-c.n])
 		c.s.sent.Add(int64(n))
 		panic(http.ErrAbortHandler)
+	}
+	if pace := c.s.pace.Load(); pace > 0 {
+		time.Sleep(time.Duration(len(p)) * time.Second / time.Duration(pace))
 	}
 	n, err := c.ResponseWriter.Write(p)
 	c.n += int64(n)
