@@ -208,6 +208,9 @@ func TestLayersAreChosen(t *testing.T) {
 				e.t.Errorf("%s: %d tries, %s", not, j.Tries, j.Error)
 			}
 		}
+		if all, err := e.db.Images(e.t.Context(), store.Page{Limit: 9}); err != nil || len(all) != 0 {
+			e.t.Errorf("a part of an image is shown as %+v, %v", all, err)
+		}
 	})
 }
 

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Image is one that was preheated.
+// Image is one that was preheated, all of it.
 type Image struct {
 	URL    string // of its manifest
 	Digest string // of that, then
@@ -17,7 +17,11 @@ type Image struct {
 	Size   int64 // of all blobs
 }
 
-// Images returns a page of the images that were preheated, the latest first.
+// ofLayers holds for jobs whose scope names layers, as it is written.
+const ofLayers = `scope LIKE '%"layers":%'`
+
+// Images returns a page of the images that were preheated, the latest first. Jobs of
+// chosen layers say nothing of an image.
 func (db *DB) Images(ctx context.Context, p Page) ([]Image, error) {
 	return list(ctx, db, func(s scanner) (i Image, err error) {
 		var at int64
@@ -26,7 +30,7 @@ func (db *DB) Images(ctx context.Context, p Page) ([]Image, error) {
 		return i, err
 	}, `SELECT jobs.id, url, jobs.digest, finished, COUNT(job_blobs.digest), CAST(COALESCE(SUM(size), 0) AS BIGINT)
 		FROM jobs LEFT JOIN job_blobs ON job_blobs.job_id = jobs.id
-		WHERE jobs.id IN (SELECT MAX(id) FROM jobs WHERE state = $1 GROUP BY url) AND jobs.kind = 'image' AND jobs.id < $2
+		WHERE jobs.id IN (SELECT MAX(id) FROM jobs WHERE state = $1 AND NOT `+ofLayers+` GROUP BY url) AND jobs.kind = 'image' AND jobs.id < $2
 		GROUP BY jobs.id, url, jobs.digest, finished ORDER BY jobs.id DESC LIMIT $3`, Succeeded, p.before(), p.Limit)
 }
 

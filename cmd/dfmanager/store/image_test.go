@@ -13,9 +13,12 @@ import (
 func TestImages(t *testing.T) {
 	each(t, func(t *testing.T, db *store.DB) {
 		ctx := t.Context()
+		scope := ""
 		end := func(url string, s store.State, digests ...string) {
 			t.Helper()
-			mustJob(t, db, url)
+			if _, err := db.CreateJob(ctx, by, store.Job{Kind: "image", URL: url, Scope: scope, Deadline: time.Now().Add(time.Hour)}); err != nil {
+				t.Fatal(err)
+			}
 			j := claim(t, db, "me", time.Minute)
 			var blobs []store.JobBlob
 			for _, d := range digests {
@@ -32,7 +35,11 @@ func TestImages(t *testing.T) {
 		end("b", store.Succeeded, "x")
 		end("a", store.Succeeded, "x", "y")
 		end("a", store.Failed, "z")
+		scope = `{"scope":"hosts","hosts":["\"layers\":"]}` // is all of it
 		end("c", store.Succeeded)
+		scope = `{"layers":["x"]}`
+		end("a", store.Succeeded, "x")
+		end("d", store.Succeeded, "x")
 		want := []store.Image{
 			{URL: "c", Digest: "manifest of c", Job: 5},
 			{URL: "a", Digest: "manifest of a", Job: 3, Blobs: 2, Size: 6 << 40},
@@ -46,7 +53,7 @@ func TestImages(t *testing.T) {
 			t.Errorf("the second page: %+v, %v", got, err)
 		}
 		of, err := db.ImagesOf(ctx, []string{"x", "z", "none"})
-		if diff := cmp.Diff(map[string][]string{"x": {"a", "b"}, "z": {"a"}}, of); diff != "" || err != nil {
+		if diff := cmp.Diff(map[string][]string{"x": {"a", "b", "d"}, "z": {"a"}}, of); diff != "" || err != nil {
 			t.Error(err, diff)
 		}
 		if of, err := db.ImagesOf(ctx, nil); err != nil || len(of) != 0 {
