@@ -210,19 +210,25 @@ func (f *Fetcher) Keep(d digest.Digest, size int64, r io.Reader) error {
 	}
 	defer func() { _ = b.Close() }() // it returns nil
 	if !b.Verified() {
-		if err := b.keep(size, r); err != nil {
+		if err := b.c.keep(r); err != nil {
 			return fmt.Errorf("keep %s: %w", d, err)
 		}
 	}
+	f.tellPresent(b.c)
+	return nil
+}
+
+// tellPresent tells the cluster that all of a blob is here and right, whoever uses it
+// or fetches it.
+func (f *Fetcher) tellPresent(c *content) {
 	if f.network == nil {
-		return nil
+		return
 	}
 	f.network.mu.Lock()
 	defer f.network.mu.Unlock()
-	if s := f.network.share(p2p.Blob{Digest: d, Size: size}); s != nil {
+	if s := f.network.share(p2p.Blob{Digest: c.digest, Size: c.size}); s != nil {
 		s.present()
 	}
-	return nil
 }
 
 // Follow gives read all of a blob that this seed was ordered to fetch, as it
@@ -255,20 +261,22 @@ func (f *Fetcher) Has(d digest.Digest, size int64) bool {
 	return b.Verified()
 }
 
-func (b *Blob) keep(size int64, r io.Reader) error {
+// keep stores the blob, which r has and is right, also in place of what is there of it.
+func (c *content) keep(r io.Reader) error {
 	buf := getBuffer(usualPiece)
 	defer putBuffer(buf)
-	for off := int64(0); off < size; {
-		n, err := io.ReadFull(r, buf[:min(size-off, usualPiece)])
+	for off := int64(0); off < c.size; {
+		n, err := io.ReadFull(r, buf[:min(c.size-off, usualPiece)])
 		if err != nil {
 			return err
 		}
-		if _, err := b.c.stored.Fill(buf[:n], off); err != nil {
+		if err := c.adopt(off, buf[:n]); err != nil {
 			return err
 		}
+		c.wakeAt(off, int64(n))
 		off += int64(n)
 	}
-	return b.MarkVerified()
+	return c.stored.MarkVerified()
 }
 
 // republish offers a scheduler that is up again what was published. The caller

@@ -69,67 +69,70 @@ type keptReader struct {
 	io.Closer
 }
 
-// Import takes a blob from r, which others then get from here. What does not match its
-// digest is dropped, and the error is ErrDigest; ErrFull: the disk has no room for it.
+// Import takes a blob from r, which others then get from here. ErrDigest: it does not
+// match its digest; ErrFull: the disk has no room for it. Nothing is touched then: it
+// lies aside until all of it is right.
 func (f *Fetcher) Import(ctx context.Context, d digest.Digest, size int64, r io.Reader) (err error) {
 	if p2p.IsName(d) {
 		return fmt.Errorf("import %s: it is no digest", d)
 	}
-	ref := Ref{Digest: d, Size: size}
-	b, err := f.open(ref)
+	b, err := f.open(Ref{Digest: d, Size: size})
 	if err != nil {
 		return err
 	}
-	if err = b.c.take(ctx, r); err == nil {
-		err = b.c.stored.Sync()
+	defer func() { err = errors.Join(err, b.Close()) }()
+	if !b.Verified() {
+		if err := b.c.take(ctx, r); err != nil {
+			return fmt.Errorf("import %s: %w", d, err)
+		}
 	}
-	if err = errors.Join(err, b.Close()); err != nil {
-		return fmt.Errorf("import %s: %w", d, err)
-	}
-	if b, err = f.Blob(ref); err != nil { // the cluster hears that it is here
-		return err
-	}
-	return b.Close()
+	f.tellPresent(b.c)
+	return nil
 }
 
-// take reads all of the blob.
+// take puts all of the blob aside, and into the store if it is right.
 func (c *content) take(ctx context.Context, r io.Reader) error {
-	if c.stored.Verified() {
-		return nil
-	}
 	if most := c.f.cfg.Max; most > 0 && c.size > most {
 		return fmt.Errorf("%w: %d bytes are more than the quota of %d", ErrFull, c.size, most)
 	}
-	v := c.stored.Verifier()
+	aside, err := unnamed(c.f.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	defer func() { _ = aside.Close() }() // it is gone then
+	if err := c.putAside(ctx, aside, r); err != nil {
+		return err
+	}
+	if err := c.keep(io.NewSectionReader(aside, 0, c.size)); err != nil {
+		return fmt.Errorf("%w: %w", ErrFull, err) // whatever the reason, it cannot be kept
+	}
+	return c.stored.Sync()
+}
+
+// putAside copies the blob from r to w. It returns ErrDigest if it is another.
+func (c *content) putAside(ctx context.Context, w io.Writer, r io.Reader) error {
+	v := c.digest.Verifier()
 	buf := buffers.Get().(*[bufSize]byte)
 	defer buffers.Put(buf)
-	stored := int64(0)
-	for off := int64(0); off < c.size; {
+	for left := c.size; left > 0; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := io.ReadFull(r, buf[:min(c.size-off, bufSize)])
+		n, err := io.ReadFull(r, buf[:min(left, bufSize)])
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
-			return errors.Join(fmt.Errorf("%d bytes before the end: %w", c.size-off, err), c.discard(0, c.size))
+			return fmt.Errorf("%d bytes before the end: %w", left, err)
 		}
-		fresh, err := c.stored.Fill(buf[:n], off)
-		if err != nil {
-			return errors.Join(fmt.Errorf("%w: %w", ErrFull, err), c.discard(0, c.size)) // whatever the reason, it cannot be kept
+		if _, err := w.Write(buf[:n]); err != nil {
+			return fmt.Errorf("%w: %w", ErrFull, err)
 		}
 		_, _ = v.Write(buf[:n]) // a hash takes everything
-		off, stored = off+int64(n), stored+fresh
+		left -= int64(n)
 	}
-	var err error
-	if stored == c.size {
-		err = v.Commit()
-	} else { // not all of what is there came from r
-		err = c.stored.VerifyDigest(ctx)
+	if !v.Verified() {
+		return ErrDigest
 	}
-	if errors.Is(err, store.ErrCorrupt) {
-		return errors.Join(fmt.Errorf("%w: %w", ErrDigest, err), c.discard(0, c.size))
-	}
-	return err
+	return nil
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // TestImport holds what becomes of blobs that are brought: right ones are kept, others
-// leave nothing, whatever was there of them.
+// leave nothing, and nothing of what was there is lost.
 func TestImport(t *testing.T) {
 	t.Parallel()
 	data := content(3<<20, 1)
@@ -41,6 +41,12 @@ func TestImport(t *testing.T) {
 	b := openBlob(t, f, r)
 	if _, err := read(t.Context(), b, 1<<20, 1<<20, fetcher.OnDemand); err != nil { // some of it is there already
 		t.Fatal(err)
+	}
+	there := missing(b)
+	for _, bad := range [][]byte{content(3<<20, 2), data[:1<<20]} {
+		if err := f.Import(t.Context(), r.Digest, r.Size, bytes.NewReader(bad)); err == nil || missing(b) != there {
+			t.Errorf("beside what is there: %v; %d bytes are missing, before it was %d", err, missing(b), there)
+		}
 	}
 	if _, _, err := f.Content(r.Digest); !errors.Is(err, store.ErrMissing) {
 		t.Errorf("what is not whole is given: %v", err)
