@@ -31,6 +31,7 @@ type content struct {
 	waiters  map[*waiter]struct{}
 	fetches  []*fetch
 	stream   *fetch // brings the whole blob, of a source that ignores ranges
+	pace     pace   // of the last request that brought all of its bytes
 	unranged bool   // the source ignores ranges
 	given    []*stretch
 	bad      map[place]int // how often bytes of it were discarded
