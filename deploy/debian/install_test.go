@@ -76,8 +76,15 @@ func (m *machine) refusals() {
 	refused("install --undo")
 	m.run("rmdir /etc/dfsnapshotter/install")
 
+	for _, dir := range []string{"/var/lib/dfsnapshotter/s/12", "/var/lib/dfsnapshotter/layers/3"} {
+		m.run("mkdir -p " + dir)
+		refused("ctr snapshots")
+		m.run("rmdir " + dir)
+	}
+	m.run("mkdir -p /var/lib/dfsnapshotter/s/gone-4; echo 65 >/var/lib/dfsnapshotter/layers/next") // not in use
+
 	m.run(`printf '#!/bin/sh\necho LAYER\necho 1\n' >/usr/local/bin/dfsnapshotter; chmod 755 /usr/local/bin/dfsnapshotter`)
-	refused("dfsnapshotter status")
+	refused("its layers are in containerd (dfsnapshotter status)")
 	m.run("rm /usr/local/bin/dfsnapshotter")
 
 	if _, err := m.try("test -c /dev/fuse"); err != nil {
