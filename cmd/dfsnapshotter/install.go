@@ -147,6 +147,9 @@ func (i *installer) finish(ctx context.Context, plan *install.Plan, do func() er
 	switch {
 	case len(plan.Changes) == 0:
 		fmt.Fprintln(i.out, "nothing to change")
+		if i.undo && i.write {
+			return do() // forgets what others have undone
+		}
 		return nil
 	case !i.write:
 		fmt.Fprintln(i.out, "nothing was changed: --write does it")

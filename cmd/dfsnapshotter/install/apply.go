@@ -64,6 +64,16 @@ func (c Config) records() (all []record, err error) {
 	return all, err
 }
 
+// free returns a name for a backup that no other has.
+func (c Config) free(path string) string {
+	for i := 0; ; i++ {
+		name := fmt.Sprintf("%03d-%s", i, filepath.Base(path))
+		if !exists(filepath.Join(c.State, name)) {
+			return name
+		}
+	}
+}
+
 func (c Config) save(all []record) error {
 	text, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
@@ -93,18 +103,22 @@ func (c Config) Apply(ctx context.Context, p *Plan) (err error) {
 		if err == nil {
 			return
 		}
+		var failed error
 		for _, ch := range slices.Backward(written) {
-			err = errors.Join(err, restore(ch.Path, ch.Old))
+			failed = errors.Join(failed, restore(ch.Path, ch.Old))
 		}
-		err = errors.Join(err, c.save(before))
+		if failed == nil { // else Undo can try again
+			failed = c.forget(all[len(before):])
+		}
+		err = errors.Join(err, failed)
 	}()
-	for i, ch := range p.Changes {
+	for _, ch := range p.Changes {
 		r := record{Path: ch.Path, Wrote: sum(ch.New)}
 		if len(p.Units) > 0 {
 			r.Unit = p.Units[0]
 		}
 		if ch.Old != nil {
-			r.Backup = fmt.Sprintf("%03d-%s", len(before)+i, filepath.Base(ch.Path))
+			r.Backup = c.free(ch.Path)
 			if err := daemon.WriteFile(filepath.Join(c.State, r.Backup), ch.Old, 0o600); err != nil {
 				return err
 			}
@@ -134,10 +148,10 @@ func (c Config) Undo(runtimes []Runtime) (*Plan, error) {
 		return nil, err
 	}
 	p := &Plan{}
-	stuck := map[string]bool{}
+	stuck := map[string][]record{}
 	later := map[string]int{} // path: its change in the plan
 	for _, r := range slices.Backward(all) {
-		if !slices.ContainsFunc(runtimes, r.of) || stuck[r.Path] {
+		if !slices.ContainsFunc(runtimes, r.of) {
 			continue
 		}
 		now, err := os.ReadFile(r.Path)
@@ -147,18 +161,18 @@ func (c Config) Undo(runtimes []Runtime) (*Plan, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-		var old []byte
-		if r.Backup != "" {
-			if old, err = os.ReadFile(filepath.Join(c.State, r.Backup)); err != nil {
-				return nil, err
-			}
+		old, err := c.held(r)
+		if err != nil {
+			return nil, err
 		}
 		if r.Backup == "" && now == nil || r.Backup != "" && string(now) == string(old) {
-			continue // it was never written, or somebody has done this
+			// It was never written, or somebody has done this, and with it what came later.
+			p.undone = append(append(p.undone, r), stuck[r.Path]...)
+			delete(stuck, r.Path)
+			continue
 		}
-		if sum(now) != r.Wrote {
-			stuck[r.Path] = true
-			p.note("%s was changed since and is left as it is; what it held before is in %s", r.Path, c.backup(r))
+		if stuck[r.Path] != nil || sum(now) != r.Wrote {
+			stuck[r.Path] = append(stuck[r.Path], r)
 			continue
 		}
 		if i, ok := later[r.Path]; ok {
@@ -167,9 +181,13 @@ func (c Config) Undo(runtimes []Runtime) (*Plan, error) {
 			later[r.Path] = len(p.Changes)
 			p.Changes = append(p.Changes, Change{r.Path, now, old})
 		}
+		p.undone = append(p.undone, r)
 		if !slices.Contains(p.Units, r.Unit) {
 			p.Units = append(p.Units, r.Unit)
 		}
+	}
+	for _, path := range sorted(stuck) {
+		p.note("%s was changed since and is left as it is; what it held before is in %s", path, c.backup(stuck[path][0]))
 	}
 	return p, nil
 }
@@ -179,6 +197,14 @@ func (r record) of(rt Runtime) bool {
 	return r.Unit.Name == map[Runtime]string{Containerd: "containerd", Docker: "docker", CRIO: "crio"}[rt]
 }
 
+// held returns what a file held before, nil if it was not there.
+func (c Config) held(r record) ([]byte, error) {
+	if r.Backup == "" {
+		return nil, nil
+	}
+	return os.ReadFile(filepath.Join(c.State, r.Backup))
+}
+
 func (c Config) backup(r record) string {
 	if r.Backup == "" {
 		return "no file: it did not exist"
@@ -186,29 +212,38 @@ func (c Config) backup(r record) string {
 	return filepath.Join(c.State, r.Backup)
 }
 
-// Revert does what Undo has planned, and forgets it.
+// Revert does what Undo has planned, and forgets it, and what was undone by others.
 func (c Config) Revert(p *Plan) error {
-	all, err := c.records()
-	if err != nil {
-		return err
-	}
 	for _, ch := range p.Changes {
 		if err := restore(ch.Path, ch.New); err != nil {
 			return err
 		}
-		for _, r := range all {
-			if r.Path == ch.Path && r.Backup != "" {
-				if err := os.Remove(filepath.Join(c.State, r.Backup)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-					return err
-				}
-			}
+	}
+	return c.forget(p.undone)
+}
+
+// forget deletes records and their backups. The folder goes with the last one.
+func (c Config) forget(gone []record) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	all, err := c.records()
+	if err != nil {
+		return err
+	}
+	left := slices.DeleteFunc(all, func(r record) bool { return slices.Contains(gone, r) })
+	if len(left) > 0 {
+		err = c.save(left)
+	} else if err = os.Remove(c.journal()); errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	for _, r := range gone {
+		if r.Backup != "" && err == nil {
+			err = os.Remove(c.backup(r))
 		}
-		all = slices.DeleteFunc(all, func(r record) bool { return r.Path == ch.Path })
 	}
-	if len(all) > 0 {
-		return c.save(all)
-	}
-	return os.RemoveAll(c.State)
+	_ = os.Remove(c.State) // not if something else is there
+	return err
 }
 
 // restore gives a file its content, nil for none. Folders that were made for it

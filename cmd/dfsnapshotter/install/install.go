@@ -50,6 +50,7 @@ type Plan struct {
 	Notes   []string // what an operator should know
 	Units   []Unit   // that have to take notice
 	verify  []func(context.Context) error
+	undone  []record // that Revert forgets
 }
 
 // Unit is a service, and what makes it read its configuration again.

@@ -310,14 +310,11 @@ func TestPutBack(t *testing.T) {
 	if err := m.Apply(t.Context(), p); err == nil || !strings.Contains(err.Error(), "put back, because afterwards broken") {
 		t.Errorf("Apply: %v", err)
 	}
-	after := m.files(t)
-	for name := range after {
-		if strings.HasPrefix(name, "state/") {
-			delete(after, name)
-		}
-	}
-	if diff := cmp.Diff(before, after); diff != "" {
+	if diff := cmp.Diff(before, m.files(t)); diff != "" {
 		t.Error(diff)
+	}
+	if _, err := os.Stat(m.State); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder for what there was is left: %v", err)
 	}
 	if p, err := m.Undo(Runtimes); err != nil || len(p.Changes) > 0 {
 		t.Errorf("something to undo is left: %+v, %v", p, err)
@@ -336,6 +333,57 @@ func TestChangedSince(t *testing.T) {
 	}
 	if got := m.files(t)["docker/daemon.json"]; !strings.Contains(got, `"debug": true`) {
 		t.Errorf("it holds %s", got)
+	}
+	_, kept, _ := strings.Cut(p.Notes[0], "what it held before is in ")
+	if text := must(os.ReadFile(kept))(t); string(text) != "{}" {
+		t.Errorf("%s has %s", kept, text)
+	}
+}
+
+// TestUndoneByOthers has everything put back by hand, also what was there between two
+// changes of ours.
+func TestUndoneByOthers(t *testing.T) {
+	t.Parallel()
+	for name, by := range map[string]string{"latest": `{"debug": true}`, "first": "{}"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, map[string]string{"docker/daemon.json": "{}"})
+			m.install(t, Docker)
+			if name == "latest" {
+				m.uninstall(t)
+			}
+			m.put(t, "docker/daemon.json", `{"debug": true}`)
+			m.install(t, Docker)
+			m.put(t, "docker/daemon.json", by)
+			if p := m.uninstall(t); len(p.Changes) != 0 || len(p.Notes) != 0 {
+				t.Errorf("planned %+v, notes %q", p.Changes, p.Notes)
+			}
+			if _, err := os.Stat(m.State); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the folder for what there was is left: %v", err)
+			}
+		})
+	}
+}
+
+// TestHalfUndone undoes the latest of two changes, between which somebody else has
+// changed the file, and makes another: what it held first is still there.
+func TestHalfUndone(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, map[string]string{"docker/daemon.json": "{}"})
+	m.install(t, Docker)
+	m.put(t, "docker/daemon.json", `{"debug": true}`)
+	m.install(t, Docker)
+	for range 2 {
+		p := m.uninstall(t)
+		if got := m.files(t)["docker/daemon.json"]; !strings.HasSuffix(got, `{"debug": true}`) || len(p.Changes) != 1 || len(p.Notes) != 1 {
+			t.Errorf("planned %+v, notes %q; it holds %s", p.Changes, p.Notes, got)
+		}
+		m.install(t, Docker)
+	}
+	m.put(t, "docker/daemon.json", "{}")
+	m.uninstall(t)
+	if _, err := os.Stat(m.State); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder for what there was is left: %v", err)
 	}
 }
 
