@@ -59,6 +59,7 @@ func (d *download) fetch(ctx context.Context, p *part) error {
 func (d *download) again(err error, p *part, tries int, back bool) (again bool, wait time.Duration) {
 	var said *agent.Error
 	errors.As(err, &said)
+	var no *agent.Refusal
 	var down *origin.UnavailableError
 	wait = min(pause<<(tries-1), 15*time.Second)
 	switch {
@@ -69,7 +70,7 @@ func (d *download) again(err error, p *part, tries int, back bool) (again bool, 
 		return true, 0
 	case errors.Is(err, agent.ErrAgent) && back:
 		return true, pause / 4
-	case errors.Is(err, agent.ErrAgent):
+	case errors.Is(err, agent.ErrAgent), errors.As(err, &no):
 		d.straight("since " + err.Error())
 		return true, 0
 	case errors.Is(err, agent.ErrCut):

@@ -140,7 +140,9 @@ type Stream struct {
 	left  int // bytes of the frame that is being read
 }
 
-// Ask asks the agent for a file. The Stream must be closed.
+// Ask asks the agent for a file. The Stream must be closed. The error is ErrAgent if
+// nobody answers, a Refusal if the agent does not know such requests, an Error that says
+// why the file does not come, or ErrCut.
 func Ask(ctx context.Context, socket string, r Request) (*Stream, error) {
 	text, err := json.Marshal(r)
 	if err != nil {
@@ -150,17 +152,17 @@ func Ask(ctx context.Context, socket string, r Request) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := Client(socket).Do(req) //nolint:bodyclose // Close of the Stream does
+	resp, err := Client(socket).Do(req) // Close of the Stream closes its body
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		return nil, fmt.Errorf("%w: %w", ErrAgent, errors.Unwrap(err)) // less the URL, which says nothing
 	}
-	s := &Stream{body: resp.Body, in: bufio.NewReaderSize(resp.Body, 256<<10)}
 	if resp.StatusCode != http.StatusOK {
-		return nil, errors.Join(fmt.Errorf("%w: it says %s", ErrAgent, resp.Status), s.Close())
+		return nil, refused(resp)
 	}
+	s := &Stream{body: resp.Body, in: bufio.NewReaderSize(resp.Body, 256<<10)}
 	e, _, err := s.Next(nil)
 	switch {
 	case err != nil:

@@ -111,12 +111,17 @@ func Do(ctx context.Context, socket, method, path string, content io.Reader, n i
 		return nil, fmt.Errorf("%w: %w", ErrAgent, errors.Unwrap(err)) // less the URL, which says nothing
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		why, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // what can be read
-		r := &Refusal{resp.StatusCode, strings.TrimSpace(string(why))}
-		if r.Text == "" || resp.StatusCode == http.StatusNotFound && r.Text == "404 page not found" {
-			r.Text = "the agent answers " + resp.Status + ": it may be of another version"
-		}
-		return nil, errors.Join(r, resp.Body.Close())
+		return nil, refused(resp)
 	}
 	return resp.Body, nil
+}
+
+// refused returns the Refusal that an answer is, and closes it.
+func refused(resp *http.Response) error {
+	why, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // what can be read
+	r := &Refusal{resp.StatusCode, strings.TrimSpace(string(why))}
+	if r.Text == "" || resp.StatusCode == http.StatusNotFound && r.Text == "404 page not found" {
+		r.Text = "the agent answers " + resp.Status + ": it may be of another version"
+	}
+	return errors.Join(r, resp.Body.Close())
 }
