@@ -53,12 +53,12 @@ func Serve(ln net.Listener, c Config) (*Service, error) {
 	}
 	s := &Service{cfg: c, conn: conn, served: make(chan error, 1)}
 	s.server = grpc.NewServer(grpc.ForceServerCodecV2(raw{}), grpc.UnknownServiceHandler(s.forward),
-		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.WaitForHandlers(true))
 	go func() { s.served <- s.server.Serve(ln) }()
 	return s, nil
 }
 
-// Close ends all calls.
+// Close ends all calls, and returns when whoever wants to know has heard how.
 func (s *Service) Close() error {
 	s.server.Stop()
 	s.streams.Wait()

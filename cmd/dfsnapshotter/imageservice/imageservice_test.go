@@ -92,6 +92,19 @@ func (h *heard) pulls(p imageservice.Pull) func(error) {
 
 func open(t *testing.T) (*grpc.ClientConn, *heard) {
 	t.Helper()
+	h := &heard{}
+	conn, s := serve(t, h.pulls)
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return conn, h
+}
+
+// serve runs an image service, which is to be closed, and what is below it.
+func serve(t *testing.T, pulls func(imageservice.Pull) func(error)) (*grpc.ClientConn, *imageservice.Service) {
+	t.Helper()
 	below := listen(t, "c")
 	server := grpc.NewServer()
 	cri.RegisterImageServiceServer(server, containerd{})
@@ -104,23 +117,17 @@ func open(t *testing.T) (*grpc.ClientConn, *heard) {
 			t.Error(err)
 		}
 	})
-	h := &heard{}
 	ln := listen(t, "s")
-	s, err := imageservice.Serve(ln, imageservice.Config{Endpoint: below.Addr().String(), Pulls: h.pulls, Log: slog.New(slog.DiscardHandler)})
+	s, err := imageservice.Serve(ln, imageservice.Config{Endpoint: below.Addr().String(), Pulls: pulls, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	conn, err := grpc.NewClient("unix://"+ln.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() }) // the server is going, too
-	return conn, h
+	return conn, s
 }
 
 // TestForward holds that calls pass as they are: headers, trailers, errors, deadlines,
@@ -199,5 +206,55 @@ func TestLearn(t *testing.T) {
 	p := imageservice.Pull{Credential: origin.Credential{Password: "secret"}}
 	if text := fmt.Sprintf("%v %+v %#v", p, p, p.Credential); text != "pull of / pull of / credential from " {
 		t.Errorf("printed it is %s", text)
+	}
+}
+
+// TestClose closes the service while an image is pulled and a stream waits for its client:
+// it hangs at neither, and the pull has ended then.
+func TestClose(t *testing.T) {
+	began := make(chan struct{})
+	ended := make(chan error, 1)
+	conn, s := serve(t, func(imageservice.Pull) func(error) {
+		close(began)
+		return func(err error) {
+			time.Sleep(100 * time.Millisecond) // as the keeper takes
+			ended <- err
+		}
+	})
+	stream, err := conn.NewStream(t.Context(), &unknown.Streams[0], "/runtime.v9.ImageService/Echo")
+	if err == nil {
+		err = errors.Join(stream.SendMsg(&cri.ImageSpec{}), stream.RecvMsg(&cri.ImageSpec{}))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	pulled := make(chan error, 1)
+	go func() {
+		_, err := cri.NewImageServiceClient(conn).PullImage(t.Context(), &cri.PullImageRequest{
+			Image: &cri.ImageSpec{Image: "app"}, Auth: &cri.AuthConfig{Username: "ada", Password: "slow"},
+		})
+		pulled <- err
+	}()
+	<-began
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it does not close")
+	}
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("the pull has succeeded")
+		}
+	default:
+		t.Error("it is closed before the pull has ended")
+	}
+	if err := <-pulled; err == nil {
+		t.Error("the client hears of no error")
 	}
 }
