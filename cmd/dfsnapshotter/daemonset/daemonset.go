@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 
@@ -103,16 +104,16 @@ func (c Config) files() error {
 	return c.write(etc+"/join-token", text, 0o600) // the agent reads it when it needs it
 }
 
+var serviceHost = regexp.MustCompile(`\$\{[A-Z0-9_]+_SERVICE_HOST\}`)
+
 // services puts in the addresses of Kubernetes' services, as pods have them in
-// their environment: the machine itself does not know their names.
+// their environment: the machine itself does not know their names. Any other $ stays.
 func services(text string) string {
-	return os.Expand(text, func(name string) string {
-		if strings.HasSuffix(name, "_SERVICE_HOST") {
-			if v := os.Getenv(name); v != "" {
-				return v
-			}
+	return serviceHost.ReplaceAllStringFunc(text, func(name string) string {
+		if v := os.Getenv(name[2 : len(name)-1]); v != "" {
+			return v
 		}
-		return "${" + name + "}"
+		return name
 	})
 }
 
