@@ -22,6 +22,8 @@ const (
 	maxPath  = 4096     // bytes of a file's, as Linux has it
 )
 
+var errLong = fmt.Errorf("the listing has more than %d MiB", maxPage>>20)
+
 var errTooMany = fmt.Errorf("there are more than %d files and folders", maxFiles)
 
 // found is a file of a tree.
@@ -113,10 +115,15 @@ func (l *lister) links(ctx context.Context, at *url.URL) ([]*url.URL, error) {
 	}
 	defer func() { _ = body.Close() }() // it was only read
 	var links []*url.URL
-	for page := html.NewTokenizer(io.LimitReader(body, maxPage)); ; {
+	limited := &io.LimitedReader{R: body, N: maxPage + 1}
+	for page := html.NewTokenizer(limited); ; {
 		switch page.Next() {
 		case html.ErrorToken:
-			if err := page.Err(); !errors.Is(err, io.EOF) {
+			err := page.Err()
+			switch {
+			case limited.N <= 0:
+				return nil, errLong
+			case !errors.Is(err, io.EOF):
 				return nil, err
 			}
 			return links, nil

@@ -102,17 +102,24 @@ func TestTree(t *testing.T) {
 	}
 }
 
-// TestTreeEndless has a server show a folder in each folder, and then one with too many
-// files.
+// TestTreeEndless has a server show a folder in each folder, one with too many files, and
+// one whose page is too long.
 func TestTreeEndless(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !strings.HasPrefix(r.URL.Path, "/many/") {
+		switch r.URL.Path {
+		case "/many/":
+			for i := range maxFiles + 1 {
+				_, _ = fmt.Fprintf(w, `<a href="%d">x</a>`, i)
+			}
+		case "/long/", "/longest/": // the link ends where a page may
+			const link = `<a href="x">x</a>`
+			_, _ = fmt.Fprint(w, strings.Repeat(" ", maxPage-len(link)), link)
+			if r.URL.Path == "/long/" {
+				_, _ = fmt.Fprint(w, " ")
+			}
+		default:
 			_, _ = fmt.Fprintf(w, `<a href="%s/">x</a>`, strings.Repeat("x", 50))
-			return
-		}
-		for i := range maxFiles + 1 {
-			_, _ = fmt.Fprintf(w, `<a href="%d">x</a>`, i)
 		}
 	}))
 	t.Cleanup(s.Close)
@@ -121,6 +128,12 @@ func TestTreeEndless(t *testing.T) {
 	}
 	if _, err := run(t, s.URL+"/many/", "-r", "--list", "--no-agent"); !errors.Is(err, errTooMany) {
 		t.Errorf("too many files: %v", err)
+	}
+	if _, err := run(t, s.URL+"/long/", "-r", "--list", "--no-agent"); !errors.Is(err, errLong) {
+		t.Errorf("too long a page: %v", err)
+	}
+	if out, err := run(t, s.URL+"/longest/", "-r", "--list", "--no-agent"); err != nil || out != "x\n" {
+		t.Errorf("the longest page: %v: %s", err, out)
 	}
 }
 
