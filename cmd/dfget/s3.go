@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/net/http/httpproxy"
@@ -16,9 +17,11 @@ import (
 type s3Flags struct {
 	endpoint, region string
 	role             bool
+	store            func() (*s3.Store, error) // opens it once, for all files
 }
 
 func (f *s3Flags) add(cmd *cobra.Command) {
+	f.store = sync.OnceValues(f.open)
 	cmd.Flags().StringVar(&f.endpoint, "s3-endpoint", "", "URL of the store that has s3:// objects (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, Amazon's)")
 	cmd.Flags().StringVar(&f.region, "s3-region", "", "region of the bucket (default: AWS_REGION, or the store is asked)")
 	cmd.Flags().BoolVar(&f.role, "s3-role", false, "log in to the store with the role that the cloud has given this machine, if there are no other credentials")
@@ -42,7 +45,7 @@ func (d *download) sign(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	store, err := d.s3.open()
+	store, err := d.s3.store()
 	if err != nil {
 		return err
 	}
