@@ -15,8 +15,10 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/internal/agent"
 )
 
-// pullFor is how long a test pull may take.
-const pullFor = time.Minute
+const (
+	pullFor   = time.Minute      // how long a test pull may take
+	removeFor = 10 * time.Second // and removing its image
+)
 
 // checkPulls has containerd pull a small image that nobody has seen, in each way that it
 // has, and looks whether its layer is served by the agent, which it is only if
@@ -46,7 +48,11 @@ func (d *Doctor) checkPull(ctx context.Context, check, whose string, pull, remov
 		d.found(check, Skipped, "containerd has no such service", "")
 		return
 	}
-	defer func() { _ = remove(context.WithoutCancel(limited), image.name) }() // it is small
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeFor)
+		defer cancel()
+		_ = remove(ctx, image.name) // it is small
+	}()
 	if err != nil {
 		d.found(check, Failed, err.Error(), "Do the settings say something? containerd's log and the agent's say more.")
 		return
