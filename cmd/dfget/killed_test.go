@@ -58,11 +58,12 @@ func TestKilled(t *testing.T) {
 		name        string
 		there       func(i *interrupted) int64
 		kill        func(i *interrupted)
-		least, most int64 // that the server sends to the child; the rest comes from the parent
+		again       func(i *interrupted) // starts what was killed
+		least, most int64                // that the server sends to the child; the rest comes from the parent
 	}{
-		{"dfget", (*interrupted).file, func(i *interrupted) { i.dfget() }, 0, mib},
-		{"the agent", (*interrupted).pieces, func(i *interrupted) { i.child.restart(t, "") }, 0, size * 5 / 8},
-		{"the parent", (*interrupted).pieces, func(i *interrupted) { i.parent.kill(t) }, mib, size * 5 / 8},
+		{"dfget", (*interrupted).file, func(i *interrupted) { i.dfget() }, func(*interrupted) {}, 0, mib},
+		{"the agent", (*interrupted).pieces, func(i *interrupted) { i.child.kill(t) }, func(i *interrupted) { i.child.start(t) }, 0, size * 5 / 8},
+		{"the parent", (*interrupted).pieces, func(i *interrupted) { i.parent.kill(t) }, func(*interrupted) {}, mib, size * 5 / 8},
 	} {
 		t.Run(c.name, func(sub *testing.T) {
 			data := random(int(size), byte(100+seed))
@@ -78,12 +79,7 @@ func TestKilled(t *testing.T) {
 			s.pace.Store(size / 4)
 			i.had = i.pieces()
 			sent := s.sent.Load()
-			r, says, err := i.run(sub, func() {
-				for c.there(i) < size/2 {
-					time.Sleep(10 * time.Millisecond)
-				}
-				c.kill(i)
-			})
+			r, says, err := i.run(sub, func() bool { return c.there(i) >= size/2 }, func() { c.kill(i) }, func() { c.again(i) })
 			more := s.sent.Load() - sent
 			if err != nil || r.Direct != "" || r.Digest != digest.FromBytes(data) || more < c.least || more > c.most {
 				sub.Errorf("%+v, %v: %s; the server sent %d bytes", r, err, says, more)
@@ -93,9 +89,9 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// run downloads the file, calls interrupt meanwhile, and dfget again if that has killed
-// it. It returns what the last one says.
-func (i *interrupted) run(t *testing.T, interrupt func()) (r result, says string, err error) {
+// run downloads the file, kills something when half of it is there, starts it again, and
+// calls dfget again if that was killed. It returns what the last one says.
+func (i *interrupted) run(t *testing.T, half func() bool, kill, again func()) (r result, says string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -105,10 +101,18 @@ func (i *interrupted) run(t *testing.T, interrupt func()) (r result, says string
 		defer close(done)
 		r, says, err = i.child.get(ctx, t, i.url, "-O", i.to)
 	}()
-	interrupt()
+	for !half() {
+		select {
+		case <-done:
+			t.Fatalf("dfget has ended before anything was killed: %+v, %v: %s", r, err, says)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	kill()
 	if _, err := os.Stat(i.to); err == nil {
 		t.Error("there is a file before all of it has come")
 	}
+	again()
 	<-done
 	if ctx.Err() == nil {
 		return r, says, err

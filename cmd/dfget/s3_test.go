@@ -116,10 +116,10 @@ func TestS3Agents(t *testing.T) {
 	}
 	openStore(t, dir)
 	hosts := cluster(t, 2)
-	for i, h := range hosts {
+	for i, h := range hosts { // the second one comes before the scheduler has heard all that the first one has
 		to := filepath.Join(t.TempDir(), "f")
 		r, says, err := h.get(t.Context(), t, "s3://bucket/f", "-O", to)
-		if err != nil || r.Direct != "" || r.URL != "s3://bucket/f" || i > 0 && r.From.Peers != int64(len(data)) {
+		if err != nil || r.Direct != "" || r.URL != "s3://bucket/f" || i > 0 && float64(r.From.Peers) < 0.98*float64(len(data)) {
 			t.Errorf("host %d: %+v, %v: %s", i, r, err, says)
 		}
 		checkFile(t, to, data)
