@@ -8,7 +8,10 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 )
 
 // ErrAddress means that a name leads to an address where no registry is: a
@@ -37,6 +40,62 @@ func CheckAddress(a netip.Addr) error {
 	return nil
 }
 
+// checkHost returns ErrAddress where a host is written as such an address, also in
+// the forms that other programs than this one read as one.
+func checkHost(host string) error {
+	host = strings.TrimSuffix(host, ".")
+	if a, ok := numeric(host); ok {
+		return CheckAddress(a)
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		return CheckAddress(a)
+	}
+	return nil
+}
+
+// numeric reads an address as inet_aton(3) does: of fewer than four numbers the last
+// one is all that is left, and they may be octal or hexadecimal.
+func numeric(host string) (a netip.Addr, ok bool) {
+	parts := strings.Split(host, ".")
+	if len(parts) > 4 {
+		return a, false
+	}
+	var all uint64
+	for i, p := range parts {
+		bits := 8
+		if i == len(parts)-1 {
+			bits = 8 * (4 - i)
+		}
+		n, err := strconv.ParseUint(p, 0, bits)
+		if err != nil {
+			return a, false // it is a name
+		}
+		all = all<<bits | n
+	}
+	return netip.AddrFrom4([4]byte{byte(all >> 24), byte(all >> 16), byte(all >> 8), byte(all)}), true
+}
+
+// Guard has a transport, whose proxy is chosen, dial with by, but where others may not
+// lead it: ErrAddress. The proxy may be anywhere. What a name leads to that is given to
+// it, it alone knows.
+func Guard(t *http.Transport, by net.Dialer) {
+	d, free := &dialer{}, by
+	by.Control = func(_, address string, _ syscall.RawConn) error {
+		at, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return err
+		}
+		return CheckAddress(at.Addr())
+	}
+	t.Proxy = d.proxy(t.Proxy)
+	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if d.trusts(addr) {
+			return free.DialContext(ctx, network, addr)
+		}
+		return by.DialContext(ctx, network, addr)
+	}
+}
+
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // dialer refuses connections that names and redirects of others lead to, but not
@@ -48,16 +107,21 @@ type dialer struct {
 
 // trust lets a server of the configuration be anywhere.
 func (d *dialer) trust(u *url.URL) {
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443", "socks5": "1080"}[u.Scheme]
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.trusted == nil {
 		d.trusted = map[string]bool{}
 	}
-	d.trusted[net.JoinHostPort(u.Hostname(), port)] = true
+	d.trusted[hostPort(u)] = true
+}
+
+// hostPort is what is dialled for u.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[u.Scheme]
+	}
+	return net.JoinHostPort(u.Hostname(), port)
 }
 
 func (d *dialer) trusts(addr string) bool {
@@ -66,17 +130,24 @@ func (d *dialer) trusts(addr string) bool {
 	return d.trusted[addr]
 }
 
-// proxy trusts what next chooses.
+// proxy trusts what next chooses, and gives it no request to an address that others may
+// not lead to.
 func (d *dialer) proxy(next func(*http.Request) (*url.URL, error)) func(*http.Request) (*url.URL, error) {
 	if next == nil {
 		return nil
 	}
 	return func(r *http.Request) (*url.URL, error) {
 		u, err := next(r)
-		if u != nil {
-			d.trust(u)
+		if err != nil || u == nil {
+			return u, err
 		}
-		return u, err
+		if !d.trusts(hostPort(r.URL)) {
+			if err := checkHost(r.URL.Hostname()); err != nil {
+				return nil, err
+			}
+		}
+		d.trust(u)
+		return u, nil
 	}
 }
 

@@ -3,6 +3,7 @@ package origin
 import (
 	"context"
 	"net"
+	"net/http"
 	"net/url"
 	"time"
 )
@@ -18,6 +19,13 @@ func Guarded(trusted *url.URL, dial func(context.Context, string, string) (net.C
 	d := &dialer{}
 	d.trust(trusted)
 	return d.guard(dial)
+}
+
+// ProxyOf is how a client that is configured to use a server chooses a proxy.
+func ProxyOf(trusted *url.URL, next func(*http.Request) (*url.URL, error)) func(*http.Request) (*url.URL, error) {
+	d := &dialer{}
+	d.trust(trusted)
+	return d.proxy(next)
 }
 
 // MaxRegistries is how many are remembered.

@@ -88,7 +88,6 @@ func (r Repo) version() File {
 // files are how this process reaches files.
 type files struct {
 	client *http.Client
-	dialer dialer
 	host   host // takes the place of a registry's
 
 	mu      sync.Mutex // guards what follows
@@ -98,13 +97,14 @@ type files struct {
 
 func newFiles(cfg Config) *files {
 	f := &files{access: map[Repo][]*Access{}, learned: map[Repo]learnedAccess{}}
-	dial := (&net.Dialer{Timeout: cfg.DialTimeout, KeepAlive: 30 * time.Second}).DialContext
-	f.client = &http.Client{CheckRedirect: checkRedirect, Transport: &http.Transport{
-		Proxy: f.dialer.proxy(cfg.Proxy), DialContext: f.dialer.guard(dial), TLSHandshakeTimeout: cfg.DialTimeout,
+	t := &http.Transport{
+		Proxy: cfg.Proxy, TLSHandshakeTimeout: cfg.DialTimeout,
 		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: cfg.FileRoots},
 		ResponseHeaderTimeout: cfg.HeaderTimeout, DisableCompression: true, ForceAttemptHTTP2: true,
 		MaxIdleConnsPerHost: 32, IdleConnTimeout: 90 * time.Second,
-	}}
+	}
+	Guard(t, net.Dialer{Timeout: cfg.DialTimeout, KeepAlive: 30 * time.Second})
+	f.client = &http.Client{CheckRedirect: checkRedirect, Transport: t}
 	return f
 }
 

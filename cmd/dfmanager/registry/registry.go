@@ -12,12 +12,10 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -53,15 +51,18 @@ type Config struct {
 // Client asks registries.
 type Client struct{ http *http.Client }
 
-// New makes a Client.
+// New makes a Client. Registries are named by whoever may have an image preheated, and
+// name token servers themselves: it does not ask where clouds tell this machine its
+// secrets.
 func New(c Config) *Client {
+	t := &http.Transport{
+		Proxy: c.Proxy, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.Roots},
+		ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 4,
+		TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10,
+	}
+	origin.Guard(t, net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second})
 	return &Client{http: &http.Client{
-		Timeout: requestIn,
-		Transport: &http.Transport{
-			Proxy: c.Proxy, DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.Roots},
-			ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 4,
-			TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10,
-		},
+		Timeout: requestIn, Transport: t,
 		CheckRedirect: func(_ *http.Request, via []*http.Request) error {
 			if len(via) > maxRedirects {
 				return errors.New("too many redirects")
@@ -69,20 +70,6 @@ func New(c Config) *Client {
 			return nil
 		},
 	}}
-}
-
-// dialer connects to registries, which are named by whoever may have an image
-// preheated, and name token servers themselves: not where clouds tell this machine its
-// secrets.
-var dialer = net.Dialer{
-	Timeout: 10 * time.Second, KeepAlive: 30 * time.Second,
-	Control: func(_, address string, _ syscall.RawConn) error {
-		at, err := netip.ParseAddrPort(address)
-		if err != nil {
-			return err
-		}
-		return origin.CheckAddress(at.Addr())
-	},
 }
 
 // Close closes idle connections.

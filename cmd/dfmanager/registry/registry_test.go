@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -168,22 +169,44 @@ func TestAddress(t *testing.T) {
 		w.WriteHeader(http.StatusUnauthorized)
 	}))
 	t.Cleanup(challenges.Close)
+	proxied := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.Host {
+		case strings.TrimPrefix(redirects.URL, "http://"):
+			redirects.Config.Handler.ServeHTTP(w, r)
+		case strings.TrimPrefix(challenges.URL, "http://"):
+			challenges.Config.Handler.ServeHTTP(w, r)
+		default:
+			t.Errorf("the proxy is asked for %s", r.URL)
+		}
+	}))
+	t.Cleanup(proxied.Close)
+	proxy, err := url.Parse(proxied.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, at := range map[string]string{
-		"by name": "http://169.254.169.254", "in another form": "http://[::ffff:169.254.169.254]", "by zone": "http://[fe80::1]",
+		"by name": "http://169.254.169.254", "in another form": "http://[::ffff:169.254.169.254]", "in IPv6": "http://[fe80::1]",
 		"by a redirect": redirects.URL, "by a challenge": challenges.URL,
 	} {
-		t.Run(name, func(t *testing.T) {
-			ref, err := registry.ParseURL(at + "/v2/a/manifests/1")
-			if err != nil {
-				t.Fatal(err)
-			}
-			c := registry.New(registry.Config{})
-			defer c.Close()
-			_, err = c.Repo(ref, registry.Credential{}).Resolve(t.Context(), nil)
-			if !errors.Is(err, origin.ErrAddress) || !errors.Is(err, registry.ErrInvalid) {
-				t.Error(err)
-			}
-		})
+		for way, c := range map[string]registry.Config{"": {}, " through a proxy": {Proxy: http.ProxyURL(proxy)}} {
+			t.Run(name+way, func(t *testing.T) {
+				if ln, err := net.Listen("tcp", "[::1]:0"); err == nil {
+					ln.Close()
+				} else if name == "in IPv6" && way == "" {
+					t.Skip("this machine has no IPv6: ", err)
+				}
+				ref, err := registry.ParseURL(at + "/v2/a/manifests/1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := registry.New(c)
+				defer c.Close()
+				_, err = c.Repo(ref, registry.Credential{}).Resolve(t.Context(), nil)
+				if !errors.Is(err, origin.ErrAddress) || !errors.Is(err, registry.ErrInvalid) {
+					t.Error(err)
+				}
+			})
+		}
 	}
 }
 
