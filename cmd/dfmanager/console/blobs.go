@@ -118,7 +118,7 @@ func (c *Console) blobFrame(ctx context.Context, v *web.Visit) (f frame, err err
 		return f, err
 	}
 	d := blobDetail{Digest: v.PathValue("digest"), Of: k}
-	if d.Blob, d.Found, err = c.Sight.Blob(ctx, k.ID, m.Names(), digest.Digest(d.Digest)); errors.Is(err, sight.ErrUnseen) {
+	if d.Blob, d.Found, err = c.Sight.Watch(ctx, k.ID, m.Names(), digest.Digest(d.Digest)); errors.Is(err, sight.ErrUnseen) {
 		d.Unseen, err = err.Error(), nil
 	}
 	if err != nil {

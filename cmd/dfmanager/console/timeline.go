@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -22,7 +23,7 @@ type timeRow struct {
 	Host   string
 	Parts  []timePart
 	Waited []string // for whom, and for how long
-	About  string   // for who cannot see it
+	About  string   // for who cannot see it: how long it did what
 }
 
 // timePart is a part of a line, in thousandths of its length.
@@ -32,7 +33,10 @@ type timePart struct {
 	Title    string
 }
 
-const timeWidth = 1000
+const (
+	timeWidth = 1000
+	maxWhom   = 3 // are named
+)
 
 var timeClasses = map[string]string{sight.Takes: "a", sight.Has: "b", sight.Waits: "c", sight.Keeps: "k"}
 
@@ -45,8 +49,7 @@ func lineUp(t sight.Trace, pieces int) (l timeLine) {
 	l.Left, l.Right = seconds(t.From), seconds(t.To)
 	for _, h := range t.Lines {
 		r := timeRow{Host: h.Host}
-		waited := map[string]time.Duration{}
-		var about []string
+		waited, did := map[string]time.Duration{}, map[string]time.Duration{}
 		for _, s := range h.Spans {
 			to := s.To
 			if to.After(t.To) {
@@ -56,17 +59,17 @@ func lineUp(t sight.Trace, pieces int) (l timeLine) {
 			if span <= 0 {
 				continue
 			}
+			did[s.Does] += span
 			if s.Does == sight.Waits {
 				waited[whom(s.Whom)] += span
 			}
 			title := fmt.Sprintf("%s to %s: %s, %d of %d pieces", seconds(s.From), seconds(to), does(s), s.Have, pieces)
 			r.Parts = append(r.Parts, timePart{timeClasses[s.Does], l.at(t, s.From), l.at(t, to) - l.at(t, s.From), title})
-			about = append(about, title)
 		}
 		for _, who := range slices.Sorted(maps.Keys(waited)) {
 			r.Waited = append(r.Waited, took(waited[who])+" for "+who)
 		}
-		r.About = strings.Join(about, "; ")
+		r.About = fmt.Sprintf("took pieces for %s, waited for %s; has %d of %d", took(did[sight.Takes]), took(did[sight.Waits]), h.Have, pieces)
 		l.Rows = append(l.Rows, r)
 	}
 	return l
@@ -97,11 +100,12 @@ func whom(all []string) string {
 	if len(all) == 0 {
 		return "somebody who has it"
 	}
-	names := make([]string, len(all))
-	for i, name := range all {
-		if names[i] = name; name == "" {
-			names[i] = "the origin"
-		}
+	names := make([]string, min(len(all), maxWhom))
+	for i := range names {
+		names[i] = cmp.Or(all[i], "the origin")
+	}
+	if more := len(all) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
 	}
 	return strings.Join(names, ", ")
 }

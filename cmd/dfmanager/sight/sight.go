@@ -113,6 +113,7 @@ type Sight struct {
 	mu     sync.Mutex // guards what follows
 	all    map[question]*answer
 	traces map[question]*Trace // without a scheduler
+	sweep  *time.Timer         // forgets traces; nil: there are none
 	pruned time.Time
 }
 
@@ -143,17 +144,22 @@ func New(s Source) *Sight {
 // if there is none. ErrUnseen reports that some could not be asked, and the others
 // have none.
 func (s *Sight) Blob(ctx context.Context, cluster int64, schedulers []string, d digest.Digest) (b Blob, found bool, err error) {
+	b, _, found, err = s.blob(ctx, cluster, schedulers, d)
+	return b, found, err
+}
+
+// blob says also of which time what it returns is.
+func (s *Sight) blob(ctx context.Context, cluster int64, schedulers []string, d digest.Digest) (b Blob, at time.Time, found bool, err error) {
 	for _, name := range p2p.Rendezvous(string(d), schedulers) {
 		got, at, e := read[Blob](ctx, s, question{cluster, name, d})
 		switch {
 		case e == nil:
-			s.trace(cluster, d, at, *got)
-			return *got, true, nil
+			return *got, at, true, nil
 		case !errors.Is(e, wire.ErrNoSwarm):
 			err = fmt.Errorf("%w: %s: %w", ErrUnseen, name, e)
 		}
 	}
-	return b, false, err
+	return b, at, false, err
 }
 
 // Now returns what one scheduler sees of a blob, as of now and not of a moment ago.

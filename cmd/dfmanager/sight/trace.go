@@ -1,6 +1,8 @@
 package sight
 
 import (
+	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -44,8 +46,8 @@ type Trace struct {
 const (
 	blindFor  = 15 * time.Second // after which what happened before does not count any more
 	idleFor   = 4 * time.Second  // without a piece who takes waits: some take longer than it takes to look again
-	maxLines  = 200
-	maxSpans  = 100
+	maxLines  = 50
+	maxSpans  = 20
 	maxTraces = 64
 )
 
@@ -83,7 +85,7 @@ func orders(h Holder) bool { return !h.Share && strings.HasSuffix(h.Addr, ":9") 
 // note adds what a host does now, and reports whether that is another thing than
 // before.
 func (l *Line) note(now time.Time, h Holder, pieces int) (news bool) {
-	if h.Have > l.Have {
+	if h.Have > l.Have || h.Wants && l.rests() {
 		l.moved = now
 	}
 	l.Have = h.Have
@@ -112,8 +114,23 @@ func (l *Line) note(now time.Time, h Holder, pieces int) (news bool) {
 	return true
 }
 
-// Trace returns what hosts did about a blob while somebody looked: who calls Blob
-// again and again looks.
+// rests reports whether a host wanted nothing, when last seen.
+func (l *Line) rests() bool {
+	n := len(l.Spans)
+	return n > 0 && (l.Spans[n-1].Does == Has || l.Spans[n-1].Does == Keeps)
+}
+
+// Watch is Blob for who looks at a blob again and again: Trace then returns what its
+// hosts did meanwhile.
+func (s *Sight) Watch(ctx context.Context, cluster int64, schedulers []string, d digest.Digest) (b Blob, found bool, err error) {
+	b, at, found, err := s.blob(ctx, cluster, schedulers, d)
+	if found {
+		s.trace(cluster, d, at, b)
+	}
+	return b, found, err
+}
+
+// Trace returns what hosts did about a blob that somebody watches.
 func (s *Sight) Trace(cluster int64, d digest.Digest) Trace {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,7 +141,7 @@ func (s *Sight) Trace(cluster int64, d digest.Digest) Trace {
 }
 
 // trace notes what was seen of a blob at a time, if that is news. Of many blobs the one
-// that nobody has looked at for longest is forgotten.
+// that nobody has looked at for longest is forgotten, and each some time after that.
 func (s *Sight) trace(cluster int64, d digest.Digest, at time.Time, b Blob) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,6 +154,9 @@ func (s *Sight) trace(cluster int64, d digest.Digest, at time.Time, b Blob) {
 	if at.After(t.seen) {
 		t.Note(at, b)
 	}
+	if s.sweep == nil {
+		s.sweep = time.AfterFunc(forget, s.forgetTraces)
+	}
 	if len(s.traces) <= maxTraces {
 		return
 	}
@@ -147,6 +167,18 @@ func (s *Sight) trace(cluster int64, d digest.Digest, at time.Time, b Blob) {
 		}
 	}
 	delete(s.traces, oldest)
+}
+
+// forgetTraces forgets those that nobody has looked at for long, and does so again
+// while there are others.
+func (s *Sight) forgetTraces() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.traces, func(_ question, t *Trace) bool { return time.Since(t.seen) >= forget })
+	s.sweep = nil
+	if len(s.traces) > 0 {
+		s.sweep = time.AfterFunc(forget, s.forgetTraces)
+	}
 }
 
 // clone is a copy that nobody changes.

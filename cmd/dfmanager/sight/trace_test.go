@@ -2,6 +2,7 @@ package sight_test
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight"
 	"github.com/dfsnapshotter/dfsnapshotter/cmd/dfmanager/sight/sighttest"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
 // A seed fetches, then hangs; a host has nobody to take from at first, takes from
@@ -48,34 +50,80 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-// Whoever looks at a blob has it traced, and no more blobs are than fit.
+// A host that wants again what it had given up takes from then on, and does not wait
+// for the piece that came long ago.
+func TestTraceOfWhoWantsAgain(t *testing.T) {
+	t.Parallel()
+	began := time.Date(2026, 1, 2, 3, 4, 0, 0, time.UTC)
+	for rest, have := range map[string]int{sight.Keeps: 1, sight.Has: 4} {
+		var trace sight.Trace
+		for second := 0; second <= 20; second += 2 {
+			h := sight.Holder{ID: "host", Have: have}
+			if second >= 10 {
+				h.Have, h.Wants, h.Parents = 1, true, []string{"seed"}
+			}
+			trace.Note(began.Add(time.Duration(second)*time.Second), sight.Blob{Pieces: 4, Hosts: []sight.Holder{h}})
+		}
+		var got []string
+		for _, s := range trace.Lines[0].Spans {
+			got = append(got, s.Does+" "+s.From.Sub(began).String())
+		}
+		if diff := cmp.Diff([]string{rest + " 0s", "takes 10s", "waits 16s"}, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+// Whoever watches a blob has it traced, for a minute, and no more blobs are than fit.
 func TestTraces(t *testing.T) {
 	t.Parallel()
-	sees := map[digest.Digest]string{}
-	for i := range 100 {
-		sees[digest.FromString(string(rune('a'+i)))] = `{"Pieces":2,"Hosts":[{"ID":"a","Wants":true,"Have":1,"Parents":["b"]}]}`
-	}
-	s := sight.New(sighttest.New(sees))
-	traced := func() (n int) {
-		for d := range sees {
-			if lines := s.Trace(1, d).Lines; len(lines) == 1 && lines[0].Host == "a" && len(lines[0].Spans) == 1 {
-				n++
+	synctest.Test(t, func(t *testing.T) {
+		sees := map[digest.Digest]string{}
+		var blobs []p2p.Blob
+		for i := range 100 {
+			d := digest.FromString(string(rune('a' + i)))
+			sees[d], blobs = `{"Pieces":2,"Hosts":[{"ID":"a","Wants":true,"Have":1,"Parents":["b"]}]}`, append(blobs, p2p.Blob{Digest: d, Size: 2})
+		}
+		s := sight.New(sighttest.New(sees))
+		traced := func(want int) {
+			t.Helper()
+			n := 0
+			for _, b := range blobs {
+				if lines := s.Trace(1, b.Digest).Lines; len(lines) == 1 && lines[0].Host == "a" {
+					n++
+				}
+				if len(s.Trace(2, b.Digest).Lines) > 0 {
+					t.Error("another cluster's blob is traced")
+				}
 			}
-			if len(s.Trace(2, d).Lines) > 0 {
-				t.Error("another cluster's blob is traced")
+			if n != want {
+				t.Errorf("%d blobs are traced, want %d", n, want)
 			}
 		}
-		return n
-	}
-	if traced() != 0 {
-		t.Error("what nobody looked at is traced")
-	}
-	for d := range sees {
-		if _, found, err := s.Blob(t.Context(), 1, []string{one}, d); !found || err != nil {
+		watch := func(blobs ...p2p.Blob) {
+			t.Helper()
+			for _, b := range blobs {
+				if _, found, err := s.Watch(t.Context(), 1, []string{one}, b.Digest); !found || err != nil {
+					t.Fatal(found, err)
+				}
+			}
+		}
+		watch(blobs[0])
+		traced(1)
+		if f, err := s.Find(t.Context(), 1, []string{one}, blobs); err != nil || len(f.Hosts) != 1 {
+			t.Fatal(f, err)
+		}
+		if _, found, err := s.Blob(t.Context(), 1, []string{one}, blobs[1].Digest); !found || err != nil {
 			t.Fatal(found, err)
 		}
-	}
-	if n := traced(); n != 64 {
-		t.Errorf("%d blobs of 100 are traced, want 64", n)
-	}
+		traced(1) // who only asks where blobs are watches none
+		watch(blobs...)
+		traced(64)
+		time.Sleep(59 * time.Second)
+		watch(blobs[0])
+		time.Sleep(2 * time.Second)
+		traced(1)
+		time.Sleep(time.Minute)
+		traced(0)
+	})
 }
