@@ -241,11 +241,12 @@ func (r *Registry) send(w http.ResponseWriter, req *http.Request, q *Request, da
 			case <-req.Context().Done():
 			}
 		}
+		r.update(q, 0, n) // before the client has it: a test may look as soon as that is so
 		if _, err := w.Write(data[sent : sent+n]); err != nil {
+			r.update(q, 0, -n)
 			return
 		}
 		sent += n
-		r.update(q, 0, n)
 	}
 }
 
