@@ -64,7 +64,7 @@ func makeIn(dir, home, zone, umask string) error {
 	cache, modules, _ := strings.Cut(strings.TrimSpace(string(caches)), "\n")
 	cmd := exec.Command("bash", "-euo", "pipefail", "-c", umask+`
 		mkdir -p "$1"
-		git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar -x -C "$1"
+		git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar -x --no-same-permissions -C "$1"
 		"$1/script/packages" "$1/out" "$2"`, "", dir, runtime.GOARCH)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "GOCACHE="+cache, "GOMODCACHE="+modules, home, zone, "VERSION="+version, fmt.Sprintf("SOURCE_DATE_EPOCH=%d", date))
