@@ -85,7 +85,7 @@ func (t *tree) find(ctx context.Context, d *download) ([]found, error) {
 	l := lister{header: d.Header, depth: t.level, skips: func(rel string) bool { return like(t.reject, rel) }}
 	switch u.Scheme {
 	case "s3":
-		store, err := d.s3.store()
+		store, err := d.s3.store(ctx)
 		if err != nil {
 			return nil, err
 		}

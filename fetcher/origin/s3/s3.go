@@ -9,11 +9,11 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher/origin"
 )
@@ -49,8 +49,9 @@ type Object struct {
 	Size int64
 }
 
-// Open returns a client. Nobody is asked yet.
-func Open(c Config) (*Store, error) {
+// Open returns a client. The store is not asked yet, but where a role gives the
+// credentials, it is asked for them.
+func Open(ctx context.Context, c Config) (*Store, error) {
 	endpoint := c.Endpoint
 	for _, name := range []string{"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"} {
 		if endpoint == "" {
@@ -67,12 +68,11 @@ func Open(c Config) (*Store, error) {
 	if c.Region == "" {
 		c.Region = os.Getenv("AWS_REGION")
 	}
-	keys := login(c.Role)
-	value, err := keys.GetWithContext(&credentials.CredContext{Client: http.DefaultClient})
+	keys, anonymous, err := login(ctx, c.Role)
 	if err != nil {
-		return nil, fmt.Errorf("credentials of the store: %w", err)
+		return nil, err
 	}
-	s := &Store{anonymous: value.SignerType == credentials.SignatureAnonymous || value.AccessKeyID == ""}
+	s := &Store{anonymous: anonymous}
 	transport, err := minio.DefaultTransport(u.Scheme == "https")
 	if err != nil {
 		return nil, err
@@ -80,18 +80,6 @@ func Open(c Config) (*Store, error) {
 	transport.Proxy = c.Proxy
 	s.client, err = minio.New(u.Host, &minio.Options{Creds: keys, Secure: u.Scheme == "https", Region: c.Region, Transport: transport, MaxRetries: 3})
 	return s, err
-}
-
-// login finds credentials; without any the store is asked anonymously.
-func login(role bool) *credentials.Credentials {
-	sources := []credentials.Provider{&credentials.EnvAWS{}, &credentials.FileAWSCredentials{}}
-	for _, name := range []string{"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"} {
-		role = role || os.Getenv(name) != ""
-	}
-	if role {
-		sources = append(sources, &credentials.IAM{})
-	}
-	return credentials.NewChainCredentials(sources)
 }
 
 // Parse reads an address such as s3://bucket/some/key.
@@ -134,19 +122,30 @@ func (s *Store) List(ctx context.Context, bucket, prefix string, most int) ([]Ob
 			break
 		}
 	}
+	if err := ctx.Err(); err != nil { // the iterator then ends as if that were all
+		return nil, fmt.Errorf("list s3://%s/%s: %w", bucket, prefix, err)
+	}
 	return all, nil
 }
 
 // translated makes an error of the store one of an origin's.
 func translated(err error) error {
+	var down *origin.UnavailableError
 	r := minio.ToErrorResponse(err)
 	switch {
+	case errors.As(err, &down), errors.Is(err, origin.ErrUnauthorized): // it comes from login
+		return err
+	case errors.Is(err, context.Canceled):
+		return err
 	case r.StatusCode == http.StatusNotFound:
 		return fmt.Errorf("%w: %w", origin.ErrNotFound, err)
-	case r.StatusCode == http.StatusForbidden || r.StatusCode == http.StatusUnauthorized:
+	case r.StatusCode == http.StatusForbidden, r.StatusCode == http.StatusUnauthorized, slices.Contains(stale, r.Code):
 		return fmt.Errorf("%w: %w", origin.ErrUnauthorized, err)
 	case r.Code == "" || r.StatusCode >= http.StatusInternalServerError: // the network, or the store
 		return &origin.UnavailableError{Err: err}
 	}
 	return err
 }
+
+// stale are the codes, with status 400, of credentials that were good once.
+var stale = []string{"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
