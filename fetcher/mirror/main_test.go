@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,6 +71,12 @@ type front struct {
 // by registry; ADDR in them stands for the mirror itself.
 func open(t testing.TB, upstream string, hosts map[string]string) *front {
 	t.Helper()
+	return openBehind(t, nil, upstream, hosts)
+}
+
+// openBehind opens one that reaches servers which are no registries through a proxy.
+func openBehind(t testing.TB, proxy func(*http.Request) (*url.URL, error), upstream string, hosts map[string]string) *front {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +112,7 @@ func open(t testing.TB, upstream string, hosts map[string]string) *front {
 			t.Error(err)
 		}
 	})
-	m, err := mirror.Open(ln, mirror.Config{Fetcher: fe, Registries: c, Learned: learned, Upstream: upstream, Name: "this-host", Via: via, Log: log, Registerer: f.reg})
+	m, err := mirror.Open(ln, mirror.Config{Fetcher: fe, Registries: c, Learned: learned, Upstream: upstream, Proxy: proxy, Name: "this-host", Via: via, Log: log, Registerer: f.reg})
 	if err != nil {
 		t.Fatal(err)
 	}

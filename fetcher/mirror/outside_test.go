@@ -61,10 +61,63 @@ func TestProxy(t *testing.T) {
 	}
 	f.refused(get("http://169.254.169.254/latest/meta-data/"), http.StatusForbidden, "DENIED")
 	f.refused(get("http://[fe80::1]/"), http.StatusForbidden, "DENIED")
-	f.refused(get("http://0xA9FEA9FE/"), http.StatusBadGateway, "UNAVAILABLE") // no name that resolves
+	f.refused(get("http://0xA9FEA9FE/"), http.StatusForbidden, "DENIED")
 	f.refused(get("ftp://site/"), http.StatusBadRequest, "UNSUPPORTED")
 	f.refused(get(f.url+"/v2/a/tags/list"), http.StatusLoopDetected, "UNSUPPORTED")
 	f.refused(get("http://no.such.host.invalid/"), http.StatusBadGateway, "UNAVAILABLE")
+}
+
+// TestBehindProxy has a proxy of its own to go through: names are that one's to resolve,
+// but it is not asked for addresses that a client may not be led to, however they are
+// written.
+func TestBehindProxy(t *testing.T) {
+	t.Parallel()
+	asked := make(chan string, 100)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.Host
+		w.WriteHeader(http.StatusTeapot)
+	}))
+	defer proxy.Close()
+	via, err := url.Parse(proxy.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := openBehind(t, http.ProxyURL(via), "", nil)
+	status := func(request string) int {
+		conn, err := net.Dial("tcp", f.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", request)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode
+	}
+	for _, host := range []string{
+		"169.254.169.254", "169.254.169.254.", "2852039166", "0xA9FEA9FE", "0xa9.0376.43518", "[::ffff:a9fe:a9fe]", "[fe80::1]", "100.100.100.200", "[fd00:ec2::254]",
+	} {
+		for _, request := range []string{"GET http://" + host + "/latest/meta-data/", "CONNECT " + host + ":80"} {
+			if got := status(request); got != http.StatusForbidden {
+				t.Errorf("%s: %d", request, got)
+			}
+		}
+	}
+	if len(asked) > 0 {
+		t.Fatalf("the proxy was asked: %s", <-asked)
+	}
+	for request, want := range map[string]int{"GET http://metadata.example/": http.StatusTeapot, "CONNECT metadata.example:80": http.StatusBadGateway} {
+		if got := status(request); got != want {
+			t.Errorf("%s: %d", request, got)
+		}
+		method, _, _ := strings.Cut(request, " ")
+		if got := <-asked; !strings.HasPrefix(got, method+" metadata.example") {
+			t.Errorf("the proxy was asked: %s", got)
+		}
+	}
 }
 
 func TestTunnel(t *testing.T) {

@@ -145,13 +145,15 @@ func (m *Mirror) target(r *http.Request) (target, error) {
 // hostname returns the host of host:port.
 func hostname(hostport string) string { return (&url.URL{Host: hostport}).Hostname() }
 
-// checkHost refuses literal addresses that a client may not be led to: see
-// checkAddr. What a name resolves to is looked at when it is dialed.
+// checkHost refuses addresses that a client may not be led to, see checkAddr, however
+// they are written. What a name resolves to is looked at when it is dialed; where a
+// proxy dials, it alone knows, and has to refuse such addresses itself.
 func checkHost(host string, local bool) error {
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
 		host = "127.0.0.1"
 	}
-	if a, err := netip.ParseAddr(host); err == nil {
+	if a, ok := origin.Literal(host); ok {
 		return checkAddr(a, local)
 	}
 	return nil

@@ -40,14 +40,20 @@ func CheckAddress(a netip.Addr) error {
 	return nil
 }
 
-// checkHost returns ErrAddress where a host is written as such an address, also in
-// the forms that other programs than this one read as one.
-func checkHost(host string) error {
+// Literal returns the address that a host is written as, also in the forms that other
+// programs than this one read as one. It reports false for a name.
+func Literal(host string) (a netip.Addr, ok bool) {
 	host = strings.TrimSuffix(host, ".")
 	if a, ok := numeric(host); ok {
-		return CheckAddress(a)
+		return a, true
 	}
-	if a, err := netip.ParseAddr(host); err == nil {
+	a, err := netip.ParseAddr(host)
+	return a, err == nil
+}
+
+// checkHost returns ErrAddress where a host is written as such an address.
+func checkHost(host string) error {
+	if a, ok := Literal(host); ok {
 		return CheckAddress(a)
 	}
 	return nil
