@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -66,11 +67,37 @@ func configOf(args []string, usual string) string {
 // started.
 func (p Process) Changed() (time.Time, bool) {
 	file, err1 := os.Stat(p.Config)
-	proc, err2 := os.Stat("/proc/" + strconv.Itoa(p.PID))
-	if err1 != nil || err2 != nil || !file.ModTime().After(proc.ModTime()) {
+	started, err2 := p.started()
+	if err1 != nil || err2 != nil || !file.ModTime().After(started) {
 		return time.Time{}, false
 	}
 	return file.ModTime(), true
+}
+
+// tick is the unit of times in /proc, on all machines that Go knows.
+const tick = time.Second / 100
+
+// started returns when the process was, at most a tick too late. The kernel counts from
+// its own start; the time of the folder in /proc is that of a first look at it.
+func (p Process) started() (time.Time, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(p.PID) + "/stat")
+	if err != nil {
+		return time.Time{}, err
+	}
+	const at = 22 - 3 // fields after the name, which may hold anything
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) <= at {
+		return time.Time{}, fmt.Errorf("/proc/%d/stat has too few fields", p.PID)
+	}
+	ticks, err := strconv.ParseInt(fields[at], 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("/proc/%d/stat: %w", p.PID, err)
+	}
+	var running unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &running); err != nil {
+		return time.Time{}, err
+	}
+	return time.Now().Add(time.Duration(ticks+1)*tick - time.Duration(running.Nano())), nil
 }
 
 // Config is a configuration, with all that its file leaves out.
