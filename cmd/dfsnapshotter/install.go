@@ -161,15 +161,38 @@ func (i *installer) finish(ctx context.Context, plan *install.Plan, do func() er
 	for _, c := range plan.Changes {
 		fmt.Fprintln(i.out, "wrote", c.Path)
 	}
-	for _, u := range plan.Units {
+	return i.notify(ctx, plan.Units)
+}
+
+// notify makes services take notice, or says how that is done. One that does not is no
+// reason to leave out the others.
+func (i *installer) notify(ctx context.Context, units []install.Unit) error {
+	var failed []error
+	for _, u := range units {
+		if !u.Here() {
+			continue
+		}
 		if !i.restart {
 			fmt.Fprintf(i.out, "to make it hold: systemctl %s %s\n", u.Verb, u.Name)
 			continue
 		}
 		if err := install.Notify(ctx, u); err != nil {
-			return err
+			failed = append(failed, i.advise(u, err))
+			continue
 		}
 		fmt.Fprintf(i.out, "systemctl %s %s: done\n", u.Verb, u.Name)
 	}
-	return nil
+	return errors.Join(failed...)
+}
+
+// advise says what can be done about a service that did not take notice.
+func (i *installer) advise(u install.Unit, err error) error {
+	if i.undo {
+		return fmt.Errorf("%w\nIts files are as they were before. See journalctl -u %s, then: systemctl %s %s", err, u.Name, u.Verb, u.Name)
+	}
+	return fmt.Errorf(`%w
+What was written stays. See journalctl -u %s, then try again:
+  systemctl %s %s
+or put back what there was, with the options of this call:
+  dfsnapshotter install %s --undo --write --restart`, err, u.Name, u.Verb, u.Name, u.Name)
 }

@@ -262,9 +262,14 @@ func restore(path string, text []byte) error {
 // Notify makes services take notice, and sees that they run.
 func Notify(ctx context.Context, u Unit) error {
 	for _, args := range [][]string{{u.Verb, u.Name}, {"is-active", "--quiet", u.Name}} {
-		if out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput(); err != nil {
-			return fmt.Errorf("systemctl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+		out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput()
+		if err == nil {
+			continue
 		}
+		if says := strings.TrimSpace(string(out)); says != "" {
+			err = fmt.Errorf("%w: %s", err, says)
+		}
+		return fmt.Errorf("systemctl %s: %w", strings.Join(args, " "), err)
 	}
 	return nil
 }

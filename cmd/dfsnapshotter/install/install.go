@@ -56,6 +56,10 @@ type Plan struct {
 // Unit is a service, and what makes it read its configuration again.
 type Unit struct{ Name, Verb string }
 
+// Here reports whether the service is one of this machine: podman's and buildah's files
+// are CRI-O's, but they have no service.
+func (u Unit) Here() bool { return u.Name != "crio" || exists("crio") }
+
 // Change is a file and what it is to hold.
 type Change struct {
 	Path     string
