@@ -33,8 +33,9 @@
 //	      false sums
 //
 // A second host looks whether a complaint is true. Before that, only the first one that a
-// host has open counts as trouble, and none against the only seed: without it all would go
-// to the origin.
+// host has open counts as trouble, only the first about the same piece of a host, and none
+// against the only seed: without it all would go to the origin. Of what is read lazily there
+// are no complaints, since no sum may be known; wrong bytes count as other trouble does.
 //
 // A demoted host is a parent only where there is no other; a banned one never
 // is. Both still get parents for what they want. Each time lasts twice as long as

@@ -83,7 +83,11 @@ func (s *State) transfer(p *peer, t p2p.Transfer) {
 		s.fail(p, q, t.Failed)
 		return
 	case p2p.Mismatch:
-		s.replace(p, q) // what else follows from that, its complaint decides
+		if p.lazy && p.host.open == 0 { // bytes of a read, of which there is no complaint
+			s.fail(p, q, t.Failed)
+		} else {
+			s.replace(p, q) // what else follows from that, its complaint decides
+		}
 		return
 	}
 	if t.Bytes < minSample || t.Took <= 0 {

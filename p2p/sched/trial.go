@@ -66,14 +66,15 @@ func (s *State) wrong(p *peer, m p2p.Wrong) error {
 	if p.host.open >= s.cfg.MaxTrial {
 		return fmt.Errorf("complaint about %s: %w", m.Parent, ErrLimit)
 	}
-	credible := p.host.open == 0
+	key := trialKey{m.Digest, m.Piece, m.Parent}
+	open := s.trials[key] != nil
+	credible := p.host.open == 0 && !open // what others say of the same piece costs them nothing
 	if credible {
 		s.fail(p, q, p2p.Mismatch)
 	} else {
 		s.replace(p, q)
 	}
-	key := trialKey{m.Digest, m.Piece, m.Parent}
-	if s.trials[key] != nil || s.hosts[m.Parent] != q.host {
+	if open || s.hosts[m.Parent] != q.host {
 		return nil
 	}
 	t := &trial{accuser: p.host.ID, got: m.Got, credible: credible}
