@@ -86,7 +86,7 @@ func (img *Image) saveWhole(dir string) error {
 // recipe itself.
 func (r recipe) key(debs [][]string) (string, error) {
 	// The number counts changes of how layers are made.
-	parts := []any{3, r.config}
+	parts := []any{4, r.config}
 	for i, l := range r.layers {
 		files, err := Layer(l.files).Tar()
 		if err != nil {

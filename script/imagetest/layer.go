@@ -112,6 +112,7 @@ func (l Layer) tidy() Layer {
 	at := map[string]int{}
 	var out Layer
 	for _, f := range l {
+		f.Name = strings.TrimSuffix(f.Name, "/")
 		if f.Name == "" || f.Name == "." {
 			continue
 		}
