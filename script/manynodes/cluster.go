@@ -32,25 +32,27 @@ type way struct {
 	p2p         bool
 	seeds       int
 	mirror      bool // containerd pulls through the mirror on its host
+	wide        bool // the registry's line is as fast as those of all hosts together
 }
 
 var ways = []way{
-	{"overlayfs, alone", overlayfs, imagetest.Gzip, true, false, 0, false},
-	{"overlayfs", overlayfs, imagetest.Gzip, false, false, 0, false},
-	{"overlayfs, mirror, alone", overlayfs, imagetest.Gzip, true, false, 0, true},
-	{"overlayfs, mirror, alone with an idle seed", overlayfs, imagetest.Gzip, true, true, 1, true},
-	{"overlayfs, mirror, P2P, one seed", overlayfs, imagetest.Gzip, false, true, 1, true},
-	{"overlayfs, mirror, P2P, no seed", overlayfs, imagetest.Gzip, false, true, 0, true},
-	{"gzip, alone", ours, imagetest.Gzip, true, false, 0, false},
-	{"gzip, alone with an idle seed", ours, imagetest.Gzip, true, true, 1, false},
-	{"gzip, without P2P", ours, imagetest.Gzip, false, false, 0, false},
-	{"gzip, P2P, one seed", ours, imagetest.Gzip, false, true, 1, false},
-	{"gzip, P2P, no seed", ours, imagetest.Gzip, false, true, 0, false},
-	{"eStargz, alone", ours, imagetest.EStargz, true, false, 0, false},
-	{"eStargz, alone with an idle seed", ours, imagetest.EStargz, true, true, 1, false},
-	{"eStargz, without P2P", ours, imagetest.EStargz, false, false, 0, false},
-	{"eStargz, P2P, one seed", ours, imagetest.EStargz, false, true, 1, false},
-	{"eStargz, P2P, no seed", ours, imagetest.EStargz, false, true, 0, false},
+	{"overlayfs, alone", overlayfs, imagetest.Gzip, true, false, 0, false, false},
+	{"overlayfs", overlayfs, imagetest.Gzip, false, false, 0, false, false},
+	{"overlayfs, no line is shared", overlayfs, imagetest.Gzip, false, false, 0, false, true},
+	{"overlayfs, mirror, alone", overlayfs, imagetest.Gzip, true, false, 0, true, false},
+	{"overlayfs, mirror, alone with an idle seed", overlayfs, imagetest.Gzip, true, true, 1, true, false},
+	{"overlayfs, mirror, P2P, one seed", overlayfs, imagetest.Gzip, false, true, 1, true, false},
+	{"overlayfs, mirror, P2P, no seed", overlayfs, imagetest.Gzip, false, true, 0, true, false},
+	{"gzip, alone", ours, imagetest.Gzip, true, false, 0, false, false},
+	{"gzip, alone with an idle seed", ours, imagetest.Gzip, true, true, 1, false, false},
+	{"gzip, without P2P", ours, imagetest.Gzip, false, false, 0, false, false},
+	{"gzip, P2P, one seed", ours, imagetest.Gzip, false, true, 1, false, false},
+	{"gzip, P2P, no seed", ours, imagetest.Gzip, false, true, 0, false, false},
+	{"eStargz, alone", ours, imagetest.EStargz, true, false, 0, false, false},
+	{"eStargz, alone with an idle seed", ours, imagetest.EStargz, true, true, 1, false, false},
+	{"eStargz, without P2P", ours, imagetest.EStargz, false, false, 0, false, false},
+	{"eStargz, P2P, one seed", ours, imagetest.EStargz, false, true, 1, false, false},
+	{"eStargz, P2P, no seed", ours, imagetest.EStargz, false, true, 0, false, false},
 }
 
 // use prepares the cluster for a way: with nothing on its hosts' disks.

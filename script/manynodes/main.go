@@ -67,7 +67,7 @@ func run(ctx context.Context) error {
 	flag.BoolVar(&o.debug, "debug", false, "have daemons log at level debug")
 	flag.Parse()
 	if o.stargz != "" {
-		ways = append(ways, way{"eStargz, stargz-snapshotter", stargz, imagetest.EStargz, false, false, 0, false})
+		ways = append(ways, way{"eStargz, stargz-snapshotter", stargz, imagetest.EStargz, false, false, 0, false, false})
 	}
 	if o.list {
 		for _, w := range ways {

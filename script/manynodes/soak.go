@@ -27,7 +27,7 @@ func (c *cluster) soak(ctx context.Context, rate string, limit time.Duration) er
 	end := time.Now().Add(limit)
 	for i := 0; time.Now().Before(end); i++ {
 		for _, form := range []imagetest.Form{imagetest.Gzip, imagetest.EStargz} {
-			r, whole, err := c.wave(ctx, way{string(form), ours, form, false, true, 1, false}, c.Nodes)
+			r, whole, err := c.wave(ctx, way{string(form), ours, form, false, true, 1, false, false}, c.Nodes)
 			if err == nil {
 				r.Whole, err = whole()
 			}

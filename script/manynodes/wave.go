@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -51,6 +52,9 @@ func (c *cluster) measure(ctx context.Context, rates []string, rounds, waves int
 			return err
 		}
 		for _, w := range c.ways {
+			if err := c.Registry.SetRate(c.registryRate(w, rate)); err != nil {
+				return err
+			}
 			for range rounds {
 				if err := c.try(ctx, rate, w, waves); err != nil {
 					return fmt.Errorf("%s at %s: %w", w.name, rate, err)
@@ -60,6 +64,17 @@ func (c *cluster) measure(ctx context.Context, rates []string, rounds, waves int
 	}
 	fmt.Println(table(c.rows))
 	return nil
+}
+
+// registryRate is how fast the registry sends where hosts' links have a rate, such as
+// 20mbit.
+func (c *cluster) registryRate(w way, rate string) string {
+	unit := strings.TrimLeft(rate, "0123456789")
+	n, err := strconv.Atoi(strings.TrimSuffix(rate, unit))
+	if err != nil || !w.wide {
+		return rate
+	}
+	return strconv.Itoa(n*c.count) + unit
 }
 
 // try measures a way from nothing: one wave and, with P2P, a second one on other
