@@ -16,6 +16,7 @@ type blob struct {
 
 	batch    time.Time // when it was first wanted, or something together with it
 	wanted   bool      // by somebody on this host
+	behind   bool      // others go before it
 	lazy     bool
 	origin   p2p.Origin
 	priority p2p.Priority

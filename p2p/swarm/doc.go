@@ -35,7 +35,9 @@
 // parent and bytes in flight are bounded; the latter follow the measured rate, so that
 // about half a second of data is on its way. Of several blobs the one that was wanted
 // first has the parents' time, of those wanted together the largest: so all hosts that
-// start an image work on the same layer.
+// start an image work on the same layer. Where a seed fetches them for all, the others
+// get what that one leaves of the line, and now and then a piece: an image's layers
+// that come one after the other are unpacked one after the other, while the rest comes.
 //
 // The origin is asked for what the scheduler said (Fetch, Lease), and otherwise
 // only when nothing else moves: at once without any scheduler, later with one

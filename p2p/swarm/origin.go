@@ -225,6 +225,9 @@ func (h *Host) askOrigin(b *blob, first int, ours func(int) bool) {
 // not end together either, so that the line is not idle while the next begin:
 // those made while few are under way are shorter.
 func (h *Host) originRun(b *blob) int {
+	if b.source.owner && h.origins >= h.cfg.OriginRequests {
+		return 1 // its turn has not come; it is only not to stand still
+	}
 	n := int(h.cfg.OriginRun / b.size(0))
 	if n > b.stripes {
 		n -= (n - 5) % b.stripes

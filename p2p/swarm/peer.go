@@ -111,6 +111,7 @@ func (h *Host) setParents(b *blob, stripes [][]p2p.Host) {
 		}
 	}
 	h.endEarly(b)
+	h.requeue = true
 	if b.count < b.n {
 		for _, p := range b.parents {
 			h.subscribe(b, p)

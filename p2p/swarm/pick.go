@@ -25,8 +25,17 @@ const (
 	maxHeld     = 64             // pieces held without a sum while a scheduler could tell it
 )
 
-// fill asks for all that may be asked for now.
+// fill asks for all that may be asked for now of a blob, and before that of those that
+// go before it.
 func (h *Host) fill(b *blob) {
+	if h.requeue || b.behind {
+		h.refill(b)
+		return
+	}
+	h.fillNow(b)
+}
+
+func (h *Host) fillNow(b *blob) {
 	if len(b.needed) > 0 {
 		h.fillNeeded(b)
 	}
@@ -54,12 +63,22 @@ func (h *Host) refill(b *blob) {
 			return cmp.Or(cmp.Compare(x.priority, y.priority), cmp.Compare(min(x.stripes, 2), min(y.stripes, 2)), x.batch.Compare(y.batch), cmp.Compare(y.Size, x.Size))
 		})
 	}
+	for i, o := range h.queue {
+		o.behind = i > 0 && h.fromSeed(o)
+	}
 	for _, o := range h.queue {
-		h.fill(o)
+		h.fillNow(o)
 	}
 	if b != nil && !b.filling() {
-		h.fill(b)
+		h.fillNow(b)
 	}
+}
+
+// fromSeed reports whether one host fetches a blob for all: then they do well to take
+// its blobs one after the other. Without a seed each fetches a part of each blob, and
+// the others would wait for those parts.
+func (h *Host) fromSeed(b *blob) bool {
+	return h.cfg.Self.Seed || slices.ContainsFunc(b.parents, func(p *parent) bool { return p.host.Seed })
 }
 
 // fillNeeded asks for the needed pieces, in order, of the best parent that has
@@ -344,16 +363,19 @@ func (h *Host) pieces(b *blob, n int) time.Duration {
 
 // full reports whether as much is on its way as should be.
 func (h *Host) full(b *blob) bool {
-	least := leastSize * b.size(0)
-	if b.flight < least && b.link != nil && len(b.arrived) >= maxHeld && !b.blind && b.held.count() >= maxHeld {
+	if b.flight < leastSize*b.size(0) && b.link != nil && len(b.arrived) >= maxHeld && !b.blind && b.held.count() >= maxHeld {
 		b.blind = h.now.Sub(b.source.moved) >= starveFor
 		return !b.blind
 	}
-	if b.flight == 0 {
-		return false // of several blobs, none stands still
+	if b.flight == 0 && (!b.behind || h.now.Sub(b.lastMoved()) >= peerTurn) {
+		return false // of several blobs, none stands still for long
 	}
-	limit := min(h.cfg.MaxInFlight, max(least, int64(h.meter.rate(h.now)*ahead.Seconds())))
-	return h.flight >= limit
+	return h.flight >= h.limit(b)
+}
+
+// limit returns how many bytes should be on their way to this host.
+func (h *Host) limit(b *blob) int64 {
+	return min(h.cfg.MaxInFlight, max(leastSize*b.size(0), int64(h.meter.rate(h.now)*ahead.Seconds())))
 }
 
 // depth returns how many requests a parent should have at a time, of all blobs: one
@@ -418,9 +440,13 @@ func (b *blob) lacks(p *parent, w int) uint64 {
 	return p.have[w] &^ b.have[w] &^ b.held[w] &^ b.asked[w]
 }
 
-// run extends a request for one piece by its neighbours.
+// run extends a request for one piece by its neighbours, unless it is but a sign that
+// the blob is not forgotten.
 func (h *Host) run(b *blob, p *parent, i int, mask uint64) (first, last int) {
 	first, last = i, i
+	if b.behind && h.flight >= h.limit(b) {
+		return first, last
+	}
 	size := b.size(i)
 	fits := func(k int) bool {
 		if k < 0 || k >= b.n || b.lacks(p, k/64)&mask&(1<<(k%64)) == 0 || b.rarity[k] != b.rarity[i] || b.doubt.has(k) {
