@@ -89,6 +89,7 @@ func Serve(ln net.Listener, c ServerConfig) (*Server, error) {
 	if s.metrics, err = newServerMetrics(c.Registerer, s); err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
+	shareEvenly(ln, c.Log)
 	if c.Identity != nil {
 		ln = tls.NewListener(ln, c.Identity.Server(wire.RoleHost, wire.RoleSeed, wire.RoleManager))
 	}
