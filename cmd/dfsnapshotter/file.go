@@ -113,9 +113,13 @@ func (q *fileRequest) send(ctx context.Context, b *fetcher.Blob) (digest.Digest,
 	defer func() { _ = r.Close() }() // it was only read
 	before := b.Stats()
 	sum := digest.SHA256.Digester()
-	match := p2p.Verifier(b.Digest())
+	hashed, matched := io.Writer(sum.Hash()), func() bool { return sum.Digest() == b.Digest() }
+	if b.Digest().Algorithm() != digest.SHA256 {
+		match := p2p.Verifier(b.Digest())
+		hashed, matched = io.MultiWriter(sum.Hash(), match), match.Verified
+	}
 	start := agent.Start{Name: b.Digest(), Size: b.Size(), Off: q.Have}
-	whole := io.TeeReader(r, io.MultiWriter(sum.Hash(), match))
+	whole := io.TeeReader(r, hashed)
 	if q.Have > 0 && q.Have <= b.Size() {
 		if _, err := io.CopyN(io.Discard, whole, q.Have); err != nil {
 			return "", err
@@ -133,7 +137,7 @@ func (q *fileRequest) send(ctx context.Context, b *fetcher.Blob) (digest.Digest,
 	if err := q.copy(whole, b, before); err != nil {
 		return "", err
 	}
-	if !match.Verified() {
+	if !matched() {
 		return "", errors.Join(fmt.Errorf("%s: %w", b.Digest(), fetcher.ErrDigest), b.Discard(0, b.Size()))
 	}
 	// What has no digest is whole here when all pieces were judged, which the
