@@ -49,15 +49,47 @@ func (s *State) hasten(from p2p.HostID) {
 	})
 }
 
+// wait has an orphan wait for other parents. Those on whom others hang, who all wait for
+// what those get, come first.
+func (s *State) wait(p *peer) {
+	if p.orphan {
+		return
+	}
+	p.orphan = true
+	at := len(s.orphans)
+	if p.heads() {
+		at = s.heads
+		s.heads++
+	}
+	s.orphans = slices.Insert(s.orphans, at, p)
+}
+
+// heads reports whether a peer has children where it has no parent.
+func (p *peer) heads() bool {
+	for st := range p.links {
+		if p.links[st].prim > 0 && p.links[st].parents[0] == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// forego takes a peer from among those who wait for other parents.
+func (s *State) forego(p *peer) {
+	p.orphan = false
+	at := slices.Index(s.orphans, p)
+	s.orphans = slices.Delete(s.orphans, at, at+1)
+	if at < s.heads {
+		s.heads--
+	}
+}
+
 // rehome gives orphans other parents. Until then they go on with those they know.
 func (s *State) rehome() {
-	n := 0
-	for n < len(s.orphans) && s.afford(s.orphans[n].swarm) {
-		k := s.orphans[n]
-		k.orphan = false
+	for len(s.orphans) > 0 && s.afford(s.orphans[0].swarm) {
+		k := s.orphans[0]
+		s.forego(k)
 		s.settle(k)
 		s.touch(k)
-		n++
 	}
-	s.orphans = slices.Delete(s.orphans, 0, n)
 }

@@ -23,11 +23,14 @@ func (s *State) balance(w *swarm) {
 	s.expire(w)
 	s.feed(w)
 	left := max(fairly, balanced/max(1, len(s.active)))
+	moves := max(1, left/moved)
 	for i := 0; i < len(w.peers) && left > 0; i++ {
 		w.cursor++
 		p := w.peers[w.cursor%len(w.peers)]
 		s.reform(p)
-		s.unload(p)
+		if moves > 0 && s.unload(p) {
+			moves--
+		}
 		if p.wants {
 			if p.thin {
 				p.thin = false
@@ -55,30 +58,35 @@ func (s *State) expire(w *swarm) {
 	}
 }
 
-// unload moves a child of a peer that has more than twice what it can serve, or
-// of a seed that has more in some stripe than it should: all others wait for what
-// comes from there.
-func (s *State) unload(q *peer) {
+// unload moves a child of a peer that has more than twice what it can serve (in a swarm
+// of many, where there are better places, more than one child too many), or of a seed that
+// has more in some stripe than it should: all others wait for what comes from there. It
+// reports whether it has looked for a better place, which takes time.
+func (s *State) unload(q *peer) (tried bool) {
+	most := 2 * q.budget(&s.cfg)
+	if len(q.swarm.peers) > broad {
+		most = q.budget(&s.cfg) + 1
+	}
 	for st := range q.links {
-		if int(q.prim) <= 2*q.budget(&s.cfg) && (q.role != source || s.spare(q, st) >= 0) {
+		if q.prims(st) == 0 || int(q.prim) <= most && (q.role != source || s.spare(q, st) >= 0) {
 			continue
 		}
 		k := q.leaf(st, nil)
-		for i := len(q.links[st].kids) - 1; k == nil && i >= 0; i-- {
-			if x := q.links[st].kids[i]; x.links[st].parents[0] == q {
-				k = x
-			}
+		if k == nil {
+			k, _ = q.lowest(st, nil, maxHeight)
 		}
 		if k == nil {
 			continue
 		}
-		if r, _ := s.choose(k, st); r == nil || r == q {
+		if r, _ := s.choose(k, st); r == nil || r == q || r.role == node && q.role == node && s.spare(r, st) <= s.spare(q, st)+1 {
+			tried = true
 			continue // there is no better place
 		}
 		s.fill(k, st)
 		s.settle(k)
-		return
+		return true
 	}
+	return tried
 }
 
 // better moves a peer whose parent in a stripe has nothing for it to a host that
@@ -142,12 +150,12 @@ func (s *State) lend(p *peer) {
 // idle returns a host that has all, is no parent of p in the stripe and has a
 // place for another child that may need it.
 func (f *search) idle(st int) *peer {
-	f.st, f.below, f.many = st, 0, false
+	f.st = st
 	for _, g := range f.p.swarm.groups {
 		all := g.full.peers
 		for i := range min(len(all), window) {
 			q := all[(int(f.p.seq)+st+i)%len(all)]
-			if int(q.backs) < 2*q.budget(&f.s.cfg) && !slices.Contains(f.p.links[st].parents[:], q) && f.allowed(q) {
+			if int(q.backs) < 2*q.budget(&f.s.cfg) && !slices.Contains(f.p.links[st].parents[:], q) && f.stands(q) {
 				return q
 			}
 		}

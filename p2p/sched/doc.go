@@ -81,6 +81,13 @@
 // about once. A node that comes late takes the place of a leaf further up, which
 // becomes its child.
 //
+// When a node fails, those that hang on it, with all below them, get places as near to the
+// root as before: that of a leaf there, or of a node with fewer generations below it,
+// which goes down in its turn. They come before those who have nobody below them. Parents
+// for when the first one fails are less deep than who has them, and are given up where one
+// is in the way of a better place. What those who fail, or only take, do not serve is
+// spread over all nodes at the ends, one child more than its slots to each.
+//
 // A peer that is slow, as its children measured it against the mean of the swarm,
 // may have fewer of them. One that gets its home stripe far slower than the other
 // children of its parent there becomes idle for a while: all below it would wait.

@@ -42,6 +42,9 @@ func (p *peer) parents() [][]p2p.Host {
 func (s *State) attach(p, q *peer, st, at int) {
 	p.grow()
 	q.grow()
+	if at == 0 {
+		s.loosen(p, q, st)
+	}
 	p.links[st].parents[at] = q
 	p.level(st)
 	l := &q.links[st]
@@ -93,6 +96,7 @@ func (s *State) unlink(p *peer, st, at int) {
 	} else {
 		q.backs--
 	}
+	p.level(st)
 	q.reopen()
 	if q.prim+q.backs == 0 && !q.wants && q != q.swarm.origin {
 		q.links = nil
@@ -175,6 +179,11 @@ func (s *State) fill(p *peer, st int) {
 		s.detach(out, st)
 	}
 	s.attach(p, q, st, 0)
+	if out != nil && out.homeIn(st) {
+		s.back(p, st)
+		s.resettle(out)
+		return
+	}
 	if out != nil { // before p gets others, which must not be below out
 		s.attach(out, p, st, 0)
 	}
@@ -182,6 +191,16 @@ func (s *State) fill(p *peer, st int) {
 	if out != nil {
 		s.back(out, st)
 		s.adopt(p, out, st)
+	}
+}
+
+// resettle gives a peer the parents that it lacks: now, or if the call under way has
+// done enough, in one of the next ticks.
+func (s *State) resettle(p *peer) {
+	if s.afford(p.swarm) {
+		s.settle(p)
+	} else {
+		s.wait(p)
 	}
 }
 
@@ -212,14 +231,10 @@ func (s *State) orphan(p *peer, reason string) {
 	}
 	s.own(p.swarm)
 	for _, k := range kids {
-		switch {
-		case !k.orphaned():
+		if k.orphaned() {
+			s.resettle(k)
+		} else {
 			k.thin = true // it gets another one at the next balance
-		case s.afford(p.swarm):
-			s.settle(k)
-		case !k.orphan:
-			k.orphan = true
-			s.orphans = append(s.orphans, k)
 		}
 	}
 }

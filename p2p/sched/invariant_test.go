@@ -66,6 +66,9 @@ func backlogInvariants(s *State) error {
 			return fmt.Errorf("%s is to leave swarm %s as %v, left %q", p.host.ID, p.swarm.blob.Digest, p.role, p.host.left)
 		}
 	}
+	if s.heads < 0 || s.heads > len(s.orphans) {
+		return fmt.Errorf("%d of %d orphans head others", s.heads, len(s.orphans))
+	}
 	for i, p := range s.orphans {
 		if !p.orphan || p.host.peers[p.swarm] != p || slices.Contains(s.orphans[:i], p) {
 			return fmt.Errorf("%s is to get parents in swarm %s", p.host.ID, p.swarm.blob.Digest)

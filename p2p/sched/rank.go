@@ -2,6 +2,7 @@ package sched
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 )
 
@@ -11,7 +12,8 @@ import (
 //  2. for nodes, in their home stripe: the owner seed, or else the origin (a
 //     lease), also in the place of a child that is no node;
 //  3. nodes whose home the stripe is, with a free slot; for another such node also
-//     in the place of a child that is none, so that the tree grows in breadth;
+//     in the place of a child that is none, so that the tree grows in breadth, and if it
+//     has some below it, of one that has fewer generations below it (see descend);
 //  4. seeds, or the origin;
 //  5. in a swarm of many, nodes whose home the stripe is, with one child more than they
 //     have slots: who comes next brings the slot that is missing;
@@ -35,6 +37,9 @@ func (s *State) choose(p *peer, st int) (parent, displaced *peer) {
 	}
 	if inner {
 		if q, k := f.roots(); q != nil {
+			return q, k
+		}
+		if q, k := f.descend(); q != nil {
 			return q, k
 		}
 		if q, k := f.inner(); q != nil {
@@ -107,9 +112,7 @@ type search struct {
 	st    int
 	fresh bool // p has nothing yet, so that everyone is ahead of it
 	best  *peer
-	far   int    // how many parents of one queue are looked at
-	below uint32 // the epoch of the walk that marked who is below p; 0: none did
-	many  bool   // are below p, too many to mark
+	far   int // how many parents of one queue are looked at
 }
 
 // last considers everyone who could serve at all.
@@ -169,23 +172,33 @@ func (f *search) others(over int) *peer {
 }
 
 func (f *search) queue(q *queue, over int) {
-	from := q.peers[max(0, len(q.peers)-f.far):]
 	if over == 0 {
-		from = q.open.first(f.far, f.free)
-	} else { // those that came last have the fewest below them, who would all wait
-		from = slices.Clone(from)
-		slices.Reverse(from)
+		f.among(slices.Values(q.open.first(f.far, f.free)), over)
+		return
 	}
+	f.among(func(yield func(*peer) bool) { // from a place of its own, so that all are used
+		for i := range min(len(q.peers), f.far) {
+			if !yield(q.peers[(int(f.p.seq)+f.st+i)%len(q.peers)]) {
+				return
+			}
+		}
+	}, over)
+}
+
+// among considers the first of some parents that have a place. One child more than its
+// budget nobody has on whom others whose home the stripe is hang: all below would wait.
+func (f *search) among(from iter.Seq[*peer], over int) {
 	seen := 0
-	for _, c := range from {
+	for c := range from {
 		if seen >= window {
 			return
 		}
 		least := -over * c.budget(&f.s.cfg)
+		busy := false
 		if over == crowded {
-			least = -1
+			least, busy = -1, c.links != nil && c.links[f.st].leaves < c.links[f.st].prim
 		}
-		if f.s.spare(c, f.st) > least {
+		if !busy && f.s.spare(c, f.st) > least {
 			f.consider(c, true)
 			seen++
 		}
@@ -217,6 +230,49 @@ func (f *search) roots() (parent, displaced *peer) {
 		return q, k
 	}
 	return f.place(f.sources())
+}
+
+// descend finds a place as near to the root as there is for a node that has others
+// below it, from the root down: they all wait as much longer as it is deeper. It is a
+// free slot, or that of a child whose place p can take, or of one which has fewer
+// generations below it than p, and gets itself a place further down.
+func (f *search) descend() (parent, displaced *peer) {
+	st, high := f.st, f.p.height(f.st, maxHeight)
+	if high == 0 {
+		return nil, nil
+	}
+	full := f.p.group.full.peers
+	queue := append(slices.Clone(full[:min(len(full), window)]), f.sources()...)
+	for i := 0; i < len(queue) && i < maxDescent; i++ {
+		q := queue[i]
+		if q.links == nil {
+			continue
+		}
+		if q.group == f.p.group || q.root() {
+			if k, ok := f.step(q, high); ok && f.allowed(q) {
+				return q, k
+			}
+		}
+		for _, k := range q.links[st].kids {
+			if k != f.p && k.links[st].parents[0] == q && k.homeIn(st) && k.prims(st) > 0 {
+				queue = append(queue, k)
+			}
+		}
+	}
+	return nil, nil
+}
+
+// step reports whether p, that has so many generations below it, can be a child of q,
+// and in whose place.
+func (f *search) step(q *peer, high int) (displaced *peer, ok bool) {
+	if f.s.spare(q, f.st) > 0 {
+		return nil, true
+	}
+	if k := q.leaf(f.st, f.p); k != nil {
+		return k, true
+	}
+	k, n := q.lowest(f.st, f.p, high)
+	return k, n < high && k.host.Near(f.p.host.Host) > 0
 }
 
 func (f *search) lane(g *group) (parent, displaced *peer) {
@@ -265,6 +321,37 @@ func (q *peer) leaf(st int, p *peer) *peer {
 	return nil
 }
 
+// lowest returns the child of q, other than p, with the fewest generations below it, and
+// how many those are, counted up to most.
+func (q *peer) lowest(st int, p *peer, most int) (k *peer, least int) {
+	least = most
+	for _, x := range q.links[st].kids {
+		if x == p || x.lined || x.links[st].parents[0] != q {
+			continue
+		}
+		if n := x.height(st, least); k == nil || n < least {
+			k, least = x, n
+		}
+	}
+	return k, least
+}
+
+// height returns how many generations are below p in a stripe, along the children that
+// have most children themselves, counted up to most.
+func (p *peer) height(st, most int) (n int) {
+	for n < most && p.prims(st) > 0 && !p.lined {
+		n++
+		next := p
+		for _, k := range p.links[st].kids {
+			if k.links[st].parents[0] == p && (next == p || k.prims(st) > next.prims(st)) {
+				next = k
+			}
+		}
+		p = next
+	}
+	return n
+}
+
 // slack is how many pieces of a stripe one may be behind another and still
 // count as level with it.
 func slack(p *peer) int {
@@ -275,23 +362,31 @@ func (f *search) allowed(q *peer) bool {
 	return q.host != f.p.host && q != f.p && !f.s.avoids(f.p, q) && !f.under(q)
 }
 
-// under reports whether q is below p. Mostly their levels say that it is not; else
-// it is found out once who is below p, which mostly are few. Who has many below it
-// is not to hang on somebody far deeper than it is now: all of them would wait
-// longer, and must be looked at.
+// under reports whether q has p above it, from first parent to first parent. Where it
+// is so only by way of other parents, those are in the way, and go: see loosen. Who is so
+// far below the level of p's children that it takes long to find out is no parent either.
 func (f *search) under(q *peer) bool {
+	floor := f.p.floor(f.st)
+	for range maxDeeper {
+		if q == nil || q.links == nil || q.links[f.st].level < floor {
+			return false
+		}
+		if q = q.links[f.st].parents[0]; q == f.p {
+			return true
+		}
+	}
+	return true
+}
+
+// stands reports whether q can be a parent of p for when the first one fails. Of a node
+// on whom others hang in the stripe, or will, nobody is that is as deep as it is: ways to
+// the root stay short, and such parents are seldom in the way of a better first one.
+func (f *search) stands(q *peer) bool {
 	p, st := f.p, f.st
-	if p.links == nil || len(p.links[st].kids) == 0 || q.links == nil || q.links[st].level < p.links[st].level {
+	if (p.homeIn(st) || len(p.links[st].kids) > 0) && q.links != nil && q.links[st].level >= p.links[st].level {
 		return false
 	}
-	if !f.many && (f.below == 0 || f.below != p.swarm.epoch) {
-		f.many = !p.markBelow(st)
-		f.below = p.swarm.epoch
-	}
-	if f.many {
-		return q.links[st].level >= p.links[st].level+2*step || p.above(q, st)
-	}
-	return q.mark == f.below
+	return q.host != p.host && !f.s.avoids(p, q)
 }
 
 // consider compares a parent, if it has a slot, with the best so far.
@@ -371,7 +466,7 @@ func (s *State) back(p *peer, st int) {
 	add := func(q *peer) {
 		at := slices.Index(l.parents[:], nil)
 		if at < 0 || q == nil || q == p.swarm.origin || q.role == idle || q.role == other ||
-			slices.Contains(l.parents[:], q) || int(q.backs) >= 2*q.budget(&s.cfg) || !f.allowed(q) {
+			slices.Contains(l.parents[:], q) || int(q.backs) >= 2*q.budget(&s.cfg) || !f.stands(q) {
 			return
 		}
 		s.attach(p, q, st, at)
@@ -424,7 +519,7 @@ func (s *State) offerSeed(p *peer, st int) {
 	}
 	f := search{s: s, p: p, st: st}
 	for _, q := range p.swarm.sources {
-		if f.allowed(q) {
+		if f.stands(q) {
 			s.unlink(p, st, backups)
 			s.attach(p, q, st, backups)
 			return

@@ -35,6 +35,7 @@ type State struct {
 	audited   []*swarm  // with sums that are in doubt
 	leaving   []*peer   // of hosts that are gone: they leave their swarms in the next ticks
 	orphans   []*peer   // that get other parents in the next ticks
+	heads     int       // of those, the first, on whom others hang
 	spent     int       // of the effort of the call under way
 	turn      int       // where balancing goes on among the active
 	balanceAt time.Time // zero: nothing is active

@@ -152,7 +152,7 @@ func (s *State) leave(p *peer, reason string) {
 	s.setRole(p, idle)
 	s.word(p, silent)
 	if p.orphan {
-		s.orphans = without(s.orphans, p)
+		s.forego(p)
 	}
 	last := w.peers[len(w.peers)-1]
 	w.peers[p.index], last.index = last, p.index
