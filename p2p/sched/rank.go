@@ -336,18 +336,18 @@ func (q *peer) lowest(st int, p *peer, most int) (k *peer, least int) {
 	return k, least
 }
 
-// height returns how many generations are below p in a stripe, along the children that
+// height returns how many generations are below q in a stripe, along the children that
 // have most children themselves, counted up to most.
-func (p *peer) height(st, most int) (n int) {
-	for n < most && p.prims(st) > 0 && !p.lined {
+func (q *peer) height(st, most int) (n int) {
+	for n < most && q.prims(st) > 0 && !q.lined {
 		n++
-		next := p
-		for _, k := range p.links[st].kids {
-			if k.links[st].parents[0] == p && (next == p || k.prims(st) > next.prims(st)) {
+		next := q
+		for _, k := range q.links[st].kids {
+			if k.links[st].parents[0] == q && (next == q || k.prims(st) > next.prims(st)) {
 				next = k
 			}
 		}
-		p = next
+		q = next
 	}
 	return n
 }
