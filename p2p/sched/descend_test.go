@@ -140,3 +140,21 @@ func TestLoosened(t *testing.T) {
 	}
 	t.Fatal("nobody is a parent for when another fails")
 }
+
+// In each data centre there are nodes at home in every stripe, in whatever order hosts
+// come: those of another one do not keep each other from the places near to the root.
+func TestDataCentres(t *testing.T) {
+	t.Parallel()
+	c := crowd(t, 1000, 1) // they come from four data centres in turn
+	w := c.s.swarms[c.blobs[0].Digest]
+	for _, g := range w.groups {
+		for st := range g.lanes {
+			if n := len(g.lanes[st].peers); n < 1000/4/8-1 {
+				t.Errorf("stripe %d is home to %d nodes of a data centre", st, n)
+			}
+		}
+	}
+	if deepest, _ := w.deepest(); deepest > 12 {
+		t.Errorf("the last one is %d from the seed", deepest)
+	}
+}

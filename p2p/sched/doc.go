@@ -75,10 +75,10 @@
 // A blob has up to eight stripes, and each has a graph of its own. In it, a
 // peer has a first parent and up to two others for when that one fails. Nobody
 // is above itself: an edge that would close a circle is refused. Each node has
-// a home stripe, given in turn, and spends its slots on children there; in the others
-// it is mostly a leaf. So everyone's upload is in use, each stripe's tree
-// is as low as its breadth allows, and a seed, or the origin, sends each byte
-// about once. A node that comes late takes the place of a leaf further up, which
+// a home stripe, given in turn in each data centre, and spends its slots on children
+// there; in the others it is mostly a leaf. So everyone's upload is in use, each
+// stripe's tree is as low as its breadth allows, and a seed, or the origin, sends each
+// byte about once. A node that comes late takes the place of a leaf further up, which
 // becomes its child.
 //
 // When a node fails, those that hang on it, with all below them, get places as near to the
@@ -86,7 +86,7 @@
 // which goes down in its turn. They come before those who have nobody below them. Parents
 // for when the first one fails are less deep than who has them, and are given up where one
 // is in the way of a better place. What those who fail, or only take, do not serve is
-// spread over all nodes at the ends, one child more than its slots to each.
+// spread over all nodes that only leaves hang on, one child more than its slots to each.
 //
 // A peer that is slow, as its children measured it against the mean of the swarm,
 // may have fewer of them. One that gets its home stripe far slower than the other

@@ -12,6 +12,8 @@ import (
 type group struct {
 	lanes []queue // per stripe: the nodes whose home it is
 	full  queue
+	first uint32 // the stripe that is home to its first node; to the next one it is the next stripe
+	homes uint32 // nodes that got a home stripe
 }
 
 // A roster is peers by their time of joining.
@@ -83,7 +85,7 @@ func (w *swarm) groupOf(idc string) *group {
 	if len(w.groups) >= maxGroups {
 		return w.groups[0]
 	}
-	g := &group{lanes: make([]queue, w.stripes)}
+	g := &group{lanes: make([]queue, w.stripes), first: uint32(len(w.groups))}
 	w.byIDC[idc] = g
 	w.groups = append(w.groups, g)
 	return g
@@ -146,7 +148,8 @@ func (s *State) setRole(p *peer, r role) {
 		w.others = without(w.others, p)
 	}
 	if r == node && p.home < 0 {
-		p.home = int8(w.homes % uint32(w.stripes))
+		p.home = int8((p.group.first + p.group.homes) % uint32(w.stripes))
+		p.group.homes++
 		w.homes++
 	}
 	home, leaf := p.homeLink()
