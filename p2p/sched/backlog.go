@@ -6,20 +6,17 @@ import (
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
 )
 
-// A call does no more than so much; what is left is done by the ticks that follow
-// at once. So no message waits long for those before it, however many children a
-// host had in however many swarms.
-const (
-	effort  = 16 // of one call
-	inBroad = 8  // of those, for a peer of a broad swarm; 1 in others
-)
+// effort is of how many peers a call deals with the consequences, or with those of one
+// in a broad swarm; what is left is done by the ticks that follow at once. So no message
+// waits long for those before it, however many children a host had in however many swarms.
+const effort = 16
 
 // afford reports whether the call under way may deal with one more peer of a swarm,
 // and counts that.
 func (s *State) afford(w *swarm) bool {
 	cost := 1
 	if len(w.peers) > broad {
-		cost = inBroad
+		cost = effort
 	}
 	if s.spent+cost > effort {
 		return false

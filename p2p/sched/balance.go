@@ -23,14 +23,12 @@ func (s *State) balance(w *swarm) {
 	s.expire(w)
 	s.feed(w)
 	left := max(fairly, balanced/max(1, len(s.active)))
-	moves := max(1, left/moved)
+	looks := max(1, left/moved)
 	for i := 0; i < len(w.peers) && left > 0; i++ {
 		w.cursor++
 		p := w.peers[w.cursor%len(w.peers)]
 		s.reform(p)
-		if moves > 0 && s.unload(p) {
-			moves--
-		}
+		looks -= s.unload(p, looks)
 		if p.wants {
 			if p.thin {
 				p.thin = false
@@ -61,14 +59,15 @@ func (s *State) expire(w *swarm) {
 // unload moves a child of a peer that has more than twice what it can serve (in a swarm
 // of many, where there are better places, more than one child too many), or of a seed that
 // has more in some stripe than it should: all others wait for what comes from there. It
-// reports whether it has looked for a better place, which takes time.
-func (s *State) unload(q *peer) (tried bool) {
-	most := 2 * q.budget(&s.cfg)
+// looks for better places at most so many times, and returns how many times it did.
+func (s *State) unload(q *peer, most int) (looks int) {
+	kids := 2 * q.budget(&s.cfg)
 	if len(q.swarm.peers) > broad {
-		most = q.budget(&s.cfg) + 1
+		kids = q.budget(&s.cfg) + 1
 	}
-	for st := range q.links {
-		if q.prims(st) == 0 || int(q.prim) <= most && (q.role != source || s.spare(q, st) >= 0) {
+	for i := range q.links { // another stripe is the first one at each balance
+		st := (i + q.swarm.turn) % len(q.links)
+		if looks == most || q.prims(st) == 0 || int(q.prim) <= kids && (q.role != source || s.spare(q, st) >= 0) {
 			continue
 		}
 		k := q.leaf(st, nil)
@@ -78,15 +77,15 @@ func (s *State) unload(q *peer) (tried bool) {
 		if k == nil {
 			continue
 		}
+		looks++
 		if r, _ := s.choose(k, st); r == nil || r == q || r.role == node && q.role == node && s.spare(r, st) <= s.spare(q, st)+1 {
-			tried = true
 			continue // there is no better place
 		}
 		s.fill(k, st)
 		s.settle(k)
-		return true
+		break
 	}
-	return tried
+	return looks
 }
 
 // better moves a peer whose parent in a stripe has nothing for it to a host that

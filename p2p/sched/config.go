@@ -79,7 +79,7 @@ const (
 	maxVain      = 4    // full parents whose children are looked at, to take the place of one
 	maxGroups    = 64   // data centres told apart in one swarm
 	maxLook      = 512  // peers of a swarm among which an heir or a witness is looked for
-	moved        = 32   // peers that are balanced for each of whom a child is moved because it has too many
+	moved        = 32   // peers that are balanced for each look for a better place for a child of who has too many
 	maxDescent   = 256  // peers visited from the root down, to find a place near to it
 	maxDeeper    = 32   // peers above one looked at to find another
 	maxHeight    = 8    // generations of children told apart

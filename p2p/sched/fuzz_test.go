@@ -3,6 +3,7 @@ package sched
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -134,7 +135,7 @@ func (d *driver) message(kind int, id p2p.HostID) p2p.Message {
 
 // answer is what a witness that was asked may say.
 func (d *driver) answer(sends []Send) {
-	for _, send := range sends {
+	for _, send := range slices.Clone(sends) { // they are valid until the next call
 		d.sent++
 		m, ok := send.Message.(p2p.Check)
 		if x := d.byte(); ok && x&1 > 0 {

@@ -16,7 +16,8 @@ type Send struct {
 }
 
 // State is what one scheduler knows and decides from. It is not safe for
-// concurrent use: the server calls it from one goroutine or under one lock.
+// concurrent use: the server calls it from one goroutine or under one lock. What a
+// call returns is valid until the next one.
 type State struct {
 	cfg      Config
 	hosts    map[p2p.HostID]*host
@@ -28,7 +29,7 @@ type State struct {
 	peers    int // pairs of host and blob
 
 	now       time.Time // of the call under way
-	out       []Send    // of the call under way
+	out       []Send    // of the call under way, in the room of those before it
 	dirty     []*peer   // whose parents or leases changed in the call under way
 	hungry    []*swarm  // where a slot became free in the call under way
 	untold    []*swarm  // with sums that are not told yet
@@ -224,7 +225,7 @@ func (s *State) finish() []Send {
 	s.dirty = s.dirty[:0]
 	s.spent = 0
 	out := s.out
-	s.out = nil
+	s.out = s.out[:0]
 	return out
 }
 
