@@ -183,7 +183,8 @@ func TestDaemonSetUpgrade(t *testing.T) {
 	if err := syscall.Kill(first, 0); err != nil {
 		t.Errorf("the agent ended with its pod: %v", err)
 	}
-	stop = s.pod(s.build("v2"), config)
+	v2 := s.build("v2")
+	stop = s.pod(v2, config)
 	defer func() { stop() }()
 	if err := <-read; err != nil {
 		t.Errorf("a reader during the upgrade: %v", err)
@@ -202,7 +203,7 @@ func TestDaemonSetUpgrade(t *testing.T) {
 	// The same version once more disturbs nothing.
 	second := s.pid("dfsnapshotter.service")
 	stop()
-	stop = s.pod(s.build("v2"), config)
+	stop = s.pod(v2, config)
 	if now := s.pid("dfsnapshotter.service"); now != second {
 		t.Error("a pod of the same version started the agent anew")
 	}
@@ -210,7 +211,7 @@ func TestDaemonSetUpgrade(t *testing.T) {
 	// One that was killed after it had written the program leaves the rest to the next.
 	stop()
 	n.must(os.WriteFile(filepath.Join(s.host, "etc/dfsnapshotter/.agent-is-to-start-anew"), nil, 0o600))
-	stop = s.pod(s.build("v2"), config)
+	stop = s.pod(v2, config)
 	if now := s.pid("dfsnapshotter.service"); now == second {
 		t.Error("the agent still runs as before an upgrade that was interrupted")
 	}
