@@ -39,8 +39,9 @@ type composed struct {
 const firstPassword = "first-password-of-root"
 
 // compose copies what the images are built of, and has the peer take Docker Hub's
-// images from a registry of the lab's.
-func compose(t *testing.T) *composed {
+// images from a registry of the lab's. Docker takes them from the peer, or straight from
+// that registry.
+func compose(t *testing.T, straight bool) *composed {
 	t.Helper()
 	if m := missing(); m != "" {
 		t.Skip("missing: " + m)
@@ -60,7 +61,11 @@ func compose(t *testing.T) *composed {
 	net := must(l.Network(false))(t)
 	c.reg = must(must(net.Host("reg", lab.Link{}))(t).Registry(t.Context()))(t)
 	c.host = must(net.Host("box", lab.Link{}))(t)
-	c.docker = must(c.host.DockerNetworks(t.Context(), mirrorAddr))(t)
+	mirror := mirrorAddr
+	if straight {
+		mirror = c.reg.Host
+	}
+	c.docker = must(c.host.DockerNetworks(t.Context(), mirror))(t)
 	src := c.host.Path("src")
 	c.dir = filepath.Join(src, "deploy/compose")
 	programs := filepath.Dir(os.Getenv("DFSNAPSHOTTER"))
@@ -71,26 +76,36 @@ func compose(t *testing.T) *composed {
 	); err != nil {
 		t.Fatal(err)
 	}
-	config := filepath.Join(c.dir, "config/client.toml")
-	text := must(os.ReadFile(config))(t)
-	now := bytes.Replace(text, []byte("https://registry-1.docker.io"), []byte("http://"+c.reg.Host), 1)
-	if bytes.Equal(now, text) {
-		t.Fatal("client.toml names no upstream")
-	}
-	if err := os.WriteFile(config, now, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	c.edit("config/client.toml", "https://registry-1.docker.io", "http://"+c.reg.Host)
 	return c
 }
 
-// run runs docker-compose, as in the guide.
-func (c *composed) run(args ...string) string {
+// edit replaces a text that must be in a file of deploy/compose.
+func (c *composed) edit(name, from, to string) {
 	c.Helper()
-	out, err := c.host.Run(c.Context(), []string{
+	path := filepath.Join(c.dir, name)
+	text := must(os.ReadFile(path))(c.T)
+	if !bytes.Contains(text, []byte(from)) {
+		c.Fatalf("%s has no %q", name, from)
+	}
+	if err := os.WriteFile(path, bytes.Replace(text, []byte(from), []byte(to), 1), 0o644); err != nil {
+		c.Fatal(err)
+	}
+}
+
+// try runs docker-compose, as in the guide.
+func (c *composed) try(args ...string) (string, error) {
+	return c.host.Run(c.Context(), []string{
 		"DOCKER_HOST=" + c.docker.Host(), "CERTS_D=" + c.lab.HostsDir(), "DFMANAGER_ROOT_PASSWORD=" + firstPassword, "DOCKER_BUILDKIT=0",
 	}, append([]string{"docker-compose", "--project-directory", c.dir, "-f", filepath.Join(c.dir, "docker-compose.yml")}, args...)...)
+}
+
+func (c *composed) run(args ...string) string {
+	c.Helper()
+	out, err := c.try(args...)
 	if err != nil {
-		c.Fatal(err, out)
+		logs, _ := c.try("logs", "--tail", "20")
+		c.Fatal(err, out, logs)
 	}
 	return out
 }
@@ -102,13 +117,13 @@ func (c *composed) cli(args ...string) string {
 
 // TestCompose does what the quick start says, on a real dockerd.
 func TestCompose(t *testing.T) {
-	c := compose(t)
+	c := compose(t, false)
 	tars, want := content(t)
 	img := must(imagetest.Make(ocispec.ImageConfig{Cmd: []string{"/bin/sum", "/data"}}, tars, imagetest.Gzip))(t)
 	must(c.reg.Push(t.Context(), img, "library/image", string(imagetest.Gzip)))(t)
 
 	c.run("up", "--build", "--detach")
-	c.healthy()
+	c.healthy(nil)
 	c.signIn()
 
 	c.cli("pull", hubImage)
@@ -131,20 +146,73 @@ func TestCompose(t *testing.T) {
 		t.Errorf("they run as %q", users)
 	}
 
+	c.down()
+}
+
+// postgresEntry does what the entry of Docker Hub's postgres image does with its settings.
+const postgresEntry = `cd /var/lib/postgresql
+[ -e data/PG_VERSION ] || {
+	echo "$POSTGRES_PASSWORD" >/tmp/password
+	initdb -D data -U "$POSTGRES_USER" --pwfile /tmp/password --auth-local trust --auth-host scram-sha-256
+	echo "host all all all scram-sha-256" >>data/pg_hba.conf
+	echo "CREATE DATABASE $POSTGRES_DB" | postgres --single -D data postgres
+}
+exec postgres -D data -c listen_addresses='*'`
+
+// postgres makes an image of Debian's PostgreSQL that stands for Docker Hub's, which is
+// not asked, and has the services use it.
+func (c *composed) postgres() {
+	c.Helper()
+	img := must(imagetest.Debian(c.Context(), root, "postgres", imagetest.Gzip))(c.T)
+	must(c.reg.Push(c.Context(), img, "library/postgres", "debian"))(c.T)
+	c.cli("pull", "postgres:debian")
+	entry := must(json.Marshal([]string{"sh", "-ec", postgresEntry}))(c.T)
+	path := c.host.Path("postgres/Dockerfile")
+	if err := errors.Join(
+		os.MkdirAll(filepath.Dir(path), 0o755),
+		os.WriteFile(path, fmt.Appendf(nil, "FROM postgres:debian\nUSER root\nRUN mkdir -p -m 777 /var/run/postgresql\nUSER postgres\nENTRYPOINT %s\nCMD []\n", entry), 0o644),
+	); err != nil {
+		c.Fatal(err)
+	}
+	c.cli("build", "--tag", "postgres:16-alpine", filepath.Dir(path))
+	c.edit(".env", "# COMPOSE_PROFILES=postgres\n# MANAGER_CONFIG", "COMPOSE_PROFILES=postgres\nMANAGER_CONFIG")
+}
+
+// TestComposePostgres does what the quick start says about PostgreSQL.
+func TestComposePostgres(t *testing.T) {
+	c := compose(t, true)
+	c.postgres()
+	c.run("up", "--build", "--detach")
+	c.healthy(map[string]string{"postgres": "healthy"})
+	c.signIn()
+	const query = "select count(*) from pg_tables where schemaname = 'public'"
+	if n := c.run("exec", "-T", "postgres", "psql", "-U", "dfmanager", "-Atc", query); strings.TrimSpace(n) == "0" {
+		t.Error("the manager has no tables there")
+	}
+	c.run("restart", "postgres", "manager")
+	c.healthy(map[string]string{"postgres": "healthy"})
+	c.down()
+}
+
+// down ends everything, and sees that nothing is left.
+func (c *composed) down() {
+	c.Helper()
 	c.run("down", "--volumes")
 	for _, what := range [][]string{{"ps", "-aq"}, {"volume", "ls", "-q"}, {"network", "ls", "-q", "--filter", "type=custom"}} {
 		if left := c.cli(what...); left != "" {
-			t.Errorf("down left (docker %s): %s", strings.Join(what, " "), left)
+			c.Errorf("down left (docker %s): %s", strings.Join(what, " "), left)
 		}
 	}
 }
 
-// healthy waits until all services are, and the one that makes tokens has ended well.
-func (c *composed) healthy() {
+// healthy waits until all services are, more ones included, and the one that makes tokens
+// has ended well.
+func (c *composed) healthy(more map[string]string) {
 	c.Helper()
 	want := map[string]string{
 		"manager": "healthy", "scheduler": "healthy", "seed-client": "healthy", "client": "healthy", "join-tokens": "exited 0",
 	}
+	maps.Copy(want, more)
 	var got map[string]string
 	err := lab.Eventually(c.Context(), 2*time.Minute, func() error {
 		got = map[string]string{}
@@ -237,9 +305,9 @@ func TestComposeBesideHarbor(t *testing.T) {
 	}
 }
 
-// TestComposePostgres reads the file as docker-compose does with PostgreSQL, and its
+// TestComposeConfig reads the file as docker-compose does with PostgreSQL, and its
 // configurations as the programs do.
-func TestComposePostgres(t *testing.T) {
+func TestComposeConfig(t *testing.T) {
 	if m := missing(); m != "" {
 		t.Skip("missing: " + m)
 	}
