@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -32,10 +33,11 @@ var fileWays = []struct {
 
 // files measures how hosts get one file of so many MiB at once, by its URL.
 func (c *cluster) files(ctx context.Context, rates []string, mebibytes, rounds int) error {
-	url, err := c.publish(ctx, mebibytes<<20)
+	layers, err := c.pushRandom(ctx, "file", 1, mebibytes<<20)
 	if err != nil {
 		return err
 	}
+	url := "http://" + c.Registry.Host + "/v2/file/blobs/" + layers[0]
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(out, "links\tway\thosts\tslowest\t× curl\tregistry MiB\t× file")
 	for _, rate := range rates {
@@ -70,27 +72,32 @@ func (c *cluster) files(ctx context.Context, rates []string, mebibytes, rounds i
 	return out.Flush()
 }
 
-// publish puts a file of random bytes where it has a URL: into the registry, as a
-// blob.
-func (c *cluster) publish(ctx context.Context, size int) (url string, err error) {
-	data := make([]byte, size)
-	_, _ = rand.NewChaCha8([32]byte{}).Read(data) // it never fails
-	tar, err := imagetest.Layer{imagetest.Regular("file", 0o644, data)}.Tar()
+// pushRandom puts an image into the registry, as tag 1, with layers of so many random
+// bytes each.
+func (c *cluster) pushRandom(ctx context.Context, repo string, layers, size int) (digests []string, err error) {
+	var tars [][]byte
+	for i := range layers {
+		data := make([]byte, size)
+		seed := sha256.Sum256(fmt.Append(nil, repo, i))
+		_, _ = rand.NewChaCha8(seed).Read(data) // it never fails
+		tar, err := imagetest.Layer{imagetest.Regular("file", 0o644, data)}.Tar()
+		if err != nil {
+			return nil, err
+		}
+		tars = append(tars, tar)
+	}
+	img, err := imagetest.Make(ocispec.ImageConfig{}, tars, imagetest.Tar)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	img, err := imagetest.Make(ocispec.ImageConfig{}, [][]byte{tar}, imagetest.Tar)
-	if err != nil {
-		return "", err
+	if _, err := c.Registry.Push(ctx, img, repo, "1"); err != nil {
+		return nil, err
 	}
-	if _, err := c.Registry.Push(ctx, img, "file", "1"); err != nil {
-		return "", err
+	all, err := img.Layers()
+	for _, l := range all {
+		digests = append(digests, l.Digest.String())
 	}
-	layers, err := img.Layers()
-	if err != nil {
-		return "", err
-	}
-	return "http://" + c.Registry.Host + "/v2/file/blobs/" + layers[0].Digest.String(), nil
+	return digests, err
 }
 
 // get has nodes get the file, and returns the seconds until the slowest has it and

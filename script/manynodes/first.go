@@ -8,83 +8,84 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
-
-	"github.com/dfsnapshotter/dfsnapshotter/script/imagetest"
 )
 
-// firstBytes measures when the first byte of each layer comes to a host that has
-// nothing: from the registry, and through its mirror. What is asked before a blob
-// in a pull is asked here, too, and not measured: a connection is there, and the
-// manifest has been read.
+// freshBlobs is how many blobs a host is asked for that it does not have, each of
+// several pieces.
+const (
+	freshBlobs = 16
+	freshSize  = 2 << 20
+)
+
+// firstBytes measures when the first byte of a blob comes to a host that has not got it,
+// by turns from the registry and through its mirror. What is asked before a blob in a
+// pull is asked here, too, and not measured: a connection is there, and the manifest has
+// been read. So is the first blob: nobody measures programs that have just started.
 func (c *cluster) firstBytes(ctx context.Context, rates []string, times int) error {
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(out, "links\tway\tmedian of the first bytes\t× direct")
+	fmt.Fprintln(out, "links\tway\tfirst bytes\tmedian\tdirectly\t×\tlast tenth\tdirectly")
 	for _, rate := range rates {
 		if err := c.SetLinks(rate); err != nil {
 			return err
 		}
-		var direct time.Duration
-		for _, w := range append([]way{{name: "directly"}}, c.ways...) {
-			var all []time.Duration
-			for range times {
-				took, err := c.firstOf(ctx, w)
+		for _, w := range c.ways {
+			var direct, through []time.Duration
+			for i := range times {
+				d, m, err := c.firstOf(ctx, w, fmt.Sprint("first", i))
 				if err != nil {
 					return fmt.Errorf("%s at %s: %w", w.name, rate, err)
 				}
-				all = append(all, took...)
+				direct, through = append(direct, d...), append(through, m...)
 			}
-			slices.Sort(all)
-			median := all[len(all)/2]
-			if !w.mirror {
-				direct = median
-			}
-			fmt.Fprintf(out, "%s\t%s\t%.1f ms\t%.2f\n", rate, w.name, median.Seconds()*1000, median.Seconds()/direct.Seconds())
+			slices.Sort(direct)
+			slices.Sort(through)
+			ms := func(all []time.Duration, tenths int) float64 { return all[len(all)*tenths/10].Seconds() * 1000 }
+			fmt.Fprintf(out, "%s\t%s\t%d\t%.1f ms\t%.1f ms\t%.2f\t%.1f ms\t%.1f ms\n", rate, w.name, len(through),
+				ms(through, 5), ms(direct, 5), ms(through, 5)/ms(direct, 5), ms(through, 9), ms(direct, 9))
 		}
 	}
 	return out.Flush()
 }
 
-// firstOf asks for the layers one after the other, each with nothing else on the
-// line: who gives one up when it has begun may still get more of it for a while.
-func (c *cluster) firstOf(ctx context.Context, w way) ([]time.Duration, error) {
-	var all []time.Duration
-	for d := range c.images[imagetest.Gzip].layers {
-		at := c.Registry.Host
-		if w.mirror {
-			if err := c.use(ctx, w); err != nil {
-				return nil, err
-			}
-			at = c.Nodes[0].Daemon.Mirror
-		}
-		took, err := c.firstOfLayer(ctx, "http://"+at+"/v2/"+c.image, d)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, took)
+// firstOf asks for blobs one after the other, each with nothing else on the line: they
+// are read to their ends.
+func (c *cluster) firstOf(ctx context.Context, w way, name string) (direct, through []time.Duration, err error) {
+	if err := c.use(ctx, w); err != nil {
+		return nil, nil, err
 	}
-	return all, nil
-}
-
-func (c *cluster) firstOfLayer(ctx context.Context, repo, layer string) (time.Duration, error) {
-	transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+	blobs, err := c.pushRandom(ctx, name, freshBlobs, freshSize)
+	if err != nil {
+		return nil, nil, err
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return c.Nodes[0].Dial(ctx, network, addr)
-	}}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport}
-	if _, err := firstByte(ctx, client, repo+"/manifests/"+string(imagetest.Gzip)); err != nil {
-		return 0, err
+	}}}
+	defer client.CloseIdleConnections()
+	for i, blob := range blobs {
+		for _, from := range []struct {
+			at  string
+			all *[]time.Duration
+		}{{c.Registry.Host, &direct}, {c.Nodes[0].Daemon.Mirror, &through}} {
+			repo := "http://" + from.at + "/v2/" + name
+			if _, err := firstByte(ctx, client, repo+"/manifests/1"); err != nil {
+				return nil, nil, err
+			}
+			took, err := firstByte(ctx, client, repo+"/blobs/"+blob)
+			if err != nil {
+				return nil, nil, err
+			}
+			if i > 0 {
+				*from.all = append(*from.all, took)
+			}
+		}
 	}
-	return firstByte(ctx, client, repo+"/blobs/"+layer)
+	return direct, through, nil
 }
 
-// firstByte returns how long it took. Small documents are read to their end, so
-// that the connection can be used again.
+// firstByte returns how long it took, after the rest was read.
 func firstByte(ctx context.Context, client *http.Client, url string) (time.Duration, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, err
@@ -103,8 +104,6 @@ func firstByte(ctx context.Context, client *http.Client, url string) (time.Durat
 		return 0, err
 	}
 	took := time.Since(began)
-	if strings.Contains(url, "/manifests/") {
-		_, err = io.Copy(io.Discard, resp.Body)
-	}
+	_, err = io.Copy(io.Discard, resp.Body)
 	return took, err
 }
