@@ -186,7 +186,7 @@ func (c *Cluster) Use(ctx context.Context, p2p bool, seeds int) error {
 		}
 	}
 	err := each(c.all(), func(n *Node) error {
-		return errors.Join(n.Daemon.wipe(), n.Daemon.configure(c.config(n, p2p)))
+		return errors.Join(n.Daemon.Wipe(), n.Daemon.configure(c.config(n, p2p)))
 	})
 	if err != nil {
 		return err

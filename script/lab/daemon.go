@@ -197,14 +197,14 @@ func (h *Host) metrics(ctx context.Context, debug string) (map[string]float64, e
 // Reset stops the daemon and its keeper, removes what they had on disk but the
 // entries of the root named by keep, and starts anew.
 func (d *Daemon) Reset(ctx context.Context, keep ...string) error {
-	if err := d.wipe(keep...); err != nil {
+	if err := d.Wipe(keep...); err != nil {
 		return err
 	}
 	return d.Start(ctx)
 }
 
-// wipe does what Reset does before the start.
-func (d *Daemon) wipe(keep ...string) error {
+// Wipe does what Reset does before the start.
+func (d *Daemon) Wipe(keep ...string) error {
 	if err := d.Stop(); err != nil {
 		return err
 	}

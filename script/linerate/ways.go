@@ -146,7 +146,7 @@ func (b *bench) dfget(ctx context.Context) (sender, receiver, took time.Duration
 	if err != nil {
 		return 0, 0, 0, err
 	}
-	defer func() { err = errors.Join(err, agent.Stop(), agent.Reset(ctx)) }()
+	defer func() { err = errors.Join(err, agent.Wipe()) }()
 	if err := b.linked(ctx, agent); err != nil {
 		return 0, 0, 0, err
 	}
