@@ -10,7 +10,8 @@
 // A blob is known from its first Want, Present or Fetch until Unwant:
 //
 //	lazy     read by ranges as somebody reads them; pieces only when needed
-//	filling  all pieces are wanted, rarest first, needed ones before
+//	filling  all pieces are wanted, rarest first, needed ones before; of equally rare
+//	         ones those at the front, if somebody reads it from there
 //	full     all pieces are here; Match asks for the hash of the whole
 //	verified the whole matched its digest; the host only serves it
 //

@@ -409,11 +409,16 @@ func (h *Host) drain(b *blob, p *parent, of set, stripes uint8, most int) {
 	}
 }
 
-// pick returns a run of pieces to ask of a parent: the rarest it has, by the
-// host's own order among equals, and its neighbours if they are as rare.
+// pick returns a run of pieces to ask of a parent: the rarest it has, and its neighbours
+// if they are as rare. Among equals those come first that somebody who reads the blob
+// reads first; if nobody does it is the host's own order, so that hosts have different ones.
 func (h *Host) pick(b *blob, p *parent, of set, mask uint64) (first, last int) {
 	first = -1
 	var least uint64
+	salt, mix := uint32(h.salt), uint32(2654435761)
+	if b.priority < p2p.Background {
+		salt, mix = 0, 1
+	}
 	for w := range p.have {
 		word := b.lacks(p, w) & mask
 		if of != nil {
@@ -424,7 +429,7 @@ func (h *Host) pick(b *blob, p *parent, of set, mask uint64) (first, last int) {
 			if b.doubt.has(i) && !b.trusts(p, i) {
 				continue
 			}
-			if key := uint64(b.rarity[i])<<32 | uint64(uint32(h.salt)^uint32(i)*2654435761); first < 0 || key < least {
+			if key := uint64(b.rarity[i])<<32 | uint64(salt^uint32(i)*mix); first < 0 || key < least {
 				first, least = i, key
 			}
 		}

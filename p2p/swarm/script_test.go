@@ -97,8 +97,12 @@ func (s *script) run(event string, a []string) {
 		s.blobs[a[0]], s.names[b.Digest] = b, a[0]
 	case "wait": // DURATION, with ticks
 		s.wait(a[0])
-	case "want": // BLOB [lazy]
-		s.show(h.Want(now, s.blobs[a[0]], p2p.Origin{Registry: "registry", Repository: "r"}, arg(1) == "lazy", p2p.Background))
+	case "want": // BLOB [lazy|read]
+		prio := p2p.Background
+		if arg(1) == "read" {
+			prio = p2p.Prefetch
+		}
+		s.show(h.Want(now, s.blobs[a[0]], p2p.Origin{Registry: "registry", Repository: "r"}, arg(1) == "lazy", prio))
 	case "unwant": // BLOB
 		s.show(h.Unwant(now, s.blobs[a[0]].Digest))
 	case "need": // BLOB FIRST-LAST
