@@ -93,6 +93,7 @@ func (n *Network) Host(name string, link Link) (*Host, error) {
 		"ip -n "+h.ns+" addr add "+addr+" dev eth0"+n.flags(),
 		"ip -n "+h.ns+" link set eth0 up",
 		"ip -n "+h.ns+" link set lo up",
+		"ip netns exec "+h.ns+" sysctl -qw net.ipv4.tcp_congestion_control=cubic", // usual; with BBR links are shared unevenly
 	)
 	if err != nil {
 		return nil, err
