@@ -264,6 +264,11 @@ func (f *Fetcher) LastOnDemand() time.Time {
 	return last
 }
 
+// Waits notes that a process waits for bytes until done is called, or for so long that
+// it does not count any more. Reads at [OnDemand] do that by themselves; this is for who
+// waits for another one's read.
+func (f *Fetcher) Waits() (done func()) { return f.quiet.enter() }
+
 // WaitQuiet returns once no on-demand read has waited for bytes for d, so that
 // background work does not get into its way.
 func (f *Fetcher) WaitQuiet(ctx context.Context, d time.Duration) error {

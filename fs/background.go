@@ -121,18 +121,31 @@ func (l *Layer) fillRun(ctx context.Context) (done bool, err error) {
 	return false, l.fetch(l.ctx, newFlight(e, fetcher.Background), nil)
 }
 
-// touch notes that a container is about to start, or that what it reads first is on
-// its way: its reads shall find the link free.
+// touch notes that a container is about to start: its reads shall find the link free.
 func (f *FS) touch() { f.touched.Store(time.Now().UnixNano()) }
 
-// waitQuiet returns once for a while no reader has waited and no container was
-// about to start.
+// fetchAhead starts fn, which brings what a container is about to read. Until that is
+// here it is not quiet, however long nobody has read. It reports whether the FS is open.
+func (f *FS) fetchAhead(fn func()) bool {
+	return f.start(func() {
+		f.ahead.Add(1)
+		defer f.ahead.Add(-1)
+		defer f.touch()
+		fn()
+	})
+}
+
+// waitQuiet returns once for a while no reader has waited, no container was about to
+// start, and nothing was on its way for one.
 func (f *FS) waitQuiet(ctx context.Context) error {
 	for {
 		if err := f.fetcher.WaitQuiet(ctx, f.quiet); err != nil {
 			return err
 		}
 		left := f.quiet - time.Since(time.Unix(0, f.touched.Load()))
+		if f.ahead.Load() > 0 {
+			left = f.quiet
+		}
 		if left <= 0 {
 			return nil
 		}

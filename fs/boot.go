@@ -161,7 +161,6 @@ func (l *Layer) readBoot(b *boot, pack profiles.Blob) error {
 			return err
 		}
 		b.step(func() { b.got[chunk] = true })
-		l.fs.touch() // readers wait for it, or will soon: no time for the background
 		return nil
 	})
 }

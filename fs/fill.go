@@ -117,6 +117,9 @@ func (l *Layer) ensureChunks(ctx context.Context, first, last int, prio fetcher.
 	if l.complete.Load() || l.filled.hasAll(first, last) {
 		return nil
 	}
+	if prio == fetcher.OnDemand {
+		defer l.fs.fetcher.Waits()() // it may be another one's flight, or the boot pack, that it waits for
+	}
 	if prio != fetcher.Background {
 		l.awaitBoot(ctx, first, last)
 	}

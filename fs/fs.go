@@ -78,6 +78,7 @@ type FS struct {
 	kick    chan struct{}
 	// names of those that have been given a layer; nil: nobody knows
 	containers atomic.Pointer[func(slot uint32) []string]
+	ahead      atomic.Int64 // goroutines that fetch what a container is about to read
 	touched    atomic.Int64 // when a container was last about to start, Unix nanoseconds
 	noSpace    atomic.Int64 // when the disk was last found full, Unix nanoseconds
 }

@@ -72,10 +72,10 @@ func (l *Layer) preload(image digest.Digest, h hint) {
 	}
 	b := newBoot(runs)
 	if h.from != "cluster" || h.profile.Pack == (profiles.Blob{}) || !l.boot.CompareAndSwap(nil, b) {
-		l.fs.start(func() { l.bring(runs) })
+		l.fs.fetchAhead(func() { l.bring(runs) })
 		return
 	}
-	began := l.fs.start(func() {
+	began := l.fs.fetchAhead(func() {
 		l.unpackBoot(b, h.profile.Pack)
 		l.bring(runs) // what was not in it
 	})
@@ -114,7 +114,6 @@ func (l *Layer) bring(runs []profiles.Run) {
 		wg.Go(func() {
 			for e := range todo {
 				_ = l.ensureChunks(l.ctx, e.First, e.Last, fetcher.Prefetch) // a reader reports what matters
-				l.fs.touch()
 			}
 		})
 	}

@@ -38,7 +38,7 @@ func (f *FS) Start(layers []*Layer, p Program) {
 	if p.Name == "" || known(layers, p.Image) {
 		return
 	}
-	f.start(func() {
+	f.fetchAhead(func() {
 		s := &starter{image: layers, left: maxStart, seen: map[string]bool{}}
 		s.program(p)
 	})
