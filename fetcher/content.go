@@ -250,6 +250,13 @@ func (c *content) wake(w *waiter) {
 	close(w.done)
 }
 
+// wakeAll has all who wait look again who brings their bytes. The caller holds c.mu.
+func (c *content) wakeAll() {
+	for w := range c.waiters {
+		c.wake(w)
+	}
+}
+
 // remember keeps a bounded memory of who gave what. The caller holds c.mu.
 func (c *content) remember(s *stretch) {
 	const most = 4096

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/fetcher"
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
+	"github.com/dfsnapshotter/dfsnapshotter/p2p/bucket"
 )
 
 // binary builds dfscheduler, once.
@@ -482,5 +484,42 @@ func TestNetworkRestarted(t *testing.T) {
 				t.Errorf("%d bytes from the origin though a host has the blob", more)
 			}
 		})
+	}
+}
+
+// TestNetworkRaised holds that who begins to wait for bytes that a host has which brings
+// all of a blob when nobody waits gets them, and not when their turn comes.
+func TestNetworkRaised(t *testing.T) {
+	data := content(24*mib, 15)
+	s := startScheduler(t)
+	all(t, data, startHost(t, "host0", false, s, newFake(nil, data)))
+	slow := startHostWith(t, "host1", s, func(c *fetcher.Config) { c.Download = bucket.New(2 * mib) })
+	connected(t, s, 2)
+	b := openBlob(t, slow.Fetcher, ref(data))
+	first, err := b.Range(t.Context(), 0, mib, fetcher.Background)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if _, err := io.ReadFull(first, make([]byte, 1)); err != nil { // all of it is on its way
+		t.Fatal(err)
+	}
+	off := int64(len(data)) - 300*kib
+	last, err := b.Range(t.Context(), off, 300*kib, fetcher.Background)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer last.Close()
+	time.AfterFunc(100*time.Millisecond, func() { last.Raise(fetcher.OnDemand) })
+	got, err := io.ReadAll(last)
+	if err != nil || !bytes.Equal(got, data[off:]) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	here := int64(len(data))
+	for _, gap := range b.Missing(0, here) {
+		here -= gap.Len
+	}
+	if here > 20*mib { // without, nearly all: they are among the last in its order
+		t.Errorf("they came when %d bytes were here", here)
 	}
 }

@@ -52,7 +52,10 @@ func (r *Reader) Raise(p Priority) {
 		return
 	}
 	r.prio.Store(int32(p))
-	if _, open := c.readers[r]; open && !r.pieces {
+	switch _, open := c.readers[r]; {
+	case open && r.pieces: // which come in the network's order: it is to ask for its own bytes
+		c.wakeAll()
+	case open:
 		c.cover(r)
 	}
 }

@@ -325,9 +325,7 @@ func (s *share) reenter(h *swarm.Host, now time.Time) []swarm.Action {
 func (c *content) replan() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for w := range c.waiters {
-		c.wake(w)
-	}
+	c.wakeAll()
 }
 
 // open opens a blob for the network's own use.
