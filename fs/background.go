@@ -127,12 +127,16 @@ func (f *FS) touch() { f.touched.Store(time.Now().UnixNano()) }
 // fetchAhead starts fn, which brings what a container is about to read. Until that is
 // here it is not quiet, however long nobody has read. It reports whether the FS is open.
 func (f *FS) fetchAhead(fn func()) bool {
-	return f.start(func() {
-		f.ahead.Add(1)
+	f.ahead.Add(1)
+	began := f.start(func() {
 		defer f.ahead.Add(-1)
 		defer f.touch()
 		fn()
 	})
+	if !began {
+		f.ahead.Add(-1)
+	}
+	return began
 }
 
 // waitQuiet returns once for a while no reader has waited, no container was about to
