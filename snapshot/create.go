@@ -6,24 +6,50 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 )
 
 // create makes an active snapshot or a view with a directory of its own.
-func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, parent string, labels map[string]string) ([]mount.Mount, error) {
-	chain, err := s.catalog.chain(parent)
-	if err != nil {
-		return nil, err
+func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, parent string, labels map[string]string) (mounts []mount.Mount, err error) {
+	err = s.above(parent, func(chain []record, below []Below) (err error) {
+		mounts, err = s.createAbove(ctx, chain, below, snapshots.Info{Name: key, Parent: parent, Kind: kind, Labels: labels})
+		return err
+	})
+	return mounts, err
+}
+
+// above calls fn with the chain whose uppermost snapshot is parent, and what it
+// consists of. If that has been removed meanwhile, or pulled again, an error is
+// no answer, and fn is called with what there is now.
+func (s *Snapshotter) above(parent string, fn func(chain []record, below []Below) error) error {
+	for {
+		chain, err := s.catalog.chain(parent)
+		if err != nil {
+			return err
+		}
+		below, err := s.below(chain)
+		if err == nil {
+			err = fn(chain, below)
+		}
+		if err == nil || s.unchanged(parent, chain) {
+			return err
+		}
 	}
-	ids, err := newIDMap(labels)
-	if err != nil {
-		return nil, err
-	}
-	below, err := s.below(chain)
+}
+
+func (s *Snapshotter) unchanged(parent string, chain []record) bool {
+	now, err := s.catalog.chain(parent)
+	return err == nil && slices.Equal(now, chain)
+}
+
+func (s *Snapshotter) createAbove(ctx context.Context, chain []record, below []Below, info snapshots.Info) ([]mount.Mount, error) {
+	ids, err := newIDMap(info.Labels)
 	if err != nil {
 		return nil, err
 	}
@@ -38,21 +64,24 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	}
 	var id string
 	err = s.update(ctx, func(ctx context.Context) (func(), error) {
-		snap, err := storage.CreateSnapshot(ctx, kind, key, parent, snapshots.WithLabels(labels))
+		if !s.unchanged(info.Parent, chain) { // from here on it cannot be removed
+			return nil, fmt.Errorf("parent snapshot %q has changed: %w", info.Parent, errdefs.ErrUnavailable)
+		}
+		snap, err := storage.CreateSnapshot(ctx, info.Kind, info.Name, info.Parent, snapshots.WithLabels(info.Labels))
 		if err != nil {
 			return nil, fmt.Errorf("create snapshot: %w", err)
 		}
 		id = snap.ID
-		if err := s.makeDir(id, kind, uid, gid); err != nil {
-			return nil, fmt.Errorf("create snapshot %s: %w", key, err)
+		if err := s.makeDir(id, info.Kind, uid, gid); err != nil {
+			return nil, fmt.Errorf("create snapshot %s: %w", info.Name, err)
 		}
-		return s.adds(id, snapshots.Info{Name: key, Parent: parent, Kind: kind, Labels: labels}), nil
+		return s.adds(id, info), nil
 	})
 	if err != nil {
 		return nil, err // a directory without metadata is removed by Cleanup
 	}
-	s.record(kind, chain, labels)
-	return s.mounts(id, kind, lower, ids), nil
+	s.record(info.Kind, chain, info.Labels)
+	return s.mounts(id, info.Kind, lower, ids), nil
 }
 
 // record says that a container is made or started from a chain, unless the snapshot is for

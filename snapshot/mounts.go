@@ -33,7 +33,7 @@ func overlayOptions(root string, log *slog.Logger) (options []string) {
 
 // Mounts returns the mounts of an active snapshot or a view, as they are best
 // now: layers that have become complete are plain directories.
-func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
+func (s *Snapshotter) Mounts(ctx context.Context, key string) (mounts []mount.Mount, err error) {
 	id, info, _, err := s.info(ctx, key)
 	if err != nil {
 		return nil, err
@@ -41,24 +41,20 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	if info.Kind != snapshots.KindActive && info.Kind != snapshots.KindView {
 		return nil, fmt.Errorf("snapshot %s is neither active nor a view: %w", key, errdefs.ErrFailedPrecondition)
 	}
-	chain, err := s.catalog.chain(info.Parent)
-	if err != nil {
-		return nil, err
-	}
-	below, err := s.below(chain)
-	if err != nil {
-		return nil, err
-	}
-	ids, err := newIDMap(info.Labels)
-	if err != nil {
-		return nil, err
-	}
-	lower, ids, err := s.lowerdirs(ctx, below, ids)
-	if err != nil {
-		return nil, edge(err)
-	}
-	s.record(info.Kind, chain, info.Labels)
-	return s.mounts(id, info.Kind, lower, ids), nil
+	err = s.above(info.Parent, func(chain []record, below []Below) error {
+		ids, err := newIDMap(info.Labels)
+		if err != nil {
+			return err
+		}
+		lower, ids, err := s.lowerdirs(ctx, below, ids)
+		if err != nil {
+			return edge(err)
+		}
+		s.record(info.Kind, chain, info.Labels)
+		mounts = s.mounts(id, info.Kind, lower, ids)
+		return nil
+	})
+	return mounts, err
 }
 
 func (s *Snapshotter) mounts(id string, kind snapshots.Kind, lower []string, ids idMap) []mount.Mount {

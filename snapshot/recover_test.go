@@ -3,6 +3,7 @@ package snapshot_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -281,6 +282,77 @@ func (f *fading) Resolve(ctx context.Context, w snapshot.Want) (uint32, error) {
 		found()
 	}
 	return id, err
+}
+
+// A chain that is removed just when a container is made above it is not there, and
+// if it is pulled again at once the container gets what is there now.
+func TestRemovedWhileCreated(t *testing.T) {
+	for _, at := range []string{"layer", "paths", "done"} {
+		for _, again := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/again=%v", at, again), func(t *testing.T) {
+				n := newNode(t)
+				i := n.image("example.org/one:1", three[:1])
+				passing := &passing{fakeLayers: n.layers}
+				sn := mustNew(t, snapshot.Config{Root: filepath.Join(n.root, "other"), Layers: passing, Images: n.images})
+				pull := func() {
+					_, err := sn.Prepare(t.Context(), "k", "", snapshots.WithLabels(prepareLabels(i, 0)))
+					if !errdefs.IsAlreadyExists(err) {
+						t.Errorf("Prepare: %v; want already exists", err)
+					}
+				}
+				pull()
+				passing.hook(at, func() {
+					if err := errors.Join(sn.Remove(t.Context(), i.top()), sn.Cleanup(t.Context())); err != nil {
+						t.Error(err)
+					}
+					if again {
+						pull()
+					}
+				})
+				mounts, err := sn.Prepare(t.Context(), "c", i.top())
+				if !again {
+					if !errdefs.IsNotFound(err) {
+						t.Errorf("Prepare: %v; want not found", err)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(three[0].files, n.files(mounts)); diff != "" {
+					t.Errorf("files (-want +got):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+// passing calls a function once, before it answers Layer or Paths, or when it has
+// answered Paths (done).
+type passing struct {
+	*fakeLayers
+	at string
+	fn func()
+}
+
+func (p *passing) hook(at string, fn func()) { p.at, p.fn = at, fn }
+
+func (p *passing) pass(at string) {
+	if fn := p.fn; fn != nil && p.at == at {
+		p.fn = nil
+		fn()
+	}
+}
+
+func (p *passing) Layer(id uint32) (snapshot.Layer, bool) {
+	p.pass("layer")
+	return p.fakeLayers.Layer(id)
+}
+
+func (p *passing) Paths(ctx context.Context, ids []uint32, form snapshot.Form, chain bool) ([]string, error) {
+	p.pass("paths")
+	defer p.pass("done")
+	return p.fakeLayers.Paths(ctx, ids, form, chain)
 }
 
 // A layer that cannot be removed now is removed by a later Cleanup.

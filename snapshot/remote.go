@@ -115,16 +115,15 @@ func (s *Snapshotter) commitRemote(ctx context.Context, key, parent string, id u
 		// containerd, with no overlay to unpack it to, drops them. Here they would be seen.
 		return &leaveError{reasonWhiteout, errWhiteout}
 	}
-	chain, err := s.catalog.chain(parent)
-	if err != nil {
+	var layer Layer
+	err := s.above(parent, func(_ []record, below []Below) error {
+		slices.Reverse(below)
+		placed, l, err := s.place(ctx, id, below)
+		if err == nil {
+			id, layer = placed, l
+		}
 		return err
-	}
-	below, err := s.below(chain)
-	if err != nil {
-		return err
-	}
-	slices.Reverse(below)
-	id, layer, err := s.place(ctx, id, below)
+	})
 	if err != nil {
 		return err
 	}
