@@ -25,9 +25,9 @@ func newRecorder(chunks int) *recorder {
 	return &recorder{runs: make([]profiles.Run, 0, min(chunks, profiles.MaxRuns)), seen: make([]uint64, (chunks+63)/64)}
 }
 
-// note notes a read of the chunks first to last. What comes after all runs are
-// taken is left out.
-func (r *recorder) note(first, last int) {
+// note notes a read of the chunks first to last, and reports whether it is the first
+// of one of them. What comes after all runs are taken is left out.
+func (r *recorder) note(first, last int) (news bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for c := uint32(first); c <= uint32(last); c++ {
@@ -40,10 +40,12 @@ func (r *recorder) note(first, last int) {
 		} else if n < cap(r.runs) {
 			r.runs = append(r.runs, profiles.Run{First: c, Count: 1})
 		} else {
-			return
+			return news
 		}
 		*word |= bit
+		news = true
 	}
+	return news
 }
 
 // taken returns the runs, of as many chunks as a profile holds.
@@ -79,6 +81,7 @@ func (f *FS) Record(layers []*Layer, image digest.Digest) {
 	if len(watched) == 0 {
 		return
 	}
+	f.touch()
 	f.start(func() {
 		select {
 		case <-time.After(f.startup):
@@ -150,7 +153,8 @@ func (l *Layer) learn(image digest.Digest, runs []profiles.Run) {
 const shortWait = 20 * time.Millisecond
 
 // noteRead notes a read for a start that is being recorded, and how long it waited
-// for its chunks.
+// for its chunks. Also while all that it reads is here the start goes on, and what
+// fills layers would take processors and lines from it.
 func (l *Layer) noteRead(ino uint32, off, n int64, waited time.Duration) {
 	r := l.recorder.Load()
 	if r == nil {
@@ -160,7 +164,9 @@ func (l *Layer) noteRead(ino uint32, off, n int64, waited time.Duration) {
 	if !ok {
 		return
 	}
-	r.note(first, last)
+	if r.note(first, last) {
+		l.fs.touch()
+	}
 	switch {
 	case waited == 0:
 		l.fs.metrics.startReads.none.Inc()

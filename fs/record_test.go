@@ -40,6 +40,11 @@ func chunks(t *testing.T, l *Layer, names ...string) (runs []profiles.Run) {
 	return runs
 }
 
+func ino(l *Layer, name string) uint32 {
+	in, _ := l.walk(name)
+	return in.Ino
+}
+
 // awaitProfile returns what is kept of a layer once it is there.
 func (e *env) awaitProfile(layer, image digest.Digest) profiles.Profile {
 	e.t.Helper()
@@ -85,8 +90,17 @@ func TestRecord(t *testing.T) {
 	if err := l.ensureChunks(t.Context(), 0, l.filled.n-1, 1); err != nil {
 		t.Fatal(err)
 	}
-	e.fs.Record([]*Layer{l}, anImage)
-	e.read(l, "d", "b", "c", "d")
+	starts := func(what string, want bool, fn func()) {
+		t.Helper()
+		e.fs.touched.Store(0)
+		if fn(); e.fs.touched.Load() > 0 != want {
+			t.Errorf("%s: what keeps layers from being filled: %v", what, !want)
+		}
+	}
+	starts("a container is made", true, func() { e.fs.Record([]*Layer{l}, anImage) })
+	starts("its first read, of what is here", true, func() { e.read(l, "d") })
+	e.read(l, "b", "c")
+	starts("a read of the same", false, func() { l.noteRead(ino(l, "d"), 0, 1, 0) })
 	p := e.awaitProfile(w.Desc.Digest, anImage)
 	want := chunks(t, l, "d", "b")
 	want[1].Count += chunks(t, l, "c")[0].Count // which lies behind
