@@ -42,7 +42,7 @@ type row struct {
 	Profiled  float64 // lazy layers per host of which the cluster knew what is read first
 	Reads     float64 // per host, of lazy layers from the container's start until it is ready
 	Prompt    float64 // part of them that waited less than 20 ms for bytes
-	Complete  float64 // seconds in which a container is ready that starts from complete layers; only of the last of several waves
+	Complete  float64 // seconds in which as many containers are ready that start from complete layers; only of the last of several waves
 }
 
 // measure measures each way at each rate, and shows the figures at the end.
@@ -109,7 +109,7 @@ func (c *cluster) try(ctx context.Context, rate string, w way, waves int) error 
 			}
 		}
 		if waves > 1 && i == waves-1 {
-			if r.Complete, err = c.fromComplete(ctx, w, nodes[0]); err != nil {
+			if r.Complete, err = c.fromComplete(ctx, w, nodes); err != nil {
 				return err
 			}
 		}
@@ -118,15 +118,26 @@ func (c *cluster) try(ctx context.Context, rate string, w way, waves int) error 
 	return c.Collect(ctx, c.Nodes[:waves*count], c.images[w.form].ref)
 }
 
-// fromComplete returns the seconds in which a container is ready on a node that has
-// nothing to wait for any more.
-func (c *cluster) fromComplete(ctx context.Context, w way, n *lab.Node) (float64, error) {
+// fromComplete returns the seconds in which containers are ready on nodes that have
+// nothing to wait for any more, but for each other: they all start at once.
+func (c *cluster) fromComplete(ctx context.Context, w way, nodes []*lab.Node) (slowest float64, err error) {
 	began := time.Now()
-	t, err := c.startOn(ctx, w, n, "complete")
-	if err != nil {
+	tasks := make([]*lab.Task, len(nodes))
+	var g errgroup.Group
+	for i, n := range nodes {
+		g.Go(func() (err error) {
+			tasks[i], err = c.startOn(ctx, w, n, "complete")
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
 		return 0, err
 	}
-	return time.Since(began).Seconds(), t.Stop(ctx, grace)
+	slowest = time.Since(began).Seconds()
+	for _, t := range tasks {
+		err = errors.Join(err, t.Stop(ctx, grace))
+	}
+	return slowest, err
 }
 
 // startOn starts a container on a node that has pulled the image, and returns
