@@ -496,7 +496,7 @@ func TestNetworkRaised(t *testing.T) {
 	slow := startHostWith(t, "host1", s, func(c *fetcher.Config) { c.Download = bucket.New(2 * mib) })
 	connected(t, s, 2)
 	b := openBlob(t, slow.Fetcher, ref(data))
-	first, err := b.Range(t.Context(), 0, mib, fetcher.Background)
+	first, err := b.Range(t.Context(), 0, int64(len(data)), fetcher.Prefetch) // in order
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -510,16 +510,26 @@ func TestNetworkRaised(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer last.Close()
-	time.AfterFunc(100*time.Millisecond, func() { last.Raise(fetcher.OnDemand) })
+	here := func() int64 {
+		n := int64(len(data))
+		for _, gap := range b.Missing(0, n) {
+			n -= gap.Len
+		}
+		return n
+	}
+	var before int64
+	raised := make(chan struct{})
+	time.AfterFunc(100*time.Millisecond, func() {
+		defer close(raised)
+		before = here()
+		last.Raise(fetcher.OnDemand)
+	})
 	got, err := io.ReadAll(last)
 	if err != nil || !bytes.Equal(got, data[off:]) {
 		t.Fatalf("%d bytes, %v", len(got), err)
 	}
-	here := int64(len(data))
-	for _, gap := range b.Missing(0, here) {
-		here -= gap.Len
-	}
-	if here > 20*mib { // without, nearly all: they are among the last in its order
-		t.Errorf("they came when %d bytes were here", here)
+	<-raised
+	if came := here() - before; before == 0 || came > 4*mib { // without, all that was left
+		t.Errorf("%d bytes were here, and %d came until they did", before, came)
 	}
 }
