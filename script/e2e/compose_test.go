@@ -22,8 +22,6 @@ import (
 
 	"github.com/dfsnapshotter/dfsnapshotter/script/imagetest"
 	"github.com/dfsnapshotter/dfsnapshotter/script/lab"
-
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // composed is deploy/compose on a dockerd with networks.
@@ -118,8 +116,7 @@ func (c *composed) cli(args ...string) string {
 // TestCompose does what the quick start says, on a real dockerd.
 func TestCompose(t *testing.T) {
 	c := compose(t, false)
-	tars, want := content(t)
-	img := must(imagetest.Make(ocispec.ImageConfig{Cmd: []string{"/bin/sum", "/data"}}, tars, imagetest.Gzip))(t)
+	img, want := content(t, imagetest.Gzip)
 	must(c.reg.Push(t.Context(), img, "library/image", string(imagetest.Gzip)))(t)
 
 	c.run("up", "--build", "--detach")

@@ -45,8 +45,8 @@ func openMirrored(t *testing.T, nodes, seeds int) *mirrored {
 		t.Skip("missing: .tools/clients (script/install-deps)")
 	}
 	m := &mirrored{cloud: c, dockers: map[*lab.Node]*lab.Docker{}}
-	tars, _ := content(t)
-	img := must(imagetest.Make(ocispec.ImageConfig{Cmd: []string{"/bin/sum", "/data"}}, tars, imagetest.Gzip))(t)
+	var img *imagetest.Image
+	img, c.want = content(t, imagetest.Gzip)
 	m.layers = must(img.Layers())(t)
 	c.size[imagetest.Gzip] = must(img.Size())(t)
 	c.refs[imagetest.Gzip] = must(c.Registry.Push(c.ctx, img, "library/image", string(imagetest.Gzip)))(t)

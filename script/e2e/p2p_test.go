@@ -79,10 +79,9 @@ func openCloud(t *testing.T, cfg lab.ClusterConfig, forms ...imagetest.Form) *cl
 	})
 	cfg.P2P = true
 	c.Cluster = must(l.Cluster(c.ctx, cfg))(t)
-	var tars [][]byte
-	tars, c.want = content(t)
 	for _, f := range forms {
-		img := must(imagetest.Make(ocispec.ImageConfig{Cmd: []string{"/bin/sum", "/data"}}, tars, f))(t)
+		var img *imagetest.Image
+		img, c.want = content(t, f)
 		c.images[f], c.size[f] = img, must(img.Size())(t)
 		c.refs[f] = must(c.Registry.Push(c.ctx, img, "image", string(f)))(t)
 	}
@@ -92,8 +91,33 @@ func openCloud(t *testing.T, cfg lab.ClusterConfig, forms ...imagetest.Form) *cl
 	return c
 }
 
-// content returns the layers of the tests' image, and what its command prints.
-func content(t *testing.T) (tars [][]byte, want string) {
+// contents is the image of all these tests. Packing takes so long, with the race
+// detector, that it is done once for each form.
+var contents struct {
+	mu     sync.Mutex // guards what follows
+	tars   [][]byte
+	want   string
+	images map[imagetest.Form]*imagetest.Image
+}
+
+// content returns the tests' image, which nobody may change, and what its command prints.
+func content(t *testing.T, f imagetest.Form) (img *imagetest.Image, want string) {
+	t.Helper()
+	s := &contents
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tars == nil {
+		s.tars, s.want = layers(t)
+		s.images = map[imagetest.Form]*imagetest.Image{}
+	}
+	if s.images[f] == nil {
+		s.images[f] = must(imagetest.Make(ocispec.ImageConfig{Cmd: []string{"/bin/sum", "/data"}}, s.tars, f))(t)
+	}
+	return s.images[f], s.want
+}
+
+// layers makes the layers of that image.
+func layers(t *testing.T) (tars [][]byte, want string) {
 	t.Helper()
 	sum := must(imagetest.Program(t.Context(), root, "sum"))(t)
 	tars = append(tars, must(imagetest.Layer{
