@@ -104,8 +104,8 @@ func (b *peerBody) finish() {
 	b.n.tell(func(h *swarm.Host, now time.Time) (as []swarm.Action) {
 		s := b.n.shares[b.ref.Digest]
 		for _, t := range parts {
-			from := swarm.Source{Peer: p2p.Host{ID: t.Parent}}
-			as = append(as, h.Served(now, b.ref.Digest, from, t.Bytes, t.First, t.Failed)...)
+			g := swarm.Given{From: t.Parent, Bytes: t.Bytes, First: t.First, Took: t.Took, Failed: t.Failed}
+			as = append(as, h.Served(now, b.ref.Digest, g)...)
 			if s != nil && t.Bytes > 0 {
 				s.moved = now
 				s.remember(gift{t.Off, t.Off + t.Bytes, t.Parent})
@@ -200,7 +200,7 @@ func (n *network) blame(c *content, off, length int64) {
 				return false
 			}
 			given = true
-			as = append(as, h.Served(now, c.digest, swarm.Source{Peer: p2p.Host{ID: g.peer}}, 0, 0, p2p.Mismatch)...)
+			as = append(as, h.Served(now, c.digest, swarm.Given{From: g.peer, Failed: p2p.Mismatch})...)
 			return true
 		})
 		if given {

@@ -133,6 +133,10 @@ func (s *Sim) assign(hosts []*node) {
 		s.links.up[n.machine] /= s.cfg.SlowBy
 		s.links.down[n.machine] /= s.cfg.SlowBy
 	}
+	for _, n := range take(s.cfg.Thin) {
+		n.nature = slow
+		s.links.up[n.machine] /= s.cfg.SlowBy
+	}
 	for i, n := range take(s.cfg.Dying) {
 		n.nature = doomed
 		at := time.Duration(s.rand.Float64() * float64(s.bound))

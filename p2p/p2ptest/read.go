@@ -257,7 +257,9 @@ func (r *reading) served(f p2p.Failure) {
 	if !r.first.IsZero() {
 		first = r.first.Sub(r.began)
 	}
-	n.do(n.swarm.Served(now, r.content.blob.Digest, r.sources[0], r.bytes, first, f))
+	n.do(n.swarm.Served(now, r.content.blob.Digest, swarm.Given{
+		From: r.sources[0].Peer.ID, Bytes: r.bytes, First: first, Took: now.Sub(r.began), Failed: f,
+	}))
 }
 
 // failed goes on with the next source, and begins anew when there is none.

@@ -46,6 +46,7 @@ type Config struct {
 	Readers int // reads that a host waits for at a time; 4
 
 	Dying, Slow, Lying float64       // shares of the hosts
+	Thin               float64       // share of those of which the line up alone is slow
 	Deaf               float64       // share of the hosts that know nothing of audits, as before there were any
 	SlowBy             float64       // 20
 	Colluding          bool          // liars all report the same false sums

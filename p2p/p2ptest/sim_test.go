@@ -212,6 +212,23 @@ func TestThinLines(t *testing.T) {
 	}
 }
 
+// Of hosts that read lazily, each passes on what it reads. One whose line up is thin
+// does not do so for long.
+func TestThinUpload(t *testing.T) {
+	t.Parallel()
+	for k := range uint64(8) {
+		cfg := thin(8, 0, 1, 0.5)
+		cfg.Seed, cfg.SlowBy = *seed+k, 10
+		all := run(t, p2ptest.New(cfg))
+		cfg.Thin = 0.126
+		one := run(t, p2ptest.New(cfg))
+		if slower := one.Makespan.Seconds() / all.Makespan.Seconds(); slower > 4 || one.OriginBytes > all.OriginBytes {
+			t.Errorf("seed of randomness %d: with one such host the others take %.2f times as long, and the origin sends %d bytes instead of %d",
+				cfg.Seed, slower, one.OriginBytes, all.OriginBytes)
+		}
+	}
+}
+
 // Queues before lines that are full make all ways long. What a host waits for then
 // is under way meanwhile, even if there is but one that it can ask.
 func TestQueues(t *testing.T) {

@@ -29,7 +29,7 @@ type Plan struct {
 	Origin func(ctx context.Context, off, n int64) (io.ReadCloser, error)
 }
 
-// Part is what one source sent of a range. Took is not set.
+// Part is what one source sent of a range. Took is all the time until the last byte.
 type Part struct {
 	p2p.Transfer
 	Off        int64         // of the first byte
@@ -48,6 +48,7 @@ type Stream struct {
 	rest   []swarm.Source // not asked yet
 	cur    *attempt       // whose bytes are being read
 	part   Part           // of cur
+	began  time.Time      // when cur was asked
 	race   *race          // the last one
 	parts  []Part
 	ctx    context.Context
@@ -89,7 +90,9 @@ func (s *Stream) Read(p []byte) (int, error) {
 		}
 		n, err := s.cur.Read(p[:min(int64(len(p)), end-s.pos)])
 		s.pos += int64(n)
-		s.part.Bytes += int64(n)
+		if n > 0 {
+			s.part.Bytes, s.part.Took = s.part.Bytes+int64(n), time.Since(s.began)
+		}
 		if s.pos == end || err != nil {
 			s.finish(err)
 		}
@@ -171,7 +174,7 @@ func (s *Stream) open() error {
 
 // take makes a the current attempt and ends the slower ones.
 func (s *Stream) take(a *attempt, slower []*attempt) {
-	s.cur, s.part = a, s.partOf(a)
+	s.cur, s.part, s.began = a, s.partOf(a), time.Now().Add(-a.first)
 	for _, o := range slower {
 		o.cancel(errSlower)
 		s.rest = append(s.rest, o.source) // it may still serve when a fails

@@ -13,6 +13,8 @@ const (
 	minSample  = 64 << 10 // bytes; what is smaller says more of delay than of rate
 	hostMemory = 16       // samples that the pace of a host is of, and that it takes to judge it
 	swarmWide  = 64       // the same of a swarm
+	longRead   = 0.5      // seconds per MiB; what is shorter may be delay
+	tooLong    = 6        // times what its parent takes for a MiB: the parent's line is thin
 	tooSlow    = 4        // times the mean of its swarms: a host that is so slow is demoted
 
 	// A swarm's first transfers come from an idle seed, one at a time. Whoever
@@ -94,6 +96,10 @@ func (s *State) transfer(p *peer, t p2p.Transfer) {
 		return
 	}
 	w, x := p.swarm, t.Took.Seconds()*(1<<20)/float64(t.Bytes)
+	if p.lazy {
+		s.read(p, q, x)
+		return
+	}
 	if !w.pace.known(s.now, swarmWide, swarmWarm) {
 		w.pace.add(x, swarmWide, s.now)
 		return
@@ -111,6 +117,31 @@ func (s *State) transfer(p *peer, t p2p.Transfer) {
 	if x > limit {
 		s.slow(p, q)
 	}
+}
+
+// read takes what reads of a lazy child took that its parent served, in seconds per MiB. It
+// passes on what it reads itself, so all below one with a thin line wait as long. That one
+// is known by what it takes much less time to read than its child.
+func (s *State) read(p, q *peer, x float64) {
+	if p.reads == 0 {
+		p.reads = float32(x)
+	}
+	p.reads += (float32(x) - p.reads) / 4
+	if q.reads == 0 {
+		return
+	}
+	ratio := 1.0
+	if x >= longRead {
+		ratio = min(64, x/float64(q.reads))
+	}
+	if ratio > tooLong {
+		if note(&p.host.slow, q.host.ID, s.now, s.cfg.SlowFor); len(p.host.slow) > 1 {
+			s.rest(p) // it is slow itself, whoever serves it
+			return
+		}
+		s.slow(p, q)
+	}
+	q.host.up.add(ratio, hostMemory, s.now)
 }
 
 func (h *host) peerOf(w *swarm) *peer {

@@ -92,6 +92,7 @@ type peer struct {
 	fibs             int
 	doubted          time.Time // till when it is nobody's parent: it lacks what it said, or lags
 	placed           placed
+	reads            float32 // seconds per MiB that planned reads of others take it; 0: unknown
 	progressAt       time.Time
 	lazySince        time.Time
 	leasedAt         time.Time

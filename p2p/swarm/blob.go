@@ -102,6 +102,9 @@ func (h *Host) Want(now time.Time, pb p2p.Blob, o p2p.Origin, lazy bool, p p2p.P
 		return h.end()
 	}
 	b := h.blob(pb)
+	if b.lazy && !lazy {
+		b.notes.forgetReads()
+	}
 	filling := b.filling()
 	b.wanted, b.lazy, b.origin, b.priority = true, lazy, o, p
 	h.enlist(b)

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	maxSources  = 3 // peers in a plan for one part
+	maxSources  = 3        // peers in a plan for one part
+	leastRead   = 64 << 10 // bytes; what is shorter says more of delay than of speed
 	fewSamples  = 16
 	firstHedge  = 250 * time.Millisecond // while fewer samples are known
 	leastHedge  = 5 * time.Millisecond
@@ -100,26 +101,38 @@ func (b *blob) wait(p *parent, piece int) int {
 	return w
 }
 
-// Served says how a source did in a planned read: whether bytes came, and the time to
-// the first of them. It says nothing of how fast the source is: a read is short, most
-// of it may have waited in a buffer, or for the bytes that the source had to fetch.
-func (h *Host) Served(now time.Time, d digest.Digest, s Source, bytes int64, first time.Duration, f p2p.Failure) []Action {
+// Given is what a source sent of a planned read.
+type Given struct {
+	From   p2p.HostID // "": the origin
+	Bytes  int64
+	First  time.Duration // until the first of them came
+	Took   time.Duration // until the last one did
+	Failed p2p.Failure
+}
+
+// Served says how a source did in a planned read. Of how fast the source is that says
+// little: a read is short, most of it may have waited in a buffer, or for the bytes that
+// the source had to fetch. The scheduler can compare with how those came to the source.
+func (h *Host) Served(now time.Time, d digest.Digest, g Given) []Action {
 	h.begin(now)
 	b := h.find(d)
 	if b == nil {
 		return h.end()
 	}
-	if f == p2p.None || bytes > 0 {
-		h.latency.add(first)
+	if g.Failed == p2p.None || g.Bytes > 0 {
+		h.latency.add(g.First)
 	}
-	if f != p2p.None {
-		b.notes.transfer(s.Peer.ID, 0, 0, f)
+	switch {
+	case g.Failed != p2p.None:
+		b.notes.transfer(g.From, 0, 0, g.Failed)
+	case g.From != "" && b.lazy && g.Bytes >= leastRead && g.Took > 0:
+		b.notes.transfer(g.From, g.Bytes, g.Took, p2p.None)
 	}
-	if p := b.byID[s.Peer.ID]; p != nil {
-		if f != p2p.None {
-			h.blame(p.peer, f)
+	if p := b.byID[g.From]; p != nil {
+		if g.Failed != p2p.None {
+			h.blame(p.peer, g.Failed)
 		}
-		p.liar = p.liar || f == p2p.Mismatch
+		p.liar = p.liar || g.Failed == p2p.Mismatch
 	}
 	h.report(b)
 	return h.end()

@@ -34,6 +34,11 @@ func (n *notes) transfer(id p2p.HostID, bytes int64, took time.Duration, f p2p.F
 	n.from = append(n.from, p2p.Transfer{Parent: id, Bytes: bytes, Took: took, Failed: f})
 }
 
+// forgetReads leaves out what lazy reads took: it says nothing of how pieces come.
+func (n *notes) forgetReads() {
+	n.from = slices.DeleteFunc(n.from, func(t p2p.Transfer) bool { return t.Failed == p2p.None })
+}
+
 // report tells the scheduler what is new: the first news at once, then as often
 // as is allowed.
 func (h *Host) report(b *blob) {

@@ -146,12 +146,15 @@ func (s *script) run(event string, a []string) {
 		for _, p := range h.Read(now, s.blobs[a[0]].Digest, int64(s.int(a[1])), int64(s.int(a[2]))) {
 			fmt.Fprintf(&s.out, "  part %d+%d of%s, hedged after %v\n", p.Off, p.N, sources(p.Sources), p.Hedge)
 		}
-	case "served": // BLOB PEER|origin FIRST-BYTE-MS FAILURE
-		src := swarm.Source{Peer: host(a[1])}
-		if a[1] == "origin" {
-			src = swarm.Source{}
+	case "served": // BLOB PEER|origin FIRST-BYTE-MS FAILURE [N MS]
+		g := swarm.Given{Bytes: 1000, First: time.Duration(s.int(a[2])) * time.Millisecond, Failed: failure(a[3])}
+		if a[1] != "origin" {
+			g.From = host(a[1]).ID
 		}
-		s.show(h.Served(now, s.blobs[a[0]].Digest, src, 1000, time.Duration(s.int(a[2]))*time.Millisecond, failure(a[3])))
+		if arg(4) != "" {
+			g.Bytes, g.Took = int64(s.int(a[4])), time.Duration(s.int(a[5]))*time.Millisecond
+		}
+		s.show(h.Served(now, s.blobs[a[0]].Digest, g))
 	default: // SCHEDULER says MESSAGE …
 		s.show(h.FromScheduler(now, event, s.message(a[1], a[2:])))
 	}
