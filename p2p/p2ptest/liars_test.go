@@ -81,3 +81,18 @@ func TestDeafHosts(t *testing.T) {
 		}
 	}
 }
+
+// A host says that it has everything while those who say that it has nothing are not
+// believed, as much is taken back at that moment: they say it again. It had all of them
+// wait for minutes.
+func TestHollowOverlooked(t *testing.T) {
+	t.Parallel()
+	r := run(t, p2ptest.New(p2ptest.Config{
+		Seed: 10628043072827458174, Hosts: 128, Size: 52692727, Join: 1590243944,
+		Jitter: 0.8303386961419843, Loss: 0.0008945275162992799,
+		Dying: 0.08966786989336456, Slow: 0.04965971990454268, Lying: 0.03221170127007089,
+	}))
+	if r.Makespan > 15*time.Second || r.Blobs() > 3.5 {
+		t.Errorf("makespan %v, %.3f blobs left the origin", r.Makespan, r.Blobs())
+	}
+}

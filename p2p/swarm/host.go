@@ -100,6 +100,7 @@ func (h *Host) Tick(now time.Time) []Action {
 			h.late(b)
 			h.patience(b)
 			h.listen(b)
+			h.remind(b)
 		}
 	}
 	for _, b := range h.order {

@@ -17,7 +17,8 @@ const (
 	againAfter       = 200 * time.Millisecond // that a parent which lacked a blob is asked whether it has it
 	longestPause     = 30 * time.Second
 	banFor           = 10 * time.Minute
-	maxMissing       = 3                      // pieces that a parent said it has and does not
+	maxMissing       = 3 // pieces that a parent said it has and does not
+	remindAfter      = 3 * time.Second
 	slowBy           = 4                      // times slower than the others is slow
 	silentFor        = 500 * time.Millisecond // and so is who sends nothing for so long
 	backupRank       = 64                     // rank of a parent in a stripe that it is not listed for
@@ -49,6 +50,7 @@ type parent struct {
 	subscribed bool
 	requests   int
 	missing    int
+	told       time.Time // of that, last
 	liar       bool      // served a wrong piece of this blob
 	slow       bool      // much slower than the others, when last looked at
 	lost       bool      // its news broke off, and none came since
@@ -152,6 +154,20 @@ func (h *Host) listen(b *blob) {
 	for _, p := range b.parents {
 		if p.stripes != 0 && !p.liar {
 			h.subscribe(b, p)
+		}
+	}
+}
+
+// remind tells the scheduler again of parents that were given up because they lack what
+// they say: it may have had reason to overlook that, and would hear of it no more.
+func (h *Host) remind(b *blob) {
+	if b.count == b.n || !b.wanted {
+		return
+	}
+	for _, p := range b.parents {
+		if p.missing >= maxMissing && h.now.Sub(p.told) >= remindAfter {
+			p.told = h.now
+			b.notes.transfer(p.host.ID, 0, 0, p2p.Missing)
 		}
 	}
 }

@@ -231,6 +231,7 @@ func (h *Host) Failed(now time.Time, id uint64, f p2p.Failure) []Action {
 // missing notes that a parent does not have what it said.
 func (h *Host) missing(b *blob, p *parent, first, last int) {
 	p.missing++
+	p.told = h.now
 	b.lacked(p, first, last)
 }
 
