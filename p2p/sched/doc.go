@@ -36,6 +36,9 @@
 // host has open counts as trouble, only the first about the same piece of a host, and none
 // against the only seed: without it all would go to the origin. Of what is read lazily there
 // are no complaints, since no sum may be known; wrong bytes count as other trouble does.
+// Nor do times of reads say which parent is slow: each host passes on what it reads, so all
+// below a thin line wait as long. A parent is slow for a child that takes several times as long
+// as the parent itself; who does so whoever serves it is nobody's parent for a while (pace.go).
 //
 // A demoted host is a parent only where there is no other; a banned one never
 // is. Both still get parents for what they want. Each time lasts twice as long as
