@@ -136,7 +136,9 @@ func (s *State) read(p, q *peer, x float64) {
 	}
 	if ratio > tooLong {
 		if note(&p.host.slow, q.host.ID, s.now, s.cfg.SlowFor); len(p.host.slow) > 1 {
-			s.rest(p) // it is slow itself, whoever serves it
+			if !s.now.Before(p.doubted) {
+				s.rest(p) // it is slow itself, whoever serves it
+			}
 			return
 		}
 		s.slow(p, q)
