@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -13,7 +14,7 @@ func table(all []row) string {
 	rows := medians(all)
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "links\tway\twave\thosts\tslowest\t× alone\tmedian\tregistry MiB\t× image\tof layers\twhen whole\tCPU s/host\tcontainerd\tseeds\tseeds sent\tmost sent\treceived/host\t× image\tprofiles\treads\t< 20 ms\tpull\tfrom complete\tof 1.25 × that and the link")
+	fmt.Fprintln(w, "links\tway\twave\thosts\tslowest\t× alone\tmedian\tregistry MiB\t× image\tof layers\twhen whole\tCPU s/host\tcontainerd\tall others\ttime of these\tseeds\tseeds sent\tmost sent\treceived/host\t× image\tprofiles\treads\t< 20 ms\tpull\tfrom complete\tof 1.25 × that and the link")
 	for _, r := range rows {
 		name := r.Way
 		versus := "\t"
@@ -28,8 +29,8 @@ func table(all []row) string {
 		if s, ok := programs(rows, r); ok {
 			program = fmt.Sprintf("%.2f s\t%.2f", s, r.Slowest/(1.25*s+seconds(r.Received, r.Rate)))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%.2f s\t%s%.2f s\t%.1f\t%.2f\t%.1f\t%s%.2f\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\t%.2f\t%.0f\t%.0f\t%.1f %%\t%.2f s\t%s\n",
-			r.Rate, name, r.Wave, r.Hosts, r.Slowest, versus, r.Median, r.Egress, r.Egress/r.Size, r.Layers, whole, r.CPU, r.Theirs, r.SeedCPU, r.SeedSent, r.PeerSent, r.Received, r.Received/r.Size, r.Profiled, r.Reads, 100*r.Prompt, r.Pull, program)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%.2f s\t%s%.2f s\t%.1f\t%.2f\t%.1f\t%s%.2f\t%.2f\t%.2f\t%.2f s\t%.2f\t%.1f\t%.1f\t%.1f\t%.2f\t%.0f\t%.0f\t%.1f %%\t%.2f s\t%s\n",
+			r.Rate, name, r.Wave, r.Hosts, r.Slowest, versus, r.Median, r.Egress, r.Egress/r.Size, r.Layers, whole, r.CPU, r.Theirs, r.Others, r.Others*float64(r.Hosts)/float64(runtime.NumCPU()), r.SeedCPU, r.SeedSent, r.PeerSent, r.Received, r.Received/r.Size, r.Profiled, r.Reads, 100*r.Prompt, r.Pull, program)
 	}
 	w.Flush()
 	return b.String()

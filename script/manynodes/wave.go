@@ -35,6 +35,7 @@ type row struct {
 	Size      float64 // MiB of the image's layers
 	CPU       float64 // seconds per host, of the snapshotter
 	Theirs    float64 // seconds per host, of containerd
+	Others    float64 // seconds per host, of all that runs on this machine but snapshotters, seeds among them
 	Received  float64 // MiB that each of the wave's hosts received, on the average
 	SeedCPU   float64 // seconds, of all seeds
 	SeedSent  float64 // MiB
@@ -237,6 +238,7 @@ func (c *cluster) to(before, after counters) (text string) {
 type counters struct {
 	egress, layers int64
 	to             map[string]int64 // of layers, by address
+	machine        time.Duration // by all that runs on it
 	daemons        time.Duration
 	containerds    time.Duration
 	seeds          time.Duration
@@ -249,6 +251,9 @@ type counters struct {
 
 func (c *cluster) counts(ctx context.Context, nodes []*lab.Node, seeds int, img image) (n counters, err error) {
 	n.to = map[string]int64{}
+	if n.machine, err = lab.MachineCPU(); err != nil {
+		return n, err
+	}
 	if n.egress, err = c.Registry.Received(); err != nil {
 		return n, err
 	}
@@ -319,9 +324,11 @@ func (n counters) since(b counters) row {
 	}
 	hosts := float64(len(n.sent))
 	reads := n.reads - b.reads
+	ours := n.daemons - b.daemons + n.seeds - b.seeds
 	return row{
 		Egress: mib(n.egress - b.egress), Layers: mib(n.layers - b.layers),
 		CPU: (n.daemons - b.daemons).Seconds() / hosts, Theirs: (n.containerds - b.containerds).Seconds() / hosts,
+		Others: (n.machine - b.machine - ours).Seconds() / hosts,
 		Received: mib(n.received-b.received) / hosts,
 		SeedCPU:  (n.seeds - b.seeds).Seconds(), SeedSent: mib(n.seedSent - b.seedSent), PeerSent: mib(most),
 		Profiled: (n.profiled - b.profiled) / hosts, Reads: reads / hosts, Prompt: 1 - (n.late-b.late)/max(reads, 1),
