@@ -150,6 +150,7 @@ func (i *installer) finish(ctx context.Context, plan *install.Plan, do func() er
 		if i.undo && i.write {
 			return do() // forgets what others have undone
 		}
+		i.unchanged(plan.Units)
 		return nil
 	case !i.write:
 		fmt.Fprintln(i.out, "nothing was changed: --write does it")
@@ -162,6 +163,16 @@ func (i *installer) finish(ctx context.Context, plan *install.Plan, do func() er
 		fmt.Fprintln(i.out, "wrote", c.Path)
 	}
 	return i.notify(ctx, plan.Units)
+}
+
+// unchanged tells who wanted services to take notice that none was made to: they have
+// done it, or an earlier call changed the files and did not restart them.
+func (i *installer) unchanged(units []install.Unit) {
+	for _, u := range units {
+		if i.restart && u.Here() {
+			fmt.Fprintf(i.out, "%s was left alone; if it has not taken notice of its files yet: systemctl %s %s\n", u.Name, u.Verb, u.Name)
+		}
+	}
 }
 
 // notify makes services take notice, or says how that is done. One that does not is no

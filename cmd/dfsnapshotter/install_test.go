@@ -43,3 +43,26 @@ func TestUndoNothing(t *testing.T) {
 		t.Errorf("the folder for what there was is left: %v", err)
 	}
 }
+
+// TestRestartNothing wants Docker to take notice of what an earlier call wrote.
+func TestRestartNothing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var out strings.Builder
+	i := &installer{
+		Config: install.Config{Mirror: "127.0.0.1:65001", DockerConfig: filepath.Join(dir, "daemon.json"), State: filepath.Join(dir, "install")},
+		write:  true, out: &out,
+	}
+	for range 2 {
+		out.Reset()
+		if err := i.run(t.Context(), []string{string(install.Docker)}); err != nil {
+			t.Fatal(err)
+		}
+		i.restart = true
+	}
+	for _, want := range []string{"nothing to change", "docker was left alone", "systemctl reload docker"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("it says %q, without %q", out.String(), want)
+		}
+	}
+}

@@ -238,7 +238,7 @@ func (c *cluster) to(before, after counters) (text string) {
 type counters struct {
 	egress, layers int64
 	to             map[string]int64 // of layers, by address
-	machine        time.Duration // by all that runs on it
+	machine        time.Duration    // by all that runs on it
 	daemons        time.Duration
 	containerds    time.Duration
 	seeds          time.Duration
@@ -328,7 +328,7 @@ func (n counters) since(b counters) row {
 	return row{
 		Egress: mib(n.egress - b.egress), Layers: mib(n.layers - b.layers),
 		CPU: (n.daemons - b.daemons).Seconds() / hosts, Theirs: (n.containerds - b.containerds).Seconds() / hosts,
-		Others: (n.machine - b.machine - ours).Seconds() / hosts,
+		Others:   (n.machine - b.machine - ours).Seconds() / hosts,
 		Received: mib(n.received-b.received) / hosts,
 		SeedCPU:  (n.seeds - b.seeds).Seconds(), SeedSent: mib(n.seedSent - b.seedSent), PeerSent: mib(most),
 		Profiled: (n.profiled - b.profiled) / hosts, Reads: reads / hosts, Prompt: 1 - (n.late-b.late)/max(reads, 1),

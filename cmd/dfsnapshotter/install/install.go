@@ -48,7 +48,7 @@ var Runtimes = []Runtime{Containerd, Docker, CRIO}
 type Plan struct {
 	Changes []Change
 	Notes   []string // what an operator should know
-	Units   []Unit   // that have to take notice
+	Units   []Unit   // that read these files, and have to take notice of changes
 	verify  []func(context.Context) error
 	undone  []record // that Revert forgets
 }
@@ -115,9 +115,6 @@ func (c Config) Plan(ctx context.Context, r Runtime) (*Plan, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", r, err)
-	}
-	if len(p.Changes) == 0 {
-		p.Units = nil
 	}
 	return p, nil
 }
