@@ -18,13 +18,21 @@ const timerSlack = 500 * time.Microsecond
 // setTimerSlack sets the slack of all threads; those made later have that of the
 // thread that made them. For other threads than the calling one it takes
 // CAP_SYS_NICE.
-func setTimerSlack(slack time.Duration) error {
-	threads, err := os.ReadDir("/proc/self/task")
-	for _, t := range threads {
-		// It is not below /proc/self/task, but each thread has a folder that no listing shows.
-		file := filepath.Join("/proc", t.Name(), "timerslack_ns")
-		if e := os.WriteFile(file, []byte(strconv.FormatInt(slack.Nanoseconds(), 10)), 0); !errors.Is(e, os.ErrNotExist) {
-			err = errors.Join(err, e) // else it has ended meanwhile
+func setTimerSlack(slack time.Duration) (err error) {
+	text := []byte(strconv.FormatInt(slack.Nanoseconds(), 10))
+	for seen, fresh := map[string]bool{}, true; fresh; { // one may be made meanwhile by one that has not been set
+		threads, e := os.ReadDir("/proc/self/task")
+		err, fresh = errors.Join(err, e), false
+		for _, t := range threads {
+			if seen[t.Name()] {
+				continue
+			}
+			seen[t.Name()], fresh = true, true
+			// It is not below /proc/self/task, but each thread has a folder that no listing shows.
+			e := os.WriteFile(filepath.Join("/proc", t.Name(), "timerslack_ns"), text, 0)
+			if !errors.Is(e, os.ErrNotExist) { // else it has ended meanwhile
+				err = errors.Join(err, e)
+			}
 		}
 	}
 	return err
