@@ -76,9 +76,10 @@ func (l *links) advance(done func(*pull)) {
 		f := &l.flows[i]
 		if f.give > 0 {
 			f.left, f.give = f.left-f.give, 0
-			f.pull.moved = true
-			if f.left < 0.5 {
-				done(f.pull)
+			p := f.pull
+			p.moved = true
+			for p.flow >= 0 && l.flows[p.flow].left < 0.5 { // a step may be worth several blocks of a read
+				done(p)
 			}
 		}
 	}

@@ -46,8 +46,11 @@ func lie(n *node, piece int) p2p.Sum {
 
 // serve returns the sum of what a host sends for a piece.
 func (k nature) serve(n *node, b p2p.Blob, piece int) p2p.Sum {
-	if k == forger || k == falsary || n.blob(b).state[piece] == wrong {
+	switch c := n.blob(b); {
+	case k == forger || k == falsary:
 		return lie(n, piece)
+	case c.state[piece] == wrong:
+		return c.spoiled[piece]
 	}
 	return truth(piece)
 }

@@ -45,6 +45,7 @@ type content struct {
 	blob    p2p.Blob
 	state   []state
 	arrived map[int]p2p.Sum // not yet stored or dropped
+	spoiled map[int]p2p.Sum // what the wrong pieces really are
 	whole   int
 	match   bool // the whole was right
 	blocks  *blocks
@@ -69,7 +70,7 @@ func (n *node) blob(b p2p.Blob) *content {
 	}
 	c := n.content[b.Digest]
 	if c == nil {
-		c = &content{blob: b, state: make([]state, b.Pieces()), arrived: map[int]p2p.Sum{}, waiting: map[int][]*pull{}}
+		c = &content{blob: b, state: make([]state, b.Pieces()), arrived: map[int]p2p.Sum{}, spoiled: map[int]p2p.Sum{}, waiting: map[int][]*pull{}}
 		n.content[b.Digest] = c
 	}
 	n.last = c
@@ -155,6 +156,7 @@ func (n *node) store(a swarm.Store) {
 	c.state[a.Piece] = right
 	if sum != truth(a.Piece) {
 		c.state[a.Piece] = wrong
+		c.spoiled[a.Piece] = sum
 	}
 	n.show(c, a.Piece)
 	c.wake(a.Piece)
@@ -233,6 +235,9 @@ func (n *node) finished() {
 		n.done = n.sim.clock.elapsed()
 		if n.expected() {
 			n.sim.left--
+		}
+		if n.sim.cfg.Fill {
+			n.want(false)
 		}
 	}
 }

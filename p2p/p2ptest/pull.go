@@ -220,11 +220,16 @@ func (s *Sim) lookForStalls() {
 			continue
 		}
 		live = append(live, p)
-		if p.moved || p.parent != nil && p.flow < 0 && !p.parent.dead && !p.lost {
+		patient := p.parent != nil && p.flow < 0 && !p.parent.dead && !p.lost
+		if p.moved || patient && p.of == nil {
 			p.moved, p.idle = false, 0
 			continue
 		}
-		if p.idle++; time.Duration(p.idle)*stallLook >= s.cfg.StallAfter {
+		limit := s.cfg.StallAfter
+		if patient {
+			limit = circling
+		}
+		if p.idle++; time.Duration(p.idle)*stallLook >= limit {
 			p.fail(p2p.Stalled)
 		}
 	}

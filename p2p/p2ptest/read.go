@@ -13,6 +13,10 @@ const (
 	maxHops = 32       // that a read is passed on
 	hosting = 16 << 10 // smallest read
 	largest = 512 << 10
+
+	// circling is how long a host waits for a parent that fetches what it lacks: while the
+	// graph changes two may come to wait for each other.
+	circling = 20 * time.Second
 )
 
 // A ranged is a run of blocks of a blob.
@@ -224,6 +228,7 @@ func (r *reading) sent() {
 	size := r.size(b)
 	if p.parent == nil {
 		sim.originBytes += size
+		sim.readBytes += size
 	} else {
 		p.parent.gave += size
 	}

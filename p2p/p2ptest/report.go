@@ -22,6 +22,7 @@ type Report struct {
 	Unfinished  int             // hosts that count and do not have it
 	Wrong       int             // pieces stored by honest hosts that are not right
 	OriginBytes int64
+	ReadBytes   int64 // of those, for what lazy hosts read
 	SeedBytes   int64
 	Gave        []float64 // blobs that each host sent, in order
 	Pieces      int       // that arrived
@@ -45,7 +46,7 @@ func (s *Sim) lowerBound() time.Duration {
 
 func (s *Sim) report() Report {
 	r := Report{
-		Config: s.cfg, Bound: s.bound, OriginBytes: s.originBytes,
+		Config: s.cfg, Bound: s.bound, OriginBytes: s.originBytes, ReadBytes: s.readBytes,
 		Pieces: s.pieces, Twice: s.twice, Requests: s.requests, Messages: s.messages,
 		Failures: s.failures, Refused: map[string]int{},
 	}

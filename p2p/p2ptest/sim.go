@@ -43,7 +43,8 @@ type Config struct {
 	// Lazy is the share of the blobs that each host reads, all of them the same
 	// ranges in the same order; then it is ready. 0: it wants all, and at once.
 	Lazy    float64
-	Readers int // reads that a host waits for at a time; 4
+	Readers int  // reads that a host waits for at a time; 4
+	Fill    bool // a host that is ready wants the rest, too
 
 	Dying, Slow, Lying float64       // shares of the hosts
 	Thin               float64       // share of those of which the line up alone is slow
@@ -103,6 +104,7 @@ type Sim struct {
 	left     int // nodes that the run waits for
 
 	originBytes        int64
+	readBytes          int64 // of those, for reads
 	requests, messages int
 	pieces, twice      int
 	failures           map[p2p.Failure]int
