@@ -39,7 +39,7 @@ type vote struct {
 
 // What a host's word weighs. Between them is room for a second one.
 const (
-	volunteer = 2 // has the piece
+	volunteer = 2 // has the piece, or had a lease
 	lessee    = 4 // was sent to the origin for it
 	auditor   = 6 // was sent there because the piece is in doubt; two more each time
 	latest    = 250
@@ -132,7 +132,7 @@ func (p *peer) weight(i int) uint8 {
 		return w.sums.audit.weight(p)
 	case p.lease&(1<<(i%w.stripes)) != 0, w.book != nil && w.book[i] == p:
 		return lessee
-	case p.have.Has(i) || p.alone:
+	case p.have.Has(i) || p.alone || !p.leasedAt.IsZero(): // what is on its way here when a lease ends counts, too
 		return volunteer
 	}
 	return 0
