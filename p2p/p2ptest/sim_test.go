@@ -212,6 +212,45 @@ func TestThinLines(t *testing.T) {
 	}
 }
 
+// Hosts that are ready want the rest as well. The others start as fast as if they did not,
+// and what they read leaves the registry once.
+func TestReadyHostsFill(t *testing.T) {
+	t.Parallel()
+	for _, hosts := range []int{8, 16, 40} {
+		for _, seeds := range []int{0, 1} {
+			for _, join := range []time.Duration{300 * time.Millisecond, 6 * time.Second} {
+				cfg := thin(hosts, 0, seeds, 0.1)
+				cfg.Up, cfg.Down, cfg.Origin, cfg.Join = cfg.Up/4, cfg.Down/4, cfg.Origin/4, join
+				before := run(t, p2ptest.New(cfg))
+				cfg.Fill = true
+				r := run(t, p2ptest.New(cfg))
+				slower, reads := r.Makespan.Seconds()/before.Makespan.Seconds(), float64(r.ReadBytes)/float64(before.ReadBytes)
+				t.Logf("%d hosts within %v, %d seeds: %.2f times as long, %.2f times as much read from the registry", hosts, join, seeds, slower, reads)
+				if slower > 1.25 || reads > 1.1 {
+					t.Errorf("%d hosts within %v, %d seeds: want at most 1.25 and 1.1", hosts, join, seeds)
+				}
+			}
+		}
+	}
+}
+
+// Hundreds of hosts that read the same at the same time take some times as long as one
+// alone, however many they are, and the registry sends it about once.
+func TestManyReaders(t *testing.T) {
+	t.Parallel()
+	alone := run(t, p2ptest.New(thin(1, 0, 0, 0.1)))
+	for _, hosts := range []int{100, 1000} {
+		for _, seeds := range []int{0, 1} {
+			r := run(t, p2ptest.New(thin(hosts, 0, seeds, 0.1)))
+			slower, egress := r.Makespan.Seconds()/alone.Makespan.Seconds(), float64(r.OriginBytes)/float64(alone.OriginBytes)
+			t.Logf("%d hosts, %d seeds: %.2f times what one takes alone, %.2f times its bytes from the registry", hosts, seeds, slower, egress)
+			if slower > 6 || egress > 1.2 {
+				t.Errorf("%d hosts, %d seeds: want at most 6 and 1.2", hosts, seeds)
+			}
+		}
+	}
+}
+
 // Of hosts that read lazily, each passes on what it reads. One whose line up is thin
 // does not do so for long.
 func TestThinUpload(t *testing.T) {

@@ -7,13 +7,7 @@ import "slices"
 // one.
 func (s *State) balance(w *swarm) {
 	w.turn++
-	st := w.turn % w.stripes
-	for _, g := range w.groups { // one stripe at a time: there are many queues, and long ones
-		g.lanes[st].review()
-		if st == 0 {
-			g.full.review()
-		}
-	}
+	w.review(w.turn % w.stripes) // one stripe at a time: there are many queues, and long ones
 	if o := w.owner; o != nil && w.whole && !w.rests && !o.have.Full() && s.now.Sub(o.progressAt) >= s.cfg.LeaseFor {
 		s.resign(w)
 	}
@@ -102,10 +96,11 @@ func (s *State) better(p *peer) {
 		if p.swarm.fulls >= p.swarm.wanting || q.have.Offers(&p.have, st) == 0 {
 			r = f.queues(func(g *group) *queue { return &g.full }, 0)
 		}
-		if r == nil && int(q.home) != st {
+		strange := int(q.home) != st && !p.lined
+		if r == nil && strange {
 			r = f.queues(func(g *group) *queue { return &g.lanes[st] }, 0)
 		}
-		if r == nil && int(q.home) != st && f.leads(q) > 1 {
+		if r == nil && strange && f.leads(q) > 1 {
 			if r = f.others(0); r != nil && f.leads(r) > 0 {
 				r = nil
 			}

@@ -72,8 +72,8 @@ const renewsIn = 5 * time.Second
 
 const (
 	backups      = 2    // parents of a stripe besides the first
-	chained      = 16   // hosts in a row
-	broad        = 512  // hosts in a swarm that may be narrow
+	chained      = 16   // peers of a narrow graph in which each has one child
+	broad        = 512  // hosts in a swarm that is not small
 	window       = 16   // open parents compared with each other
 	beyond       = 48   // parents looked at to find them
 	maxVain      = 4    // full parents whose children are looked at, to take the place of one

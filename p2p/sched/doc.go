@@ -68,6 +68,7 @@
 //	node    it wants the blob, and passes it on as it gets it
 //	full    it has all
 //	source  a seed that has all, or owns the swarm
+//	reader  it only reads, while others want all: what it has it gives to other readers
 //	other   it has something, but wants nothing, or is demoted, or is a seed that does
 //	        not own the swarm: a last resort
 //
@@ -90,6 +91,14 @@
 // for when the first one fails are less deep than who has them, and are given up where one
 // is in the way of a better place. What those who fail, or only take, do not serve is
 // spread over all nodes that only leaves hang on, one child more than its slots to each.
+//
+// What is read lazily goes through narrow graphs instead: all read the same at the same
+// time, one range after the other, and pass it on as it comes, so that who served eight
+// children would give each an eighth of its line. In a small swarm each peer has one child,
+// in a larger one two, in all stripes. When the first peer wants all of the blob it becomes
+// the root of the others. These go on as readers, in a narrow graph below it: they get
+// nothing by themselves, so that nobody who wants all hangs on them. A blob of one stripe
+// has a narrow graph, too.
 //
 // A peer that is slow, as its children measured it against the mean of the swarm,
 // may have fewer of them. One that gets its home stripe far slower than the other

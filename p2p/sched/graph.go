@@ -121,6 +121,8 @@ func (p *peer) reopen() {
 		p.group.lanes[p.home].reopen(p)
 	case full:
 		p.group.full.reopen(p)
+	case reader:
+		p.group.readers.reopen(p)
 	}
 }
 
@@ -190,7 +192,9 @@ func (s *State) fill(p *peer, st int) {
 	s.back(p, st)
 	if out != nil {
 		s.back(out, st)
-		s.adopt(p, out, st)
+		if !out.lined {
+			s.adopt(p, out, st)
+		}
 	}
 }
 
@@ -314,8 +318,15 @@ func (s *State) spread(w *swarm) {
 	all := slices.Clone(w.peers)
 	slices.SortFunc(all, func(a, b *peer) int { return cmp.Compare(a.seq, b.seq) })
 	for _, p := range all {
+		s.relist(p)
+		p.lined = false
 		for st := range p.links {
 			s.detach(p, st)
+		}
+	}
+	for _, p := range all {
+		if p.role != reader {
+			s.settle(p)
 		}
 	}
 	for _, p := range all {

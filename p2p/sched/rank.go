@@ -24,7 +24,7 @@ import (
 // Within a kind those nearby come first, then by rank. If the parent is found
 // in a child's place, that child is returned, too, and is to become p's.
 func (s *State) choose(p *peer, st int) (parent, displaced *peer) {
-	if p.swarm.narrow() > 0 {
+	if p.width() > 0 {
 		if q := s.line(p, st); q != nil {
 			p.lined = true
 			return q, nil
@@ -76,34 +76,54 @@ func (s *State) choose(p *peer, st int) (parent, displaced *peer) {
 	return f.last(), nil
 }
 
-// line finds the first parent of p in a narrow stripe: who has everything, else
-// the node that came first and has a place, else a seed or the origin.
+// line finds the first parent of p in a narrow stripe: who has everything, else a seed or
+// the origin, else who came first, nearby if anybody is.
 func (s *State) line(p *peer, st int) *peer {
-	f := search{s: s, p: p, st: st}
-	free := func(q *peer) bool { return s.spare(q, st) > 0 && f.allowed(q) }
+	f := search{s: s, p: p, st: st, far: beyond}
 	if q := f.queues(func(g *group) *queue { return &g.full }, 0); q != nil {
 		return q
 	}
 	for _, q := range f.sources() {
-		if free(q) {
+		if s.spare(q, st) > 0 && f.allowed(q) {
 			return q
 		}
 	}
-	var best *peer
+	if q := f.oldest(p.group); q != nil {
+		return q
+	}
 	for _, g := range p.swarm.groups {
-		for l := range g.lanes {
-			for _, q := range g.lanes[l].peers {
-				if best != nil && q.seq > best.seq {
-					break
-				}
-				if (q.root() || q.links != nil && q.links[st].parents[0] != nil) && free(q) {
-					best = q
-				}
+		if q := f.oldest(g); q != nil {
+			return q
+		}
+	}
+	return nil
+}
+
+// oldest finds the one of a group that came first and has a place in a narrow graph,
+// one of those who only read if p does.
+func (f *search) oldest(g *group) (best *peer) {
+	look := func(q *queue) {
+		for _, c := range q.open.first(f.far, f.free) {
+			if best != nil && c.seq > best.seq {
+				return
+			}
+			if c.served(f.st) && c.prims(f.st) < f.p.width() && f.s.spare(c, f.st) > 0 && f.allowed(c) {
+				best = c
+				return
 			}
 		}
 	}
+	for l := range g.lanes {
+		look(&g.lanes[l])
+	}
+	if f.p.role == reader {
+		look(&g.readers)
+	}
 	return best
 }
+
+// served reports whether somebody gives p a stripe.
+func (p *peer) served(st int) bool { return p.links != nil && p.links[st].parents[0] != nil }
 
 // A search compares parents for one peer and stripe.
 type search struct {
@@ -121,10 +141,16 @@ func (f *search) last() *peer {
 	for _, q := range w.sources {
 		f.consider(q, f.s.spare(q, f.st) > -4*f.s.cfg.Fanout)
 	}
-	if f.best == nil {
-		for _, q := range w.others[:min(len(w.others), 4*window)] {
+	something := func(peers []*peer) {
+		for _, q := range peers[:min(len(peers), 4*window)] {
 			f.consider(q, q.have.Offers(&f.p.have, f.st) > 0 && int(q.prim) < f.s.cfg.Fanout)
 		}
+	}
+	if f.best == nil {
+		something(w.others)
+	}
+	if f.best == nil {
+		something(f.p.group.readers.peers)
 	}
 	if f.best == nil && len(w.sources) == 0 && !f.s.aside(f.p) {
 		f.consider(w.origin, f.s.spare(w.origin, f.st) > 0)
@@ -400,11 +426,14 @@ func (f *search) consider(q *peer, open bool) {
 // node whose home it is not must itself be a leaf below one whose home it is,
 // or a root, if there are such: else such nodes would form long chains.
 func (f *search) serves(q *peer) bool {
-	if q.role != node {
+	if q.role != node && q.role != reader {
 		return true
 	}
-	if q.links == nil || q.links[f.st].parents[0] == nil {
+	if !q.served(f.st) {
 		return q.have.Offers(&f.p.have, f.st) > 0
+	}
+	if q.role == reader {
+		return true
 	}
 	up := q.links[f.st].parents[0]
 	return int(q.home) == f.st || up.role != node || int(up.home) == f.st || f.p.swarm.homes < uint32(f.p.swarm.stripes)

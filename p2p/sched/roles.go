@@ -10,10 +10,11 @@ import (
 // A group is the peers of one data centre in one swarm, in the order in which
 // they became what they are.
 type group struct {
-	lanes []queue // per stripe: the nodes whose home it is
-	full  queue
-	first uint32 // the stripe that is home to its first node; to the next one it is the next stripe
-	homes uint32 // nodes that got a home stripe
+	lanes   []queue // per stripe: the nodes whose home it is
+	full    queue
+	readers queue
+	first   uint32 // the stripe that is home to its first node; to the next one it is the next stripe
+	homes   uint32 // nodes that got a home stripe
 }
 
 // A roster is peers by their time of joining.
@@ -78,6 +79,17 @@ func (q *queue) review() {
 	q.inner = append(q.inner[:0], q.peers...)
 }
 
+// review has those looked at again whose home is a stripe, and with the first one all others.
+func (w *swarm) review(st int) {
+	for _, g := range w.groups {
+		g.lanes[st].review()
+		if st == 0 {
+			g.full.review()
+			g.readers.review()
+		}
+	}
+}
+
 func (w *swarm) groupOf(idc string) *group {
 	if g := w.byIDC[idc]; g != nil {
 		return g
@@ -99,20 +111,22 @@ func (s *State) roleOf(p *peer) role {
 		return idle
 	case p.host.Seed && !slow && (p.have.Full() || p.swarm.owner == p):
 		return source
-	case slow || p.host.Seed || !p.have.Full() && (!p.wants || s.aside(p)):
+	case slow || p.host.Seed || !p.have.Full() && !p.wants:
 		if p.have.Count() > 0 {
 			return other
 		}
 		return idle
 	case p.have.Full():
 		return full
+	case s.aside(p):
+		return reader
 	}
 	return node
 }
 
 // aside reports whether a peer goes on reading lazily while others want all of the
-// blob. It gets nothing by itself, so nobody hangs on it, nor does it stand
-// between others and the origin. (Those who want all begin by reading.)
+// blob. It gets nothing by itself, so none of those hangs on it, nor does it stand
+// between them and the origin. (Those who want all begin by reading.)
 func (s *State) aside(p *peer) bool {
 	return p.lazy && p.swarm.fillers > 0 && s.now.Sub(p.lazySince) >= staysLazy
 }
@@ -129,7 +143,7 @@ func (s *State) relist(p *peer) {
 	case full, source:
 		s.rooted(p)
 		s.noteHungry(p.swarm)
-	case node, other:
+	case node, reader, other:
 		s.noteHungry(p.swarm)
 	}
 }
@@ -142,6 +156,8 @@ func (s *State) setRole(p *peer, r role) {
 	case full:
 		p.group.full.remove(p)
 		w.fulls--
+	case reader:
+		p.group.readers.remove(p)
 	case source:
 		w.sources = without(w.sources, p)
 	case other:
@@ -161,6 +177,8 @@ func (s *State) setRole(p *peer, r role) {
 	case full:
 		p.group.full.add(p)
 		w.fulls++
+	case reader:
+		p.group.readers.add(p)
 	case source:
 		w.sources = append(w.sources, p)
 	case other:
@@ -194,13 +212,17 @@ func (p *peer) recount(l *link, was bool) {
 // root reports whether a peer needs no parents: every stripe is, or will be, there.
 func (p *peer) root() bool { return p.role == full || p.role == source }
 
-// budget returns how many children a peer may have as their first parent. It
-// shrinks when they measure that it is slow.
+// budget returns how many children a peer may have as their first parent.
 func (p *peer) budget(cfg *Config) int {
-	n := cfg.Fanout
-	if p.swarm.stripes == 1 {
-		n = min(n, 2)
+	if k := p.width(); k > 0 {
+		return p.able(cfg, max(2, k*p.swarm.stripes))
 	}
+	return p.able(cfg, cfg.Fanout)
+}
+
+// able returns how many of n children a peer can have: less when those it has measure
+// that it is slow.
+func (p *peer) able(cfg *Config, n int) int {
 	limit := 4 * cmp.Or(p.host.Slots, cfg.Fanout)
 	return max(1, min(p.host.up.scale(n), limit))
 }
@@ -211,36 +233,44 @@ func (s *State) spare(p *peer, st int) int {
 	if p == p.swarm.origin {
 		return 1 - p.prims(st)
 	}
-	n := p.budget(&s.cfg)
-	k := p.swarm.narrow()
+	k := p.width()
 	if p.role == source {
-		n = max(1, n/p.swarm.stripes)
+		n := max(1, p.able(&s.cfg, s.cfg.Fanout)/p.swarm.stripes)
 		if k > 0 {
 			n = min(n, k)
 		}
 		return n - p.prims(st)
 	}
+	n := p.budget(&s.cfg) - int(p.prim)
 	if k > 0 {
-		return min(n-int(p.prim), k-p.prims(st))
+		n = min(n, k-p.prims(st))
 	}
-	return n - int(p.prim)
+	return n
 }
 
-// narrow returns how many children a host has in each stripe, where that is to be
-// less than its slots allow; else 0. A host that serves eight children at once
+// width returns how many children a peer has in each stripe of a narrow graph; 0: its
+// slots say how many. A host that serves eight children at once
 // gives each an eighth of its line. That is right where it does so in one of eight
 // stripes, and others in theirs. But what is read lazily is read by all at the
 // same time, a range of one stripe after the other, and passed on as it comes; and
 // a small blob has one stripe only. There few children, or one, are better.
-func (w *swarm) narrow() int {
-	switch {
-	case w.whole && w.stripes > 1 || w.wanting > broad:
+func (p *peer) width() int {
+	if p.role != reader && !p.swarm.narrow() {
 		return 0
-	case w.wanting <= chained:
+	}
+	return p.swarm.width()
+}
+
+// width returns the same for all who only read.
+func (w *swarm) width() int {
+	if w.wanting <= chained {
 		return 1
 	}
 	return 2
 }
+
+// narrow reports whether nobody wants all of a blob that has several stripes.
+func (w *swarm) narrow() bool { return !w.whole || w.stripes == 1 }
 
 func (p *peer) prims(st int) int {
 	if p.links == nil {

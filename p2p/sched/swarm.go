@@ -59,11 +59,12 @@ const (
 	node               // what it has, as it gets it: inner node of its home stripe
 	full               // everything
 	source             // everything, or it will get it: a seed
+	reader             // what it reads, to others that only read
 	other              // something, as a last resort
 )
 
 func (r role) String() string {
-	return [...]string{"idle", "node", "full", "source", "other"}[r]
+	return [...]string{"idle", "node", "full", "source", "reader", "other"}[r]
 }
 
 // A peer is one host in one swarm.
@@ -225,14 +226,6 @@ func (s *State) want(h *host, m p2p.Want) error {
 		return nil
 	}
 	s.place(p, m.Origin)
-	if !m.Lazy && (!w.whole || w.rests) {
-		first := !w.whole
-		w.whole, w.rests = true, false
-		s.fetch(w)
-		if first {
-			s.spread(w)
-		}
-	}
 	changed, filled := p.lazy != m.Lazy, p.wants && !p.lazy
 	if !p.wants || changed {
 		p.lazySince = s.now
@@ -257,9 +250,14 @@ func (s *State) want(h *host, m p2p.Want) error {
 	if !p.lazy {
 		s.fills(p, false, true)
 	}
-	if w.wanting++; w.wanting == 1 {
+	switch w.wanting++; w.wanting {
+	case 1:
 		s.active = append(s.active, w)
 		s.plan()
+	case chained + 1: // each may have a second child
+		for st := range w.stripes {
+			w.review(st)
+		}
 	}
 	s.relist(p)
 	s.own(w)
@@ -279,11 +277,19 @@ func (s *State) fills(p *peer, was, is bool) {
 	if is {
 		w.fillers++
 	}
+	if is && (!w.whole || w.rests) {
+		first := !w.whole
+		w.whole, w.rests = true, false
+		s.fetch(w)
+		if first {
+			s.spread(w)
+		}
+	}
 	if was && w.fillers == 0 && w.whole && !w.rests && w.tiny == nil {
 		w.rests = true
 		s.fetch(w)
 	}
-	if !is || was || s.roleOf(p) == p.role && (!p.lined || w.narrow() > 0) {
+	if !is || was || s.roleOf(p) == p.role && (!p.lined || w.narrow()) {
 		return
 	}
 	s.relist(p)
@@ -304,14 +310,32 @@ func (s *State) reform(p *peer) {
 		return
 	}
 	s.relist(p)
-	if p.role == idle || p.role == other {
-		for st := range p.links {
-			if p.links[st].parents[0] == p.swarm.origin {
-				s.detach(p, st)
+	if p.role != idle && p.role != other && p.role != reader {
+		return
+	}
+	for st := range p.links {
+		if p.links[st].parents[0] == p.swarm.origin {
+			s.detach(p, st)
+		}
+	}
+	if p.role == reader {
+		s.turnAway(p)
+	} else {
+		s.orphan(p, "")
+	}
+	s.settle(p)
+}
+
+// turnAway takes those children of a reader away who want all. The others read what it
+// reads, and wait for it, so that they stay.
+func (s *State) turnAway(p *peer) {
+	for st := range p.links {
+		for _, k := range slices.Clone(p.links[st].kids) {
+			if !k.lazy {
+				s.drop(k, p, st)
+				s.settle(k)
 			}
 		}
-		s.orphan(p, "")
-		s.settle(p)
 	}
 }
 
