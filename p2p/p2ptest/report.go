@@ -65,6 +65,9 @@ func (s *Sim) report() Report {
 		}
 		if n.nature <= doomed && !n.dead {
 			for _, c := range n.content {
+				if s.cfg.Fill && !c.match {
+					continue // it goes on, and the whole will show them
+				}
 				for _, st := range c.state {
 					if st == wrong {
 						r.Wrong++

@@ -346,6 +346,9 @@ func TestSoak(t *testing.T) {
 			Join: time.Duration(rnd.Int64N(int64(3 * time.Second))), Jitter: 2 * rnd.Float64(), Loss: 0.002 * rnd.Float64(),
 			Dying: 0.1 * rnd.Float64(), Slow: 0.05 * rnd.Float64(), Lying: 0.05 * rnd.Float64(), Schedulers: 1 + rnd.IntN(2),
 		}
+		if runs%2 == 1 {
+			cfg.Lazy, cfg.Fill = 0.3*rnd.Float64(), rnd.IntN(2) == 1
+		}
 		if r := p2ptest.New(cfg).Run(); r.Unfinished > 0 || r.Wrong > 0 {
 			t.Errorf("%+v:\n%s", cfg, r)
 		}
