@@ -122,9 +122,6 @@ func (f *search) oldest(g *group) (best *peer) {
 	return best
 }
 
-// served reports whether somebody gives p a stripe.
-func (p *peer) served(st int) bool { return p.links != nil && p.links[st].parents[0] != nil }
-
 // A search compares parents for one peer and stripe.
 type search struct {
 	s     *State
@@ -152,7 +149,7 @@ func (f *search) last() *peer {
 	if f.best == nil {
 		something(f.p.group.readers.peers)
 	}
-	if f.best == nil && len(w.sources) == 0 && !f.s.aside(f.p) {
+	if f.best == nil && len(w.sources) == 0 && !f.p.aside() {
 		f.consider(w.origin, f.s.spare(w.origin, f.st) > 0)
 	}
 	return f.best
@@ -162,7 +159,7 @@ func (f *search) last() *peer {
 // is neither such a seed nor any complete host.
 func (f *search) sources() []*peer {
 	w := f.p.swarm
-	if len(w.sources) == 0 && w.fulls == 0 && !f.s.aside(f.p) {
+	if len(w.sources) == 0 && w.fulls == 0 && !f.p.aside() {
 		return []*peer{w.origin}
 	}
 	return w.sources

@@ -118,18 +118,16 @@ func (s *State) roleOf(p *peer) role {
 		return idle
 	case p.have.Full():
 		return full
-	case s.aside(p):
+	case p.aside():
 		return reader
 	}
 	return node
 }
 
-// aside reports whether a peer goes on reading lazily while others want all of the
-// blob. It gets nothing by itself, so none of those hangs on it, nor does it stand
-// between them and the origin. (Those who want all begin by reading.)
-func (s *State) aside(p *peer) bool {
-	return p.lazy && p.swarm.fillers > 0 && s.now.Sub(p.lazySince) >= staysLazy
-}
+// aside reports whether a peer reads lazily while others want all of the blob. It gets
+// nothing by itself, so none of those hangs on it, nor does it stand between them and
+// the origin.
+func (p *peer) aside() bool { return p.lazy && p.swarm.fillers > 0 }
 
 // relist gives a peer the role that it can fill now. Peers that were waiting
 // for a new root are attached to it.
@@ -211,6 +209,9 @@ func (p *peer) recount(l *link, was bool) {
 
 // root reports whether a peer needs no parents: every stripe is, or will be, there.
 func (p *peer) root() bool { return p.role == full || p.role == source }
+
+// served reports whether somebody gives p a stripe.
+func (p *peer) served(st int) bool { return p.links != nil && p.links[st].parents[0] != nil }
 
 // budget returns how many children a peer may have as their first parent.
 func (p *peer) budget(cfg *Config) int {

@@ -95,7 +95,6 @@ type peer struct {
 	placed           placed
 	reads            float32 // seconds per MiB that planned reads of others take it; 0: unknown
 	progressAt       time.Time
-	lazySince        time.Time
 	leasedAt         time.Time
 	more             bool // there was more to lease than it may hold
 	word             word // on the whole blob
@@ -227,9 +226,6 @@ func (s *State) want(h *host, m p2p.Want) error {
 	}
 	s.place(p, m.Origin)
 	changed, filled := p.lazy != m.Lazy, p.wants && !p.lazy
-	if !p.wants || changed {
-		p.lazySince = s.now
-	}
 	p.lazy, p.priority = m.Lazy, m.Priority
 	if changed {
 		p.letGo()
