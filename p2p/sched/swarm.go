@@ -263,8 +263,8 @@ func (s *State) want(h *host, m p2p.Want) error {
 	return nil
 }
 
-// fills notes whether a peer wants all of the blob. The owner is told when none does
-// any more.
+// fills notes whether a peer wants all of the blob. The owner is told when one does,
+// and when none does any more; the first one changes the graphs.
 func (s *State) fills(p *peer, was, is bool) {
 	w := p.swarm
 	if was {
@@ -300,7 +300,7 @@ func (s *State) fills(p *peer, was, is bool) {
 }
 
 // reform gives a peer the role that it can fill now, and its children other
-// parents if it can be none any more.
+// parents if it can be theirs no more.
 func (s *State) reform(p *peer) {
 	if !p.wants || s.roleOf(p) == p.role {
 		return
