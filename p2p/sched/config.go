@@ -64,6 +64,9 @@ func (c Config) withDefaults() Config {
 // tick is how often swarms are balanced, some at a time.
 const tick = 5 * time.Millisecond
 
+// staysLazy is how long one may read lazily and still be about to want all.
+const staysLazy = 2 * time.Second
+
 // renewsIn is how long a host may take to get a new token.
 const renewsIn = 5 * time.Second
 

@@ -149,7 +149,7 @@ func (f *search) last() *peer {
 	if f.best == nil {
 		something(f.p.group.readers.peers)
 	}
-	if f.best == nil && len(w.sources) == 0 && !f.p.aside() {
+	if f.best == nil && len(w.sources) == 0 && !f.s.aside(f.p) {
 		f.consider(w.origin, f.s.spare(w.origin, f.st) > 0)
 	}
 	return f.best
@@ -159,7 +159,7 @@ func (f *search) last() *peer {
 // is neither such a seed nor any complete host.
 func (f *search) sources() []*peer {
 	w := f.p.swarm
-	if len(w.sources) == 0 && w.fulls == 0 && !f.p.aside() {
+	if len(w.sources) == 0 && w.fulls == 0 && !f.s.aside(f.p) {
 		return []*peer{w.origin}
 	}
 	return w.sources

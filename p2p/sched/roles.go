@@ -118,7 +118,7 @@ func (s *State) roleOf(p *peer) role {
 		return idle
 	case p.have.Full():
 		return full
-	case p.aside():
+	case s.aside(p):
 		return reader
 	}
 	return node
@@ -126,8 +126,17 @@ func (s *State) roleOf(p *peer) role {
 
 // aside reports whether a peer reads lazily while others want all of the blob. It gets
 // nothing by itself, so none of those hangs on it, nor does it stand between them and
-// the origin.
-func (p *peer) aside() bool { return p.lazy && p.swarm.fillers > 0 }
+// the origin. Those who want all begin by reading: while a swarm is new, and where most
+// want all, who comes is taken for one of them at first, so that it has its place in the
+// broad graph when it says so.
+func (s *State) aside(p *peer) bool {
+	w := p.swarm
+	if !p.lazy || w.fillers == 0 {
+		return false
+	}
+	filling := s.now.Sub(w.since) < staysLazy || 2*w.fillers > w.wanting
+	return !filling || s.now.Sub(p.lazySince) >= staysLazy
+}
 
 // relist gives a peer the role that it can fill now. Peers that were waiting
 // for a new root are attached to it.

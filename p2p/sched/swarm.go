@@ -13,8 +13,9 @@ import (
 type swarm struct {
 	blob    p2p.Blob
 	stripes int
-	peers   []*peer // in no particular order
-	wanting int     // peers that want and are not complete
+	peers   []*peer   // in no particular order
+	wanting int       // peers that want and are not complete
+	since   time.Time // there are such peers
 	joined  uint32
 	homes   uint32 // peers that got a home stripe
 	epoch   uint32 // of walks
@@ -95,6 +96,7 @@ type peer struct {
 	placed           placed
 	reads            float32 // seconds per MiB that planned reads of others take it; 0: unknown
 	progressAt       time.Time
+	lazySince        time.Time
 	leasedAt         time.Time
 	more             bool // there was more to lease than it may hold
 	word             word // on the whole blob
@@ -226,6 +228,9 @@ func (s *State) want(h *host, m p2p.Want) error {
 	}
 	s.place(p, m.Origin)
 	changed, filled := p.lazy != m.Lazy, p.wants && !p.lazy
+	if !p.wants || changed {
+		p.lazySince = s.now
+	}
 	p.lazy, p.priority = m.Lazy, m.Priority
 	if changed {
 		p.letGo()
@@ -243,17 +248,18 @@ func (s *State) want(h *host, m p2p.Want) error {
 		return nil
 	}
 	p.wants, p.progressAt = true, s.now
-	if !p.lazy {
-		s.fills(p, false, true)
-	}
 	switch w.wanting++; w.wanting {
 	case 1:
+		w.since = s.now
 		s.active = append(s.active, w)
 		s.plan()
 	case chained + 1: // each may have a second child
 		for st := range w.stripes {
 			w.review(st)
 		}
+	}
+	if !p.lazy {
+		s.fills(p, false, true)
 	}
 	s.relist(p)
 	s.own(w)
