@@ -423,14 +423,11 @@ func (f *search) consider(q *peer, open bool) {
 // node whose home it is not must itself be a leaf below one whose home it is,
 // or a root, if there are such: else such nodes would form long chains.
 func (f *search) serves(q *peer) bool {
-	if q.role != node && q.role != reader {
+	if q.role != node {
 		return true
 	}
 	if !q.served(f.st) {
 		return q.have.Offers(&f.p.have, f.st) > 0
-	}
-	if q.role == reader {
-		return true
 	}
 	up := q.links[f.st].parents[0]
 	return int(q.home) == f.st || up.role != node || int(up.home) == f.st || f.p.swarm.homes < uint32(f.p.swarm.stripes)
