@@ -23,7 +23,7 @@ import (
 type systemd struct {
 	*testing.T
 	host string // root folder of the machine
-	flag []string
+	flag []string // after the words of a unit's ExecStart; set before serve
 
 	mu   sync.Mutex // guards the rest
 	runs map[string]*exec.Cmd
@@ -154,6 +154,7 @@ func TestDaemonSetUpgrade(t *testing.T) {
 		return nil
 	}))
 	s := &systemd{T: t, host: n.Path("machine"), runs: map[string]*exec.Cmd{}}
+	s.flag = []string{"--config", filepath.Join(s.host, "etc/dfsnapshotter/dfsnapshotter.toml")}
 	ln := s.boot()
 	defer ln.Close()
 	go s.serve(ln)
@@ -162,7 +163,6 @@ func TestDaemonSetUpgrade(t *testing.T) {
 	config := n.Path("pod.toml")
 	text := string(must(os.ReadFile(n.Path("df.toml")))(t)) + "[peer]\nidc = \"${DF_MANAGER_SERVICE_HOST}\"\n"
 	n.must(os.WriteFile(config, []byte(text), 0o644))
-	s.flag = []string{"--config", filepath.Join(s.host, "etc/dfsnapshotter/dfsnapshotter.toml")}
 
 	stop := s.pod(s.build("v1"), config)
 	if put := string(must(os.ReadFile(s.flag[1]))(t)); !strings.Contains(put, `idc = "10.9.8.7"`) {
