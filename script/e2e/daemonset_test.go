@@ -22,7 +22,7 @@ import (
 // understands what `dfsnapshotter node` says to it.
 type systemd struct {
 	*testing.T
-	host string // root folder of the machine
+	host string   // root folder of the machine
 	flag []string // after the words of a unit's ExecStart; set before serve
 
 	mu   sync.Mutex // guards the rest
