@@ -285,7 +285,9 @@ func (f *fetch) settle(err error) int64 {
 func (f *fetch) receive(ctx context.Context, w *watch, ref Ref, off, n int64) error {
 	c := f.c
 	source := c.f.source(f.place)
+	prepared := f.prepare()
 	body, err := f.ask(ctx, source, ref, off, n)
+	<-prepared
 	if err != nil {
 		return err
 	}
@@ -326,6 +328,21 @@ func (f *fetch) receive(ctx context.Context, w *watch, ref Ref, off, n int64) er
 			return err
 		}
 	}
+}
+
+// prepare has the store make the blob's files while the source is asked: who reads first
+// waits for both.
+func (f *fetch) prepare() (done <-chan struct{}) {
+	prepared := make(chan struct{})
+	if f.c.stored.Held() > 0 { // they are there
+		close(prepared)
+		return prepared
+	}
+	go func() {
+		defer close(prepared)
+		f.c.stored.Prepare()
+	}()
+	return prepared
 }
 
 // begin takes in where the body really starts. A source that ignores ranges

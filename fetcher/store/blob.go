@@ -103,6 +103,16 @@ func (b *Blob) Close() error {
 	return err
 }
 
+// Prepare makes the files that the first Fill needs, to save it the time. What goes wrong
+// then does again in Fill, whose error says so.
+func (b *Blob) Prepare() {
+	b.write.Lock()
+	defer b.write.Unlock()
+	if b.file == nil {
+		_ = b.open(true)
+	}
+}
+
 // Fill stores those bytes of p that are missing, leaves the others as they are,
 // and returns how many it stored. The error is ErrFull when the disk has no
 // room.
