@@ -30,7 +30,7 @@ http {
   upstream next { server %[2]s; keepalive 4; }
   server {
     listen %[3]s;
-    location / { proxy_pass http://next; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_max_temp_file_size 0; }
+    location / { proxy_pass http://next; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }
   }
 }
 `
