@@ -63,13 +63,23 @@ func (p *pull) accept() {
 	case p.wait && n.blob(p.blob).state[p.next] == absent: // it takes no slot meanwhile
 		c := n.blob(p.blob)
 		c.waiting[p.next] = append(c.waiting[p.next], p)
+	case n.serving+len(n.queue) >= p.slots():
+		p.fail(p2p.Busy)
 	case n.serving < n.sim.cfg.Uploads:
 		p.admit()
-	case n.serving+len(n.queue) < n.host.Slots:
-		n.queue = append(n.queue, p)
 	default:
-		p.fail(p2p.Busy)
+		n.queue = append(n.queue, p)
 	}
+}
+
+// slots is how many requests the parent may have taken when it takes this one. Reads may
+// take half as many again, as with real hosts.
+func (p *pull) slots() int {
+	n := p.parent.host.Slots
+	if p.of != nil {
+		n += (n + 1) / 2
+	}
+	return n
 }
 
 func (p *pull) admit() {

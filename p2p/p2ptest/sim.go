@@ -29,7 +29,7 @@ type Config struct {
 	SeedUp, SeedDown float64 // and of a seed; those of a host
 	Origin           float64 // of the origin; 125 MB
 	Slots            int     // requests a host takes at a time; 32
-	Uploads          int     // of those that it answers at a time, the others wait; 32
+	Uploads          int     // of those that it answers at a time, the others wait; all
 
 	Step        time.Duration // 2 ms
 	Delay       time.Duration // one way; 1 ms
@@ -75,7 +75,7 @@ func (c Config) withDefaults() Config {
 	c.SeedDown = cmp.Or(c.SeedDown, c.Down)
 	c.Origin = cmp.Or(c.Origin, 125e6)
 	c.Slots = cmp.Or(c.Slots, 32)
-	c.Uploads = cmp.Or(c.Uploads, c.Slots)
+	c.Uploads = cmp.Or(c.Uploads, 2*c.Slots)
 	c.Step = cmp.Or(c.Step, 2*time.Millisecond)
 	c.Delay = cmp.Or(c.Delay, time.Millisecond)
 	c.OriginDelay = cmp.Or(c.OriginDelay, 20*time.Millisecond)

@@ -15,6 +15,7 @@ const (
 	silentAfter  = 10 * time.Second // the scheduler said nothing
 	lostAfter    = 3 * time.Second  // no scheduler can be reached, nor a parent
 	hopeless     = 20 * time.Second // whatever the scheduler says
+	led          = 2 * time.Minute  // … if it says nothing but has given parents: they may wait for the origin, too
 	originPause  = 500 * time.Millisecond
 	originAfter  = 250 * time.Millisecond // the next request begins while the one before has not brought anything
 	originTurn   = 10 * time.Second       // that a blob waits for others
@@ -301,7 +302,11 @@ func (h *Host) patience(b *blob) {
 	if len(b.needed) > 0 && (still >= neededAfter && h.flight == 0 || still >= silentAfter) {
 		s.alone = true
 	}
-	if b.filling() && still >= hopeless {
+	limit := hopeless
+	if b.link != nil && s.answered && slices.ContainsFunc(b.parents, func(p *parent) bool { return p.usable(h.now) }) {
+		limit = led
+	}
+	if b.filling() && still >= limit {
 		s.alone = true
 	}
 }
