@@ -51,6 +51,7 @@ var ways = []way{
 	{"eStargz, alone", ours, imagetest.EStargz, true, false, 0, false, false},
 	{"eStargz, alone with an idle seed", ours, imagetest.EStargz, true, true, 1, false, false},
 	{"eStargz, without P2P", ours, imagetest.EStargz, false, false, 0, false, false},
+	{"eStargz, no line is shared", ours, imagetest.EStargz, false, false, 0, false, true},
 	{"eStargz, P2P, one seed", ours, imagetest.EStargz, false, true, 1, false, false},
 	{"eStargz, P2P, no seed", ours, imagetest.EStargz, false, true, 0, false, false},
 }
