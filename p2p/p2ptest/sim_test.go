@@ -234,8 +234,8 @@ func TestReadyHostsFill(t *testing.T) {
 	}
 }
 
-// Those of hundreds that fill wait for who fetches, however long that takes on a thin line.
-// If they helped themselves, nothing would come through to anybody any more.
+// Hundreds of hosts that fill, on lines as thin as the registry's own, wait for those who
+// fetch, which takes long. If each went to the registry, nothing would come through to any.
 func TestManyFill(t *testing.T) {
 	t.Parallel()
 	cfg := thin(600, 0, 0, 0.1)

@@ -41,9 +41,9 @@
 // that come one after the other are unpacked one after the other, while the rest comes.
 //
 // The origin is asked for what the scheduler said (Fetch, Lease), and otherwise
-// only when nothing else moves: at once without any scheduler, later with one, and only
-// after minutes while there are parents, which may wait for it as well
-// (see origin.go). When the scheduler is gone, who has no parent left for a stripe
+// only when nothing else moves: at once without any scheduler, later with one, and after
+// two minutes while it has parents that can be asked: they may wait for the origin as
+// well (see origin.go). When the scheduler is gone, who has no parent left for a stripe
 // is its root: it takes that stripe from the origin, and passes it on to the others.
 //
 // # Schedulers
