@@ -71,7 +71,7 @@ type Request struct {
 	Header http.Header
 	Digest digest.Digest // of the blob or manifest asked for
 	Status int           // of the answer; 0: not answered yet
-	Sent   int64         // bytes of a blob or manifest sent
+	Sent   int64         // bytes of a blob or manifest given to the connection
 }
 
 // Registry is a running registry.

@@ -241,9 +241,11 @@ func (r *Registry) send(w http.ResponseWriter, req *http.Request, q *Request, da
 			case <-req.Context().Done():
 			}
 		}
-		r.update(q, 0, n) // before the client has it: a test may look as soon as that is so
+		// Before the client has it: a test may look as soon as that is so. An error
+		// does not tell that it has not: a client of HTTP/2 that has all it wants resets
+		// the stream, which may end the very Write that brought the last of it.
+		r.update(q, 0, n)
 		if _, err := w.Write(data[sent : sent+n]); err != nil {
-			r.update(q, 0, -n)
 			return
 		}
 		sent += n
