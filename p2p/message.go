@@ -165,11 +165,13 @@ type (
 		Stripes [][]Host
 	}
 	// Fetch tells a seed that it owns the blob: it is to fetch it from the origin,
-	// all of it if Whole, else only what it is asked for.
+	// all of it if Whole, else only what it is asked for. Background says that
+	// nobody waits for all of it: what somebody reads goes before.
 	Fetch struct {
-		Blob   Blob
-		Origin Origin
-		Whole  bool
+		Blob       Blob
+		Origin     Origin
+		Whole      bool
+		Background bool
 	}
 	// Lease tells a host to fetch these pieces from the origin, report their sums
 	// and pass them on; at once, or, where its want is lazy, when they are read. A

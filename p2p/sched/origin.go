@@ -88,7 +88,7 @@ func (s *State) fetch(w *swarm) {
 	if w.owner == nil || w.owner.have.Full() {
 		return
 	}
-	m := p2p.Fetch{Blob: w.blob, Whole: w.whole && !w.rests}
+	m := p2p.Fetch{Blob: w.blob, Whole: w.whole && !w.rests, Background: w.pressing == 0}
 	for _, p := range w.places {
 		if !p.refused {
 			m.Origin = p.Origin

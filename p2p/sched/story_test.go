@@ -177,7 +177,11 @@ func (st *story) message(name string, args []string, opts map[string]string) p2p
 	piece := func() int { return numbers(st.t, args[2])[0] }
 	switch name {
 	case "want":
-		return p2p.Want{Blob: b, Lazy: slices.Contains(args, "lazy"), Origin: p2p.Origin{Registry: "hub", Repository: cmp.Or(opts["from"], "app"), Token: opts["token"]}}
+		priority := p2p.Prefetch
+		if slices.Contains(args, "background") {
+			priority = p2p.Background
+		}
+		return p2p.Want{Blob: b, Lazy: slices.Contains(args, "lazy"), Priority: priority, Origin: p2p.Origin{Registry: "hub", Repository: cmp.Or(opts["from"], "app"), Token: opts["token"]}}
 	case "unwant":
 		return p2p.Unwant{Digest: b.Digest}
 	case "got":

@@ -31,15 +31,16 @@ type swarm struct {
 	doubted  []*peer // who said more than they had, or lag
 	hungry   bool    // noted in State.hungry
 
-	origin  *peer                    // stands for the origin; its children hold leases
-	owner   *peer                    // the seed that fetches
-	failed  map[p2p.HostID]time.Time // seeds that could not fetch it, till when
-	places  []place
-	whole   bool    // somebody wants, or wanted, all of it
-	rests   bool    // who wanted that have left: the owner was told not to go on
-	fillers int     // who want all of it
-	alone   int     // peers that may go to the origin by themselves
-	book    []*peer // who holds a lease of each piece; nil: nobody ever did
+	origin   *peer                    // stands for the origin; its children hold leases
+	owner    *peer                    // the seed that fetches
+	failed   map[p2p.HostID]time.Time // seeds that could not fetch it, till when
+	places   []place
+	whole    bool    // somebody wants, or wanted, all of it
+	rests    bool    // who wanted that have left: the owner was told not to go on
+	fillers  int     // who want all of it
+	pressing int     // of them, those that wait for it
+	alone    int     // peers that may go to the origin by themselves
+	book     []*peer // who holds a lease of each piece; nil: nobody ever did
 
 	sums  sums
 	pace  pace // seconds per MiB of its transfers
@@ -84,6 +85,7 @@ type peer struct {
 	lease            uint8 // stripes, a bit each, that were leased to it
 	role             role
 	wants, lazy      bool // wants: and is not complete
+	presses          bool // counts among the swarm's pressing
 	orphan           bool // is in State.orphans
 	dirty, starves   bool
 	lined            bool // has parents of a narrow graph
@@ -269,8 +271,8 @@ func (s *State) want(h *host, m p2p.Want) error {
 	return nil
 }
 
-// fills notes whether a peer wants all of the blob. The owner is told when one does,
-// and when none does any more; the first one changes the graphs.
+// fills notes whether a peer wants all of the blob, and waits for it. The owner is told
+// when one does, and when none does any more; the first one changes the graphs.
 func (s *State) fills(p *peer, was, is bool) {
 	w := p.swarm
 	if was {
@@ -279,16 +281,18 @@ func (s *State) fills(p *peer, was, is bool) {
 	if is {
 		w.fillers++
 	}
-	if is && (!w.whole || w.rests) {
+	switch pressed := w.press(p, is && p.priority < p2p.Background); {
+	case is && (!w.whole || w.rests):
 		first := !w.whole
 		w.whole, w.rests = true, false
 		s.fetch(w)
 		if first {
 			s.spread(w)
 		}
-	}
-	if was && w.fillers == 0 && w.whole && !w.rests && w.tiny == nil {
+	case was && w.fillers == 0 && w.whole && !w.rests && w.tiny == nil:
 		w.rests = true
+		s.fetch(w)
+	case pressed && w.fillers > 0:
 		s.fetch(w)
 	}
 	if !is || was || s.roleOf(p) == p.role && (!p.lined || w.narrow()) {
@@ -303,6 +307,20 @@ func (s *State) fills(p *peer, was, is bool) {
 		s.detach(p, st)
 	}
 	s.settle(p)
+}
+
+// press notes whether a peer waits for all of the blob. It reports whether nobody did
+// before, or does any more.
+func (w *swarm) press(p *peer, is bool) bool {
+	before := w.pressing > 0
+	if p.presses {
+		w.pressing--
+	}
+	if is {
+		w.pressing++
+	}
+	p.presses = is
+	return before != (w.pressing > 0)
 }
 
 // reform gives a peer the role that it can fill now, and its children other

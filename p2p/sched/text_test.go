@@ -27,7 +27,11 @@ func text(m p2p.Message) string {
 		}
 		return fmt.Sprintf("parents of %s: %s", m.Digest, merge(stripes))
 	case p2p.Fetch:
-		return fmt.Sprintf("fetch %s from %v, token %q, whole %v", m.Blob.Digest, m.Origin, m.Origin.Token, m.Whole)
+		line := fmt.Sprintf("fetch %s from %v, token %q, whole %v", m.Blob.Digest, m.Origin, m.Origin.Token, m.Whole)
+		if m.Whole && m.Background {
+			line += ", in the background"
+		}
+		return line
 	case p2p.Lease:
 		return fmt.Sprintf("lease of %s for %v: %s", m.Digest, m.For, ranges(m.Pieces))
 	case p2p.Source:

@@ -27,6 +27,7 @@ const (
 type sourcing struct {
 	owner    bool // the scheduler made this seed the owner
 	whole    bool // and wants all of the blob
+	waits    bool // because somebody waits for it
 	leased   int  // pieces of the lease that are not here
 	width    int  // stripes of it
 	granted  int  // pieces of it when it came
@@ -50,7 +51,7 @@ func (h *Host) fetch(m p2p.Fetch) {
 	b := h.blob(m.Blob)
 	b.origin = m.Origin
 	whole := b.source.whole
-	b.source.owner, b.source.whole = true, m.Whole
+	b.source.owner, b.source.whole, b.source.waits = true, m.Whole, !m.Background
 	if whole && !b.filling() {
 		h.relent(b)
 	}

@@ -60,7 +60,7 @@ func (h *Host) refill(b *blob) {
 			}
 		}
 		slices.SortStableFunc(h.queue, func(x, y *blob) int {
-			return cmp.Or(cmp.Compare(x.priority, y.priority), cmp.Compare(min(x.stripes, 2), min(y.stripes, 2)), x.batch.Compare(y.batch), cmp.Compare(y.Size, x.Size))
+			return cmp.Or(cmp.Compare(x.pressing(), y.pressing()), cmp.Compare(min(x.stripes, 2), min(y.stripes, 2)), x.batch.Compare(y.batch), cmp.Compare(y.Size, x.Size))
 		})
 	}
 	for i, o := range h.queue {
@@ -416,7 +416,7 @@ func (h *Host) pick(b *blob, p *parent, of set, mask uint64) (first, last int) {
 	first = -1
 	var least uint64
 	salt, mix := uint32(h.salt), uint32(2654435761)
-	if b.priority < p2p.Background {
+	if b.pressing() < p2p.Background {
 		salt, mix = 0, 1
 	}
 	for w := range p.have {

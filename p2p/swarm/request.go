@@ -75,7 +75,20 @@ func (b *blob) urgency(i int) p2p.Priority {
 	if slices.Contains(b.needed, i) {
 		return p2p.OnDemand
 	}
-	return b.priority
+	return b.pressing()
+}
+
+// pressing returns for whom all of the blob is wanted: for this host, or others if it is
+// to fetch it for them.
+func (b *blob) pressing() p2p.Priority {
+	p := b.priority
+	if b.source.whole && !b.wanted {
+		p = p2p.Background
+	}
+	if b.source.whole && b.source.waits {
+		p = min(p, p2p.Prefetch)
+	}
+	return p
 }
 
 // done reports whether all that the request has still to bring is here.

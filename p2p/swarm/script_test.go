@@ -188,8 +188,8 @@ func (s *script) message(kind string, a []string) p2p.Message {
 			m.Sums = append(m.Sums, sum(i, how))
 		}
 		return m
-	case "fetch": // BLOB [whole]
-		return p2p.Fetch{Blob: b, Origin: p2p.Origin{Registry: "registry", Repository: "r"}, Whole: len(a) > 1}
+	case "fetch": // BLOB [whole [background]]
+		return p2p.Fetch{Blob: b, Origin: p2p.Origin{Registry: "registry", Repository: "r"}, Whole: len(a) > 1, Background: len(a) > 2}
 	case "lease": // BLOB PIECES
 		return p2p.Lease{Digest: b.Digest, Pieces: s.pieces(a[1]), For: 30 * time.Second}
 	case "source": // BLOB true|false
@@ -258,7 +258,7 @@ func (s *script) text(a swarm.Action) string {
 		}
 		return fmt.Sprintf("request %d: %s %s of %s%s", a.ID, s.names[a.Blob.Digest], run(a.First, a.Last), a.Peer.ID, through)
 	case swarm.Origin:
-		return fmt.Sprintf("request %d: %s %s of the origin %v", a.ID, s.names[a.Blob.Digest], run(a.First, a.Last), a.Origin)
+		return fmt.Sprintf("request %d: %s %s of the origin %v, %v", a.ID, s.names[a.Blob.Digest], run(a.First, a.Last), a.Origin, a.Priority)
 	case swarm.Cancel:
 		return fmt.Sprintf("cancel %d", a.ID)
 	case swarm.Subscribe:

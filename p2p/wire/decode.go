@@ -123,7 +123,7 @@ func (r *reader) schedulerMessage(m *pb.ToHost) p2p.Message {
 		return r.parents(m.Parents)
 	case *pb.ToHost_Fetch:
 		f := m.Fetch
-		return p2p.Fetch{Blob: r.blob(f.GetBlob()), Origin: r.origin(f.GetOrigin()), Whole: f.GetWhole()}
+		return p2p.Fetch{Blob: r.blob(f.GetBlob()), Origin: r.origin(f.GetOrigin()), Whole: f.GetWhole(), Background: f.GetBackground()}
 	case *pb.ToHost_Lease:
 		l := m.Lease
 		return p2p.Lease{Digest: r.digest(l.GetDigest()), Pieces: r.pieces(l.GetPieces()), For: r.duration(l.GetForUs())}

@@ -98,7 +98,7 @@ func (w writer) schedulerMessage(m p2p.Message) *pb.ToHost {
 	case p2p.Parents:
 		out.Message = &pb.ToHost_Parents{Parents: parents(m)}
 	case p2p.Fetch:
-		out.Message = &pb.ToHost_Fetch{Fetch: &pb.Fetch{Blob: blob(m.Blob), Origin: w.origin(m.Origin), Whole: m.Whole}}
+		out.Message = &pb.ToHost_Fetch{Fetch: &pb.Fetch{Blob: blob(m.Blob), Origin: w.origin(m.Origin), Whole: m.Whole, Background: m.Background}}
 	case p2p.Lease:
 		out.Message = &pb.ToHost_Lease{Lease: &pb.Lease{Digest: m.Digest.String(), Pieces: pieces(m.Pieces), ForUs: m.For.Microseconds()}}
 	case p2p.Source:

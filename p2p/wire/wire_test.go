@@ -87,7 +87,7 @@ var layerIndex = p2p.Index{
 var fromScheduler = []p2p.Message{
 	p2p.Parents{Digest: blob.Digest, Stripes: [][]p2p.Host{{host("a"), host("b")}, nil, {host("b")}}},
 	p2p.Parents{Digest: blob.Digest},
-	p2p.Fetch{Blob: blob, Origin: origin, Whole: true},
+	p2p.Fetch{Blob: blob, Origin: origin, Whole: true, Background: true},
 	p2p.Lease{Digest: blob.Digest, Pieces: []int{5, 6}, For: time.Minute},
 	p2p.Lease{Digest: blob.Digest},
 	p2p.Source{Digest: blob.Digest, Allowed: true},
