@@ -26,8 +26,9 @@ type node struct {
 	last    *content // used last
 	pulls   map[uint64]*pull
 	serving int
-	queue   []*pull // wait for an upload to end
-	armed   int64   // step for which Tick is set; 0: none
+	taken   map[*node]int // requests it has taken, by child: it answers them or has them in the queue
+	queue   []*pull       // wait for an upload to end
+	armed   int64         // step for which Tick is set; 0: none
 
 	wants   bool
 	came    time.Time

@@ -21,6 +21,7 @@ type pull struct {
 
 	flow    int // among the links' transfers; -1: none
 	slot    bool
+	taken   bool // counts among what the parent has taken
 	ended   bool
 	moved   bool // since the last look at what stalls
 	idle    int
@@ -65,21 +66,28 @@ func (p *pull) accept() {
 		c.waiting[p.next] = append(c.waiting[p.next], p)
 	case n.serving+len(n.queue) >= p.slots():
 		p.fail(p2p.Busy)
-	case n.serving < n.sim.cfg.Uploads:
-		p.admit()
 	default:
+		p.taken = true
+		n.taken[p.child]++
+		if n.serving < n.sim.cfg.Uploads {
+			p.admit()
+			return
+		}
 		n.queue = append(n.queue, p)
 	}
 }
 
-// slots is how many requests the parent may have taken when it takes this one. Reads may
-// take half as many again, as with real hosts.
+// slots is how many requests the parent may have taken when it takes this one, as with
+// real hosts: see p2p/peer.
 func (p *pull) slots() int {
 	n := p.parent.host.Slots
-	if p.of != nil {
-		n += (n + 1) / 2
+	switch {
+	case p.of != nil:
+		return n + (n+1)/2
+	case p.parent.taken[p.child] == 0:
+		return n
 	}
-	return n
+	return max(n-n/4, 1)
 }
 
 func (p *pull) admit() {
@@ -213,6 +221,10 @@ func (p *pull) end() {
 // release frees what the pull takes of the parent.
 func (p *pull) release() {
 	p.child.sim.links.stop(p)
+	if p.taken {
+		p.taken = false
+		p.parent.taken[p.child]--
+	}
 	if p.slot {
 		p.slot = false
 		p.parent.serving--

@@ -166,7 +166,7 @@ func (s *Sim) add(i int) {
 	n := &node{
 		sim: s, machine: int32(i),
 		host:    p2p.Host{ID: p2p.HostID(name), Addr: name + ":65002", Seed: seed, Slots: s.cfg.Slots, Share: true},
-		streams: map[string]*stream{}, content: map[digest.Digest]*content{}, pulls: map[uint64]*pull{}, heard: map[digest.Digest]bool{},
+		streams: map[string]*stream{}, content: map[digest.Digest]*content{}, pulls: map[uint64]*pull{}, taken: map[*node]int{}, heard: map[digest.Digest]bool{},
 	}
 	cfg := s.cfg.Swarm
 	cfg.Self, cfg.Schedulers = n.host, nil

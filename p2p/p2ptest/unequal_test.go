@@ -15,10 +15,7 @@ func TestUnequalLines(t *testing.T) {
 	for _, sizes := range [][]int64{{14 << 20}, {6 << 20, 5 << 20, 3 << 20}, {1500 << 10}} {
 		for _, slow := range []int{1, 2, 5} {
 			for _, ahead := range []time.Duration{3 * time.Second, 20 * time.Second, 100 * time.Second} {
-				limit := 3 * time.Second
-				if slow == 5 && len(sizes) > 1 {
-					limit = 6 * time.Second // their requests take all places of the seed for a while
-				}
+				limit := 4 * time.Second
 				r := run(t, p2ptest.New(p2ptest.Config{
 					Seed: *seed, Hosts: slow + 1, Seeds: 1, Sizes: sizes, Slow: float64(slow) / float64(slow+1), SlowBy: 500,
 					Ahead: ahead, Limit: ahead + 2*time.Minute,

@@ -60,16 +60,16 @@ func (s *Server) serveBlob(w http.ResponseWriter, r *http.Request) error {
 		return refuse(w, status(err), err)
 	}
 	if ask.Wait && n > 0 && r.Method != http.MethodHead {
-		if err := s.comes(r.Context(), d, off, size); err != nil {
+		if err := s.comes(r, d, off, size); err != nil {
 			return refuse(w, status(err), err)
 		}
 	}
 	if r.Method == http.MethodHead {
 		ask.Through = false
-	} else if !s.slots.take(ask.Priority == p2p.OnDemand) {
+	} else if host := hostOf(r); !s.slots.take(host, ask.Priority == p2p.OnDemand) {
 		return refuse(w, http.StatusServiceUnavailable, errBusy)
 	} else {
-		defer s.slots.free()
+		defer s.slots.free(host)
 	}
 	return s.sendBlob(w, r, d, extent{off, n, size}, ask)
 }

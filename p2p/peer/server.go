@@ -28,7 +28,7 @@ const (
 type ServerConfig struct {
 	Blobs      Blobs
 	Identity   *wire.Identity // nil: plain text
-	Slots      int            // bodies sent at once, three quarters of them to those who do not wait for them; 0: 32
+	Slots      int            // bodies sent at once, the last quarter of them to who waits or has none yet; 0: 32
 	Watchers   int            // have-map streams at once; 0: 4096
 	Wait       time.Duration  // that a request waits for what is to come; 0: 10 s, which is the most
 	Conns      int            // connections at once, idle ones included; 0: 8192

@@ -224,6 +224,17 @@ func TestSlots(t *testing.T) {
 	if err := begin(ask); !busy(err) {
 		t.Errorf("the fourth of 3 background slots: %v", err)
 	}
+	other := &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).DialContext}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+h.Addr+"/blobs/"+it.blob.Digest.String(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Df-Priority", p2p.Background.String())
+	if resp, err := other.RoundTrip(req); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("the last slot, for a host that has none: %v, %v", resp, err)
+	} else if err := resp.Body.Close(); err != nil {
+		t.Error(err)
+	}
 	close(release)
 	for range 3 {
 		if err := <-results; err != nil {

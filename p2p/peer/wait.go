@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -16,11 +17,12 @@ const waitFor = 10 * time.Second
 
 // comes returns when the byte at off of a blob of size bytes is here. It takes no
 // upload slot meanwhile, but counts as one who wants to hear of what is here.
-func (s *Server) comes(ctx context.Context, d digest.Digest, off, size int64) error {
-	if !s.watchers.take(false) {
+func (s *Server) comes(r *http.Request, d digest.Digest, off, size int64) error {
+	ctx, host := r.Context(), hostOf(r)
+	if !s.watchers.take(host, false) {
 		return errBusy
 	}
-	defer s.watchers.free()
+	defer s.watchers.free(host)
 	t := time.NewTimer(s.wait)
 	defer t.Stop()
 	for {

@@ -43,10 +43,11 @@ func (s *Server) serveHave(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set(headerSize, strconv.FormatInt(size, 10))
 		return nil
 	}
-	if !s.watchers.take(false) {
+	host := hostOf(r)
+	if !s.watchers.take(host, false) {
 		return refuse(w, http.StatusServiceUnavailable, errBusy)
 	}
-	defer s.watchers.free()
+	defer s.watchers.free(host)
 	w.Header().Set(headerSize, strconv.FormatInt(size, 10))
 	w.Header().Set("Content-Type", "application/octet-stream")
 	return s.pushHave(w, r, d)
