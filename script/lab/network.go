@@ -93,12 +93,24 @@ func (n *Network) Host(name string, link Link) (*Host, error) {
 		"ip -n "+h.ns+" addr add "+addr+" dev eth0"+n.flags(),
 		"ip -n "+h.ns+" link set eth0 up",
 		"ip -n "+h.ns+" link set lo up",
-		"ip netns exec "+h.ns+" sysctl -qw net.ipv4.tcp_congestion_control=cubic", // usual; with BBR links are shared unevenly
 	)
+	if err == nil {
+		err = h.shareEvenly()
+	}
 	if err != nil {
 		return nil, err
 	}
 	return h, h.SetLink(link)
+}
+
+// shareEvenly has the host use cubic, as is usual, whatever the machine's default is: with
+// BBR links are shared unevenly. Where the machine keeps cubic to itself it is reno.
+func (h *Host) shareEvenly() error {
+	use := "ip netns exec " + h.ns + " sysctl -qw net.ipv4.tcp_congestion_control="
+	if err := run(use + "cubic"); err != nil {
+		return run(use + "reno")
+	}
+	return nil
 }
 
 // SetLink changes how fast a host's link is.
