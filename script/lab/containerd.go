@@ -170,21 +170,11 @@ var (
 // first line or has ended. If neither happens within limit it is stopped and the
 // error is ErrSilent.
 func (c *Containerd) StartTask(ctx context.Context, ns, id string, limit time.Duration) (*Task, error) {
-	return c.startTask(ctx, ns, id, limit, "tasks", "start", id)
-}
-
-// StartRun makes a container of an image, which is removed at its end, and
-// starts it as StartTask does.
-func (c *Containerd) StartRun(ctx context.Context, ns, snapshotter, ref, id string, limit time.Duration, args ...string) (*Task, error) {
-	return c.startTask(ctx, ns, id, limit, append([]string{"run", "--rm", "--net-host", "--snapshotter", snapshotter, ref, id}, args...)...)
-}
-
-func (c *Containerd) startTask(ctx context.Context, ns, id string, limit time.Duration, args ...string) (*Task, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	cmd := c.command(ctx, append([]string{"-n", ns}, args...)...)
+	cmd := c.command(ctx, "-n", ns, "tasks", "start", id)
 	cmd.Stdout, cmd.Stderr = w, w
 	err = cmd.Start()
 	if err = errors.Join(err, w.Close()); err != nil {

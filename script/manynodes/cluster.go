@@ -106,6 +106,7 @@ type cluster struct {
 
 	program string // a containerd-stargz-grpc
 	stargz  map[*lab.Node]*lab.Stargz
+	clients map[*lab.Node]*lab.Client
 }
 
 type image struct {
@@ -118,7 +119,7 @@ type image struct {
 // openCluster starts as many nodes as all waves have, and what the ways that are wanted
 // need.
 func openCluster(ctx context.Context, o options, wanted func(way) bool) (*cluster, error) {
-	c := &cluster{image: o.image, count: o.nodes, images: map[imagetest.Form]image{}, program: o.stargz, stargz: map[*lab.Node]*lab.Stargz{}}
+	c := &cluster{image: o.image, count: o.nodes, images: map[imagetest.Form]image{}, program: o.stargz, stargz: map[*lab.Node]*lab.Stargz{}, clients: map[*lab.Node]*lab.Client{}}
 	cfg := lab.ClusterConfig{}
 	if o.debug {
 		cfg.Flags = []string{"--log-level", "debug"}
@@ -152,6 +153,11 @@ func openCluster(ctx context.Context, o options, wanted func(way) bool) (*cluste
 	progress("starting %d hosts", cfg.Nodes)
 	if c.Cluster, err = c.lab.Cluster(ctx, cfg); err != nil {
 		return c, err
+	}
+	for _, n := range c.Nodes {
+		if c.clients[n], err = n.Containerd.Client(namespace); err != nil {
+			return c, err
+		}
 	}
 	if err := c.push(ctx); err != nil {
 		return c, err

@@ -123,7 +123,7 @@ func (c *cluster) try(ctx context.Context, rate string, w way, waves int) error 
 // nothing to wait for any more, but for each other: they all start at once.
 func (c *cluster) fromComplete(ctx context.Context, w way, nodes []*lab.Node) (slowest float64, err error) {
 	began := time.Now()
-	tasks := make([]*lab.Task, len(nodes))
+	tasks := make([]*lab.Container, len(nodes))
 	var g errgroup.Group
 	for i, n := range nodes {
 		g.Go(func() (err error) {
@@ -143,9 +143,9 @@ func (c *cluster) fromComplete(ctx context.Context, w way, nodes []*lab.Node) (s
 
 // startOn starts a container on a node that has pulled the image, and returns
 // when it is ready.
-func (c *cluster) startOn(ctx context.Context, w way, n *lab.Node, what string) (*lab.Task, error) {
+func (c *cluster) startOn(ctx context.Context, w way, n *lab.Node, what string) (*lab.Container, error) {
 	id := fmt.Sprintf("%s%d-%s", what, c.waves, n.Name) // cgroups are named by it
-	t, err := n.Containerd.StartRun(ctx, namespace, w.snapshotter, c.images[w.form].ref, id, silence)
+	t, err := c.clients[n].Start(ctx, w.snapshotter, c.images[w.form].ref, id, silence)
 	if err == nil && t.Line != "ready" {
 		err = fmt.Errorf("the container printed %q", t.Line)
 	}
@@ -181,12 +181,12 @@ func (c *cluster) wave(ctx context.Context, w way, nodes []*lab.Node) (_ row, wh
 		return row{}, nil, err
 	}
 	ready, pulled := make([]float64, len(nodes)), make([]float64, len(nodes))
-	tasks := make([]*lab.Task, len(nodes))
+	tasks := make([]*lab.Container, len(nodes))
 	began := time.Now()
 	var g errgroup.Group
 	for i, n := range nodes {
 		g.Go(func() (err error) {
-			if err := n.Containerd.Pull(ctx, namespace, w.snapshotter, img.ref); err != nil {
+			if err := c.clients[n].Pull(ctx, w.snapshotter, img.ref); err != nil {
 				return fmt.Errorf("%s: %w", n.Name, err)
 			}
 			pulled[i] = time.Since(began).Seconds()
