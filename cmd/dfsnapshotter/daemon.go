@@ -83,7 +83,7 @@ func (n *node) open(ctx context.Context) (err error) {
 	if n.ballast, err = newBallast(); err != nil {
 		return err
 	}
-	if err := setTimerSlack(timerSlack); err != nil {
+	if err := daemon.RelaxWatch(); err != nil {
 		n.log.Debug("the kernel's timer slack stays, which costs processor time only", "error", err)
 	}
 	if err := n.own(); err != nil {
