@@ -1,8 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -37,4 +39,38 @@ func TestBallast(t *testing.T) {
 		}
 	}
 	runtime.KeepAlive(b)
+}
+
+// TestHugeHeap: what the heap grows by afterwards comes in huge pages.
+func TestHugeHeap(t *testing.T) {
+	const setting = "/sys/kernel/mm/transparent_hugepage/enabled"
+	if mode, err := os.ReadFile(setting); err != nil || strings.Contains(string(mode), "[never]") {
+		t.Skipf("%s: %s, %v", setting, mode, err)
+	}
+	if err := hugeHeap(); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, hugeSize/2)
+	for i := 0; i < len(b); i += os.Getpagesize() {
+		b[i] = 1
+	}
+	if got := hugePages(t); got < len(b)/2 {
+		t.Errorf("%d bytes are in huge pages, want most of %d", got, len(b))
+	}
+	runtime.KeepAlive(b)
+}
+
+// hugePages returns how many bytes of this process are in huge pages.
+func hugePages(t *testing.T) int {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/smaps_rollup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "AnonHugePages:")
+	var kib int
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		t.Fatal(err)
+	}
+	return kib << 10
 }
