@@ -78,8 +78,8 @@ func (b *blob) urgency(i int) p2p.Priority {
 	return b.pressing()
 }
 
-// pressing returns for whom all of the blob is wanted: for this host, or others if it is
-// to fetch it for them.
+// pressing returns how urgent all of the blob is: to this host, or to others for whom it
+// is to fetch it.
 func (b *blob) pressing() p2p.Priority {
 	p := b.priority
 	if b.source.whole && !b.wanted {
