@@ -1,13 +1,11 @@
 package lab
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
@@ -48,14 +46,9 @@ func (c *Client) Pull(ctx context.Context, snapshotter, ref string) error {
 
 // A Container runs what an image says.
 type Container struct {
-	Line string // the first it printed, "" if it ended without one
-
-	made  client.Container
-	task  client.Task
-	first chan string
-	ended chan struct{} // closed at its end, after which err and last are set
-	err   error
-	last  string // what it printed at last
+	printing
+	made client.Container
+	task client.Task
 }
 
 // Start makes a container of an image that was pulled, and returns when it has printed a
@@ -71,26 +64,23 @@ func (c *Client) Start(ctx context.Context, snapshotter, ref, id string, limit t
 	if err != nil {
 		return nil, err
 	}
-	t := &Container{made: made, first: make(chan string, 1), ended: make(chan struct{})}
+	t := &Container{printing: newPrinting(), made: made}
 	if err := t.begin(ctx, c.fifos); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", ErrFailed, err), t.remove(ctx))
 	}
-	select {
-	case t.Line = <-t.first:
-	case <-t.ended:
-		select {
-		case t.Line = <-t.first:
-		default:
-			t.Line = t.last // one without an end
-		}
-	case <-time.After(limit):
-		return nil, errors.Join(fmt.Errorf("%w for %s", ErrSilent, limit), t.kill(ctx))
+	if err := t.await(limit, t.killer(ctx)); err != nil {
+		return nil, err
 	}
 	return t, nil
 }
 
 func (t *Container) begin(ctx context.Context, fifos string) (err error) {
 	r, w := io.Pipe()
+	defer func() {
+		if err != nil {
+			r.Close() // who writes to it ends
+		}
+	}()
 	t.task, err = t.made.NewTask(ctx, cio.NewCreator(cio.WithStreams(nil, w, w), cio.WithFIFODir(fifos)))
 	if err != nil {
 		return err
@@ -99,40 +89,29 @@ func (t *Container) begin(ctx context.Context, fifos string) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := t.task.Start(ctx); err != nil {
+		return err
+	}
 	go t.watch(context.WithoutCancel(ctx), status, r, w)
-	return t.task.Start(ctx)
+	return nil
 }
 
 // watch reads what the container prints, until it ends; then it removes it.
 func (t *Container) watch(ctx context.Context, status <-chan client.ExitStatus, r *io.PipeReader, w *io.PipeWriter) {
 	defer close(t.ended)
-	read := make(chan struct{})
 	go func() {
-		defer close(read)
-		in := bufio.NewReader(r)
-		for first := true; ; first = false {
-			line, err := in.ReadString('\n')
-			if line = strings.TrimSpace(line); first && err == nil {
-				t.first <- line
-			}
-			if line != "" {
-				t.last = line
-			}
-			if err != nil {
-				return
-			}
-		}
+		t.task.IO().Wait()
+		w.Close()
 	}()
+	t.listen(r)
 	code, _, err := (<-status).Result()
-	t.task.IO().Wait()
-	w.Close()
-	<-read
-	if err != nil || code != 0 {
-		t.err = fmt.Errorf("%w: code %d: %s: %w", ErrFailed, code, t.last, err)
+	if err == nil && code != 0 {
+		err = fmt.Errorf("code %d", code)
 	}
-	if err := t.remove(ctx); err != nil {
-		t.err = errors.Join(t.err, err)
+	if err != nil {
+		t.err = fmt.Errorf("%w: %w: %s", ErrFailed, err, t.last)
 	}
+	t.err = errors.Join(t.err, t.remove(ctx))
 }
 
 func (t *Container) remove(ctx context.Context) (err error) {
@@ -147,20 +126,9 @@ func (t *Container) remove(ctx context.Context) (err error) {
 // Stop waits for the container's end, at most for grace, and then kills it. The error is
 // that of one that failed before.
 func (t *Container) Stop(ctx context.Context, grace time.Duration) error {
-	select {
-	case <-t.ended:
-		return t.err
-	case <-time.After(grace):
-		return t.kill(ctx)
-	}
+	return t.stop(grace, t.killer(ctx))
 }
 
-func (t *Container) kill(ctx context.Context) error {
-	err := t.task.Kill(ctx, syscall.SIGKILL)
-	select {
-	case <-t.ended: // it may have ended by itself just before
-		return nil
-	case <-time.After(20 * time.Second):
-		return errors.Join(fmt.Errorf("container %s does not end after SIGKILL", t.made.ID()), err)
-	}
+func (t *Container) killer(ctx context.Context) func() error {
+	return func() error { return t.task.Kill(ctx, syscall.SIGKILL) }
 }

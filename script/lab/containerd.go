@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -150,21 +149,10 @@ func (c *Containerd) Run(ctx context.Context, ns, snapshotter, ref, id string, a
 
 // Task is a container's task that was started.
 type Task struct {
-	Line string // the first it printed, "" if it ended without one
-
+	printing
 	c      *Containerd
 	ns, id string
-	first  chan string
-	ended  chan struct{} // closed at its end, after which err and last are set
-	err    error
-	last   string // what it printed at last
 }
-
-// What is wrong with a task, and not with what runs it.
-var (
-	ErrSilent = errors.New("the container prints no line") // for as long as was waited
-	ErrFailed = errors.New("the container failed")         // ended with a code that is not 0, or did not start
-)
 
 // StartTask starts the task of a container and returns when it has printed a
 // first line or has ended. If neither happens within limit it is stopped and the
@@ -180,18 +168,10 @@ func (c *Containerd) StartTask(ctx context.Context, ns, id string, limit time.Du
 	if err = errors.Join(err, w.Close()); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	t := &Task{c: c, ns: ns, id: id, first: make(chan string, 1), ended: make(chan struct{})}
+	t := &Task{printing: newPrinting(), c: c, ns: ns, id: id}
 	go t.watch(cmd, r)
-	select {
-	case t.Line = <-t.first:
-	case <-t.ended:
-		select {
-		case t.Line = <-t.first:
-		default:
-			t.Line = t.last // one without an end
-		}
-	case <-time.After(limit):
-		return nil, errors.Join(fmt.Errorf("%w for %s", ErrSilent, limit), t.kill(ctx))
+	if err := t.await(limit, t.killer(ctx)); err != nil {
+		return nil, err
 	}
 	return t, nil
 }
@@ -199,19 +179,7 @@ func (c *Containerd) StartTask(ctx context.Context, ns, id string, limit time.Du
 // watch reads what the task prints until it ends.
 func (t *Task) watch(cmd *exec.Cmd, out *os.File) {
 	defer close(t.ended)
-	in := bufio.NewReader(out)
-	for first := true; ; first = false {
-		line, err := in.ReadString('\n')
-		if line = strings.TrimSpace(line); first && err == nil {
-			t.first <- line
-		}
-		if line != "" {
-			t.last = line
-		}
-		if err != nil {
-			break // io.EOF: nobody is left who could print
-		}
-	}
+	t.listen(out)
 	if err := errors.Join(cmd.Wait(), out.Close()); err != nil {
 		t.err = fmt.Errorf("%w: %w: %s", ErrFailed, err, t.last)
 	}
@@ -220,21 +188,13 @@ func (t *Task) watch(cmd *exec.Cmd, out *os.File) {
 // Stop waits for the task's end, at most for grace, and then kills it. The
 // error is that of a task that failed before.
 func (t *Task) Stop(ctx context.Context, grace time.Duration) error {
-	select {
-	case <-t.ended:
-		return t.err
-	case <-time.After(grace):
-		return t.kill(ctx)
-	}
+	return t.stop(grace, t.killer(ctx))
 }
 
-func (t *Task) kill(ctx context.Context) error {
-	_, err := t.c.Ctr(ctx, "-n", t.ns, "tasks", "kill", "--signal", "SIGKILL", t.id)
-	select {
-	case <-t.ended: // it may have ended by itself just before
-		return nil
-	case <-time.After(20 * time.Second):
-		return errors.Join(fmt.Errorf("container %s does not end after SIGKILL", t.id), err)
+func (t *Task) killer(ctx context.Context) func() error {
+	return func() error {
+		_, err := t.c.Ctr(ctx, "-n", t.ns, "tasks", "kill", "--signal", "SIGKILL", t.id)
+		return err
 	}
 }
 
