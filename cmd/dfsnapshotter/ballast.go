@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 
@@ -20,7 +19,8 @@ func newBallast() ([]byte, error) {
 	if err := unix.Madvise(b, unix.MADV_DONTNEED); err != nil { // had it been used before, it would be in memory
 		return nil, fmt.Errorf("ballast: %w", err)
 	}
-	return b, hugeHeap()
+	hugeHeap()
+	return b, nil
 }
 
 // hugeSize is what the heap hardly grows to while containers start.
@@ -30,12 +30,9 @@ const hugeSize = 64 << 20
 // container starts most of it is touched for the first time, or for the first time since
 // the runtime gave it back. What is free after this is what is used next, and takes
 // memory only when it is touched.
-func hugeHeap() error {
+func hugeHeap() {
 	b := make([]byte, hugeSize)
-	if err := unix.Madvise(b, unix.MADV_HUGEPAGE); err != nil && !errors.Is(err, unix.EINVAL) { // a kernel without huge pages
-		return fmt.Errorf("heap: %w", err)
-	}
+	_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // a kernel without them does as before
 	runtime.KeepAlive(b)
 	runtime.GC()
-	return nil
 }
