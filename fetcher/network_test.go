@@ -3,6 +3,7 @@ package fetcher_test
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -213,18 +214,18 @@ func connected(t testing.TB, s *scheduler, n int) {
 func known(t testing.TB, s *scheduler, hosts ...p2p.HostID) {
 	t.Helper()
 	eventually(t, func() error {
-		resp, err := http.Get("http://" + s.debug + "/debug")
+		resp, err := http.Get("http://" + s.debug + "/debug.json")
 		if err != nil {
 			return err
 		}
 		defer resp.Body.Close()
-		var text bytes.Buffer
-		if _, err := text.ReadFrom(resp.Body); err != nil {
+		var now struct{ Hosts []p2p.Host }
+		if err := json.NewDecoder(resp.Body).Decode(&now); err != nil {
 			return err
 		}
-		for _, h := range hosts {
-			if !bytes.Contains(text.Bytes(), []byte(h)) {
-				return fmt.Errorf("%s is not known: %s", h, text.String())
+		for _, id := range hosts {
+			if !slices.ContainsFunc(now.Hosts, func(h p2p.Host) bool { return h.ID == id }) {
+				return fmt.Errorf("%s is not known: %v", id, now.Hosts)
 			}
 		}
 		return nil
