@@ -342,11 +342,7 @@ func (c *content) adopt(off int64, data []byte) error {
 		if err != nil || n == int64(len(data)) {
 			return err
 		}
-		there := getBuffer(int64(len(data)))
-		_, err = c.stored.ReadAt(there, off)
-		same := err == nil && bytes.Equal(there, data)
-		putBuffer(there)
-		if same {
+		if c.same(off, data) {
 			return nil
 		}
 		if err := c.erase(off, int64(len(data))); err != nil {
@@ -354,4 +350,18 @@ func (c *content) adopt(off int64, data []byte) error {
 		}
 	}
 	return fmt.Errorf("store %s at %d: %w", c.digest, off, store.ErrMissing)
+}
+
+// same reports whether these bytes are stored.
+func (c *content) same(off int64, data []byte) bool {
+	buf := buffers.Get().(*[bufSize]byte)
+	defer buffers.Put(buf)
+	for part := range slices.Chunk(data, bufSize) {
+		there := buf[:len(part)]
+		if _, err := c.stored.ReadAt(there, off); err != nil || !bytes.Equal(there, part) {
+			return false
+		}
+		off += int64(len(part))
+	}
+	return true
 }

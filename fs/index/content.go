@@ -195,7 +195,7 @@ func (d *decoder) largeRoom(n int) []byte {
 		d.large = large.Get().(*[]byte)
 	}
 	if cap(*d.large) < n {
-		*d.large = make([]byte, n)
+		*d.large = make([]byte, max(n, maxKept))
 	}
 	return (*d.large)[:n]
 }

@@ -43,10 +43,11 @@ func (w *writer) writeTables(h *header) error {
 
 // table writes one section, at a multiple of 8.
 func (w *writer) table(fill func(*tableWriter)) (table, error) {
-	t := tableWriter{file: w.file, off: (w.end + 7) &^ 7, hash: sha256.New()}
+	t := tableWriter{file: w.file, off: (w.end + 7) &^ 7, hash: sha256.New(), buf: w.buf}
 	start := t.off
 	fill(&t)
 	t.flush()
+	w.buf = t.buf
 	if t.err != nil {
 		return table{}, fmt.Errorf("write index: %w", t.err)
 	}

@@ -31,26 +31,32 @@ type block struct {
 }
 
 // pool passes byte slices back to who fills them.
-type pool chan []byte
+type pool struct {
+	size int
+	free chan []byte // nil: not made yet
+}
 
 func newPool(n, size int) pool {
-	p := make(pool, n)
+	p := pool{size, make(chan []byte, n)}
 	for range n {
-		p <- make([]byte, size)
+		p.free <- nil
 	}
 	return p
 }
 
 func (p pool) get(ctx context.Context) ([]byte, error) {
 	select {
-	case b := <-p:
+	case b := <-p.free:
+		if b == nil {
+			b = make([]byte, p.size)
+		}
 		return b, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
 }
 
-func (p pool) put(b []byte) { p <- b[:cap(b)] }
+func (p pool) put(b []byte) { p.free <- b[:cap(b)] }
 
 func send[T any](ctx context.Context, c chan<- T, v T) error {
 	select {

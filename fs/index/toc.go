@@ -203,13 +203,13 @@ func (t *toc) add(e *tocEntry) error {
 func (t *toc) endsInTOC(b *blobEnd) (bool, error) {
 	p := &t.place
 	off, skip := t.chunks.tail()
-	src := &sourceReader{r: bytes.NewReader(nil)}
+	src, step := &sourceReader{}, 4<<10
 	if off >= b.off {
 		src.r = bytes.NewReader(b.bytes(off, p.off+p.size))
-	} else {
-		src.r = io.NewSectionReader(b.r, off, p.off+p.size-off)
+	} else { // in few reads
+		src.r, step = io.NewSectionReader(b.r, off, p.off+p.size-off), 1<<20
 	}
-	z, err := gzip.NewReader(bufio.NewReaderSize(src, 1<<20))
+	z, err := gzip.NewReader(bufio.NewReaderSize(src, step))
 	if err == nil {
 		if _, err = io.CopyN(io.Discard, z, skip); errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF

@@ -26,7 +26,8 @@ type writer struct {
 	path    string
 	end     int64 // of what is in file
 	zenc    *zstd.Encoder
-	whole   bool // all spans are kept, with or without chunks
+	whole   bool   // all spans are kept, with or without chunks
+	buf     []byte // of tables
 }
 
 // newWriter begins an index that will be at path.
