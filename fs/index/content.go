@@ -195,7 +195,7 @@ func (d *decoder) largeRoom(n int) []byte {
 		d.large = large.Get().(*[]byte)
 	}
 	if cap(*d.large) < n {
-		*d.large = make([]byte, max(n, maxKept))
+		*d.large = make([]byte, n)
 	}
 	return (*d.large)[:n]
 }
