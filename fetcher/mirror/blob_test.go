@@ -186,22 +186,27 @@ func TestWrongBytes(t *testing.T) {
 // yet.
 func TestStreams(t *testing.T) {
 	t.Parallel()
-	reg := origintest.New(t, origintest.Options{})
-	f := open(t, reg.URL(), nil)
-	want := data(6, 3*mib)
-	d := reg.AddBlob("a", want)
-	f.want(f.do("HEAD", blobPath("a", d)), 200, nil)
-	reg.Fail(d, origintest.Fault{HangAfter: mib})
-	resp := f.get(t.Context(), blobPath("a", d))
-	defer resp.Body.Close()
-	got := make([]byte, mib)
-	if _, err := io.ReadFull(resp.Body, got); err != nil || !bytes.Equal(got, want[:mib]) {
-		t.Fatalf("the first MiB: %v", err)
-	}
-	reg.Heal()
-	rest, err := io.ReadAll(resp.Body)
-	if err != nil || !bytes.Equal(rest, want[mib:]) {
-		t.Errorf("the rest: %d bytes, %v", len(rest), err)
+	for _, sent := range []int{100, mib} {
+		t.Run(fmt.Sprint(sent), func(t *testing.T) {
+			t.Parallel()
+			reg := origintest.New(t, origintest.Options{})
+			f := open(t, reg.URL(), nil)
+			want := data(6, 3*mib)
+			d := reg.AddBlob("a", want)
+			f.want(f.do("HEAD", blobPath("a", d)), 200, nil)
+			reg.Fail(d, origintest.Fault{HangAfter: int64(sent)})
+			resp := f.get(t.Context(), blobPath("a", d))
+			defer resp.Body.Close()
+			got := make([]byte, sent)
+			if _, err := io.ReadFull(resp.Body, got); err != nil || !bytes.Equal(got, want[:sent]) {
+				t.Fatalf("the first %d bytes: %v", sent, err)
+			}
+			reg.Heal()
+			rest, err := io.ReadAll(resp.Body)
+			if err != nil || !bytes.Equal(rest, want[sent:]) {
+				t.Errorf("the rest: %d bytes, %v", len(rest), err)
+			}
+		})
 	}
 }
 

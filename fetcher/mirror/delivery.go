@@ -151,6 +151,7 @@ func (d *delivery) copy() error {
 		if d.a.sent == d.length {
 			return nil
 		}
+		_ = d.a.control.Flush() // the rest may take its time; without it the client waits longer
 	}
 	n, err := io.CopyBuffer(struct{ io.Writer }{d.a}, struct{ io.Reader }{d.body}, d.buf[:])
 	if err == nil && d.a.sent < d.length {
