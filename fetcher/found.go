@@ -2,7 +2,6 @@ package fetcher
 
 import (
 	"crypto/sha256"
-	"io"
 	"time"
 
 	"github.com/dfsnapshotter/dfsnapshotter/p2p"
@@ -74,11 +73,10 @@ func (s *share) hashOne(b *Blob, i int, err error) {
 // were judged.
 func (s *share) sum(b *Blob, i int) (sum p2p.Sum, own bool, err error) {
 	off, size := s.blob.Piece(i)
-	h := sha256.New()
-	buf := buffers.Get().(*[bufSize]byte)
-	defer buffers.Put(buf)
-	if _, err := io.CopyBuffer(h, io.NewSectionReader(b.c.stored, off, size), buf[:]); err != nil {
+	data := getBuffer(size)
+	defer putBuffer(data)
+	if _, err := b.c.stored.ReadAt(data, off); err != nil {
 		return sum, false, err
 	}
-	return p2p.Sum(h.Sum(nil)), p2p.IsName(s.blob.Digest) || len(b.c.foreign(off, size)) == 0, nil
+	return sha256.Sum256(data), p2p.IsName(s.blob.Digest) || len(b.c.foreign(off, size)) == 0, nil
 }
